@@ -1,0 +1,296 @@
+"""The log of a run: the one contract between training and analysis. Standard library only.
+
+A run is a folder::
+
+    run.json        what was run, written once before the first row (schema, recipe, seed, configuration, devices)
+    log.jsonl       append-only; one JSON object a line, flushed to disk row by row; kinds: step, eval, event
+    samples.jsonl   a few prompts, completions and rewards of every evaluation, to read
+
+Promises: a row is on disk before the call that wrote it returns; an existing log is never written over; the
+compute axes (`COMPUTE_AXES`) are cumulative over the whole run and stand in every step and eval row; no row holds
+NaN or infinity. `docs/log-format.md` describes every field and a test holds it against the tables below.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scalerl.meter import Meter
+
+SCHEMA_VERSION = 1
+HEADER_FILE, LOG_FILE, SAMPLES_FILE = "run.json", "log.jsonl", "samples.jsonl"
+
+# Cumulative over the run, in every step and eval row: each can be the x of a curve.
+COMPUTE_AXES: dict[str, str] = {
+    "gpu_hours": "metered wall time x devices held, in hours; idle time included, evaluation and checkpoints not",
+    "cpu_s": "CPU-seconds of the process over the same interval",
+    "tokens_generated": "completion tokens sampled for training",
+    "tokens_trained": "completion tokens that entered the loss",
+    "flops": "2 N a generated or prefilled token and 6 N a trained one (prompt included), N = weights that multiply",
+    "step": "updates tried so far, skipped ones included",
+}
+STEP_FIELDS: dict[str, str] = {
+    "attempt": "1 for the first process that worked on this run, one more after each resume",
+    "epoch": "passes over the train prompts so far",
+    "skipped": "true if no prompt was left after the filter, so that no update was made",
+    "generate_s": "wall seconds generating",
+    "score_s": "wall seconds scoring",
+    "train_s": "wall seconds in loss, gradient and update",
+    "reward_sum": "sum of the rewards of all completions",
+    "reward_count": "number of completions",
+    "reward_var": "population variance of their rewards",
+    "prompts": "prompts drawn for this update",
+    "zero_variance_share": "share of those prompts whose completions all got one reward",
+    "length_mean": "mean completion length, in tokens, end token included",
+    "truncation_rate": "share of completions cut at the length limit",
+    "entropy": "mean entropy, in nats, of the distributions that the completions were sampled from",
+    "ratio_mean": "mean importance ratio pi_train / pi_generate over the tokens in the loss",
+    "ratio_max": "largest importance ratio",
+    "clipped_share": "share of tokens in the loss whose importance ratio was clipped",
+    "logprob_diff_mean": "mean |log pi_train - log pi_generate| over the tokens in the loss",
+    "logprob_diff_max": "largest |log pi_train - log pi_generate|",
+    "loss": "value of the loss",
+    "grad_norm": "norm of the gradient before clipping",
+    "learning_rate": "learning rate of this update",
+}
+EVAL_FIELDS: dict[str, str] = {
+    "attempt": "as in step rows",
+    "pass_rate": "mean over prompts and samples of correct (mean@k), a fraction",
+    "n_prompts": "held-out prompts",
+    "k": "completions a prompt",
+    "correct": "correct completions of each prompt, in the order of the prompt set",
+    "prompt_set": "hash of the evaluation prompts and answers",
+    "temperature": "sampling temperature",
+    "max_new_tokens": "length limit of a completion, in tokens",
+    "sampling_seed": "seed of the sampling noise",
+    "length_mean": "mean completion length, in tokens",
+    "truncation_rate": "share of completions cut at the length limit",
+    "evaluate_s": "wall seconds of this evaluation, not part of gpu_hours",
+}
+# What differs between two runs of one configuration and seed; every other field is equal.
+TIME_FIELDS = frozenset({"gpu_hours", "cpu_s", "generate_s", "score_s", "train_s", "evaluate_s", "time"})
+
+
+class RunLogError(Exception):
+    """A run folder or log that cannot be read or written; the message says where and what to do."""
+
+
+class RunLog:
+    """Write a run folder.
+
+    Parameters
+    ----------
+    folder : path
+        Made if missing. A folder that already holds a log is refused.
+    recipe : str
+        Name under which runs are compared.
+    seed : int, optional
+    devices : int
+        Devices held, for `gpu_hours`. On a CPU one process counts as one device.
+    device_kind : str
+        What they are, for the header.
+    header : mapping, optional
+        More to keep in ``run.json`` (configuration, versions, hashes).
+
+    Raises
+    ------
+    RunLogError
+        If the folder holds a log already or cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "mine"
+    >>> with RunLog(folder, recipe="mine", devices=8) as log:
+    ...     log.evaluate(step=0, correct=[1, 0, 3], k=4)
+    ...     with log.meter.phase("generate"):
+    ...         pass
+    ...     log.step(step=1, reward_sum=-3.0, reward_count=12)
+    >>> [row["kind"] for row in read_log(folder / "log.jsonl").rows]
+    ['event', 'eval', 'step', 'event']
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        recipe: str,
+        seed: int | None = None,
+        devices: int = 1,
+        device_kind: str = "unknown",
+        header: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.meter = Meter(devices)
+        self.attempt = 1
+        self._fd: int | None = None
+        self._header = {
+            "schema_version": SCHEMA_VERSION,
+            "recipe": recipe,
+            "seed": seed,
+            "devices": {"kind": device_kind, "count": devices},
+            **(header or {}),
+            "start_time": now(),
+        }
+
+    def __enter__(self) -> RunLog:
+        """Make the folder, write the header, begin the metered interval."""
+        path = self.folder / LOG_FILE
+        for taken in (path, self.folder / HEADER_FILE):
+            if taken.exists():
+                raise RunLogError(f"{taken}: this folder holds a run already; choose another one or move it away")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / HEADER_FILE, self._header)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise RunLogError(f"{self.folder}: cannot be written: {error.strerror}") from error
+        self.event("start")
+        self.meter.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Close the log with an event that says how the run ended."""
+        self.meter.stop()
+        if kind is None:
+            self.event("end")
+        elif issubclass(kind, KeyboardInterrupt):
+            self.event("interrupted")
+        else:
+            self.event("failed", error=f"{kind.__name__}: {error}")
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def step(self, *, step: int, **fields: Any) -> None:
+        """Append a step row; compute and phase seconds are filled in from the meter unless given."""
+        phases = {f"{name}_s": seconds for name, seconds in self.meter.take_phases().items()}
+        self._append("step", step, {**phases, **fields})
+
+    def evaluate(self, *, step: int, correct: Sequence[int], k: int, **fields: Any) -> None:
+        """Append an eval row from the number of correct completions of each prompt, of `k` each.
+
+        Raises
+        ------
+        ValueError
+            If a count is not between 0 and `k`, or there is no prompt.
+        """
+        counts = [int(c) for c in correct]
+        if not counts or k < 1 or min(counts) < 0 or max(counts) > k:
+            raise ValueError(f"correct must hold at least one count between 0 and k={k}")
+        rate = sum(counts) / (k * len(counts))
+        row = {"pass_rate": rate, "n_prompts": len(counts), "k": k, "correct": counts, **fields}
+        self._append("eval", step, row)
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Append an event row with the time of day."""
+        self._write({"kind": "event", "event": event, "attempt": self.attempt, "time": now(), **fields})
+
+    def samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append to ``samples.jsonl``; meant to be read by people, so it is not flushed row by row."""
+        with (self.folder / SAMPLES_FILE).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def _append(self, kind: str, step: int, fields: Mapping[str, Any]) -> None:
+        meters = {"gpu_hours": self.meter.gpu_hours, "cpu_s": self.meter.cpu_s}
+        self._write({"kind": kind, "step": step, "attempt": self.attempt, **meters, **fields})
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        if self._fd is None:
+            raise RunLogError(f"{self.folder}: the log is not open; write inside `with RunLog(...) as log:`")
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RunLogError(f"{self.folder}: {name} is {value}; a log holds finite numbers or null")
+        line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        try:
+            written = os.write(self._fd, line)
+            os.fsync(self._fd)
+        except OSError as error:
+            raise RunLogError(f"{self.folder / LOG_FILE}: cannot be written: {error.strerror}") from error
+        if written != len(line):
+            raise RunLogError(f"{self.folder / LOG_FILE}: a row was cut short; is the disk full?")
+
+
+class LogContent(NamedTuple):
+    """Rows of a log, and whether its last line was cut (the cut line is not among the rows)."""
+
+    rows: list[dict[str, Any]]
+    cut: bool
+
+
+def read_log(path: str | os.PathLike[str]) -> LogContent:
+    """Read a ``log.jsonl``.
+
+    A process that dies can leave half a last line: that one is left out and reported in `cut`. Damage anywhere
+    else is an error.
+
+    Raises
+    ------
+    RunLogError
+        With path and line, if the file cannot be read, is empty, or a line is not a JSON object.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunLogError(f"{path}: cannot be read: {error.strerror}") from error
+    if not data.strip():
+        raise RunLogError(f"{path}: the log is empty")
+    lines = data.split(b"\n")
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and rows:  # no newline behind it: the write was cut
+                return LogContent(rows, cut=True)
+            raise RunLogError(f"{path}:{number}: not a JSON object; the log is damaged here") from error
+        if not isinstance(row, dict):
+            raise RunLogError(f"{path}:{number}: not a JSON object; the log is damaged here")
+        rows.append(row)
+    return LogContent(rows, cut=False)
+
+
+def read_header(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the ``run.json`` of a run folder.
+
+    Raises
+    ------
+    RunLogError
+        If it is missing, not a JSON object, or of a schema this version does not know.
+    """
+    path = Path(folder) / HEADER_FILE
+    try:
+        header = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RunLogError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunLogError(f"{path}: not JSON: {error}") from error
+    version = header.get("schema_version") if isinstance(header, dict) else None
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        raise RunLogError(f"{path}: schema_version is {version!r}; this version reads 1 to {SCHEMA_VERSION}")
+    return header
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON beside `path` and rename it into place, so that a reader sees all of it or nothing."""
+    beside = path.with_name(path.name + ".part")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def now() -> str:
+    """Return the time of day in UTC, to the second."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
