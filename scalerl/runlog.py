@@ -77,8 +77,12 @@ EVAL_FIELDS: dict[str, str] = {
 TIME_FIELDS = frozenset({"gpu_hours", "cpu_s", "generate_s", "score_s", "train_s", "evaluate_s", "time"})
 
 
-class RunLogError(Exception):
-    """A run folder or log that cannot be read or written; the message says where and what to do."""
+class UserError(Exception):
+    """Something the user can mend: what happened, where, what to do next. The command line prints it as one line."""
+
+
+class RunLogError(UserError):
+    """A run folder or log that cannot be read or written."""
 
 
 class RunLog:
@@ -248,7 +252,7 @@ def read_log(path: str | os.PathLike[str]) -> LogContent:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             if number == len(lines) and rows:  # no newline behind it: the write was cut
                 return LogContent(rows, cut=True)
@@ -275,9 +279,13 @@ def read_header(folder: str | os.PathLike[str]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RunLogError(f"{path}: not JSON: {error}") from error
     version = header.get("schema_version") if isinstance(header, dict) else None
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+    if not isinstance(header, dict) or not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
         raise RunLogError(f"{path}: schema_version is {version!r}; this version reads 1 to {SCHEMA_VERSION}")
-    return header
+    return dict(header)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 def write_json(path: Path, value: Any) -> None:
