@@ -1,0 +1,266 @@
+"""The configuration of a run: every axis of the recipe is one field, checked in one place.
+
+`ScaleRLConfig()` is ScaleRL at the paper's size. A recipe or a size is a YAML file that changes some fields; files
+are laid over one another in the order given, and ``--set key=value`` comes last.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from scalerl.runlog import UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class ConfigError(UserError):
+    """One or more fields of a configuration are wrong; the message lists all of them."""
+
+
+class ScaleRLConfig(BaseModel):
+    """ScaleRL's recipe at the paper's size; "ours" marks what the paper (arXiv 2510.13786) does not state.
+
+    Examples
+    --------
+    >>> config = ScaleRLConfig()
+    >>> config.batch_size, config.prompts_per_update
+    (768, 48)
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    recipe: str = Field("scalerl", min_length=1)
+    """Name under which runs are compared."""
+    model_name: str = "Qwen/Qwen3-8B"
+    """Model directory or hub name of a causal LM (ours; the paper's dense model has 8B parameters)."""
+    task: str = "chain"
+    """Task that scores the completions."""
+
+    max_length: int = Field(16384, ge=2)
+    """Longest prompt plus completion, in tokens."""
+    prompt_tokens: int = Field(2048, ge=1)
+    """Longest prompt, in tokens."""
+    thinking_tokens: int = Field(12288, ge=0)
+    """Budget of the thinking part, in tokens."""
+    solution_tokens: int = Field(2048, ge=1)
+    """Budget of the answer, in tokens, end token included."""
+
+    batch_size: int = Field(768, ge=1)
+    """Completions an update."""
+    generations_per_prompt: int = Field(16, ge=1)
+    """Completions a prompt."""
+    off_policy_steps: int = Field(8, ge=0)
+    """k of PipelineRL-k; 0 is on-policy."""
+    zero_variance_filtering: bool = True
+    """Leave prompts whose completions all got one reward out of the update and of every denominator."""
+    no_positive_resampling: bool = True
+    """Never draw a prompt again once its pass rate reached .9."""
+
+    loss: Literal["cispo", "clipped"] = "cispo"
+    """``cispo``, or the ``clipped`` surrogate of PPO and GRPO."""
+    epsilon_max: float = Field(4.0, gt=0)
+    """CISPO: largest weight of a token, an absolute bound on the importance ratio."""
+    epsilon_low: float = Field(0.2, gt=0, lt=1)
+    """Clipped surrogate: the ratio is clipped below at 1 - epsilon_low."""
+    epsilon_high: float = Field(0.2, gt=0)
+    """Clipped surrogate: the ratio is clipped above at 1 + epsilon_high."""
+    aggregation: Literal["prompt", "sample", "token"] = "prompt"
+    """What weighs the same in the loss: every prompt, every completion, or every token."""
+    advantage_normalization: Literal["batch", "prompt", "none"] = "batch"
+    """Whose standard deviation divides the centred rewards."""
+
+    learning_rate: float = Field(5e-7, gt=0)
+    warmup_steps: int = Field(100, ge=0)
+    """Updates over which the learning rate rises linearly."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """(ours)"""
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    """(ours)"""
+    adam_epsilon: float = Field(1e-15, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Norm that a larger gradient is scaled down to (ours)."""
+    micro_batch_tokens: int = Field(32768, ge=1)
+    """Padded tokens in one forward pass of training; changes memory and speed, not the update."""
+
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature in training and evaluation (ours)."""
+    use_fp32_lm_head: bool = True
+    """Compute the logits in FP32, on the generator and on the trainer."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "bfloat16"
+    """Precision of the weights and activations."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(1, ge=1)
+    """CPU threads of this process; small models are fastest with one."""
+
+    eval_every: int = Field(100, ge=1)
+    """Updates between two evaluations; there is one more before the first update and one at the end."""
+    eval_generations: int = Field(16, ge=1)
+    """k of mean@k."""
+    eval_prompts: int | None = Field(None, ge=1)
+    """Use the first so many evaluation prompts; all if not set."""
+    eval_seed: int = Field(0, ge=0)
+    """Seed of the sampling noise of evaluations; the same for every run that is to be compared."""
+
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after so many updates."""
+    max_epochs: float | None = Field(None, gt=0)
+    """Stop after so many passes over the train prompts."""
+    max_gpu_hours: float | None = Field(None, gt=0)
+    """Stop at the first update that reaches so many GPU-hours."""
+    seed: int = Field(0, ge=0)
+
+    @property
+    def prompts_per_update(self) -> int:
+        """Prompts an update: completions divided by completions a prompt."""
+        return self.batch_size // self.generations_per_prompt
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Length limit of a completion, in tokens."""
+        return self.thinking_tokens + self.solution_tokens
+
+    @model_validator(mode="after")
+    def _sums_and_multiples(self) -> Self:
+        wrong = []
+        if self.batch_size % self.generations_per_prompt:
+            wrong.append(
+                f"batch_size: {self.batch_size} completions are no whole number of prompts with "
+                f"generations_per_prompt {self.generations_per_prompt}"
+            )
+        total = self.prompt_tokens + self.max_new_tokens
+        if total > self.max_length:
+            wrong.append(
+                f"max_length: {self.max_length} is less than prompt_tokens + thinking_tokens + solution_tokens, "
+                f"which is {total}"
+            )
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def trainable(self) -> None:
+        """Check what only matters to a run, not to a configuration.
+
+        Raises
+        ------
+        ConfigError
+            If no limit is set, or an axis is asked for that this version does not train.
+        """
+        wrong = []
+        if self.max_steps is None and self.max_epochs is None and self.max_gpu_hours is None:
+            wrong.append("max_steps, max_epochs, max_gpu_hours: set at least one, or the run would never end")
+        if self.off_policy_steps:
+            wrong.append(f"off_policy_steps: {self.off_policy_steps}: this version trains on-policy only; set it to 0")
+        if self.no_positive_resampling:
+            wrong.append("no_positive_resampling: true: not trained by this version; set it to false")
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+
+
+def load_config(sources: Sequence[str | os.PathLike[str]] = (), settings: Sequence[str] = ()) -> ScaleRLConfig:
+    """Lay YAML files, recipes by name, and ``key=value`` settings over the defaults and check the result.
+
+    Raises
+    ------
+    ConfigError
+        With every problem, each with its source, key, and the nearest valid name.
+
+    Examples
+    --------
+    >>> load_config(["demo"], ["seed=7"]).seed
+    7
+    >>> load_config([], ["learning_rat=1"])
+    Traceback (most recent call last):
+    scalerl.config.ConfigError: --set: learning_rat: there is no such field; did you mean learning_rate?
+    """
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source in sources:
+        layer = _read_yaml(source)
+        values |= layer
+        origin |= dict.fromkeys(layer, str(source))
+    problems = []
+    for setting in settings:
+        key, mark, text = setting.partition("=")
+        if not mark or not key:
+            problems.append(f"--set: {setting!r} is not key=value")
+            continue
+        try:
+            values[key.strip()] = _yaml(text)
+        except yaml.YAMLError:
+            values[key.strip()] = text
+        origin[key.strip()] = "--set"
+    return _check(values, origin, problems)
+
+
+def recipes() -> dict[str, str]:
+    """Return what ships: name -> first comment line of its file."""
+    found = {}
+    for path in sorted(RECIPES.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        found[path.stem] = first.removeprefix("#").strip()
+    return found
+
+
+def _check(values: dict[str, Any], origin: Mapping[str, str], problems: list[str]) -> ScaleRLConfig:
+    try:
+        config = ScaleRLConfig(**values)
+    except ValidationError as error:
+        for item in error.errors():
+            key = ".".join(map(str, item["loc"]))
+            where = f"{origin.get(key, 'defaults')}: "
+            if item["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(key, ScaleRLConfig.model_fields, n=1)
+                hint = f"; did you mean {near[0]}?" if near else "; `scalerl recipes --fields` lists them"
+                problems.append(f"{where}{key}: there is no such field{hint}")
+            elif not key:
+                problems.extend(str(item["ctx"]["error"]).splitlines())
+            else:
+                said = item["msg"][0].lower() + item["msg"][1:]
+                problems.append(f"{where}{key}: {item['input']!r}: {said}")
+        raise ConfigError("\n".join(problems)) from None
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def _read_yaml(source: str | os.PathLike[str]) -> dict[str, Any]:
+    shipped = RECIPES / f"{source}.yaml"
+    path = shipped if shipped.is_file() and not Path(source).is_file() else Path(source)
+    try:
+        values = _yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        names = ", ".join(recipes())
+        raise ConfigError(f"{source}: {error.strerror}; give a YAML file or one of: {names}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{source}: a configuration is a list of `key: value` lines")
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 5e-7 is a number, as it is to everybody but YAML 1.1."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader

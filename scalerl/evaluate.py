@@ -1,0 +1,71 @@
+"""Evaluate a policy on held-out prompts: mean@k, with the counts of every prompt."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from scalerl.config import ScaleRLConfig
+from scalerl.data import DataSet
+from scalerl.generate import Generator, Request
+from scalerl.policy import Policy
+from scalerl.tasks import Task
+
+SLOTS = 512
+SAMPLES_KEPT = 4
+
+
+class Evaluation(NamedTuple):
+    """Fields of an eval row, and a few completions to read."""
+
+    row: dict[str, Any]
+    samples: list[dict[str, Any]]
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of correct completions."""
+        correct: list[int] = self.row["correct"]
+        return sum(correct) / (len(correct) * int(self.row["k"]))
+
+
+def evaluate(policy: Policy, task: Task, data: DataSet, config: ScaleRLConfig, step: int) -> Evaluation:
+    """Sample `eval_generations` completions of every prompt and count the correct ones.
+
+    The noise comes from a stream of its own for each step: evaluations neither disturb training nor share their
+    errors with one another, and two recipes are asked with the same noise at the same step.
+    """
+    k = config.eval_generations
+    prompts = [policy.encode(item["prompt"]) for item in data.items]
+    generator = Generator(
+        policy.model,
+        slots=min(SLOTS, k * len(prompts)),
+        max_new_tokens=config.max_new_tokens,
+        max_length=config.max_length,
+        end_ids=policy.end_ids,
+        temperature=config.temperature,
+        seed=config.eval_seed,
+        stream=1 + step,
+        fp32_head=config.use_fp32_lm_head,
+    )
+    generator.submit([Request(index * k, k, prompt) for index, prompt in enumerate(prompts)])
+    completions = generator.poll()
+    correct = [0] * len(prompts)
+    samples = []
+    for completion in completions:
+        index, copy = divmod(completion.number, k)
+        item, text = data.items[index], policy.decode(completion.tokens)
+        right = task.score(item, text)
+        correct[index] += right
+        if copy == 0 and index < SAMPLES_KEPT:
+            kept = {"step": step, "prompt": item["prompt"], "completion": text, "answer": item["answer"]}
+            samples.append({**kept, "reward": 1 if right else -1, "truncated": completion.truncated})
+    row = {
+        "correct": correct,
+        "k": k,
+        "prompt_set": data.sha256,
+        "temperature": config.temperature,
+        "max_new_tokens": config.max_new_tokens,
+        "sampling_seed": config.eval_seed,
+        "length_mean": sum(len(c.tokens) for c in completions) / len(completions),
+        "truncation_rate": sum(c.truncated for c in completions) / len(completions),
+    }
+    return Evaluation(row, samples)

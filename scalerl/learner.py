@@ -1,0 +1,177 @@
+"""The learner: from scored completions to one update of the policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from scalerl.config import ScaleRLConfig
+from scalerl.forward import Forward, head_weights, logits
+from scalerl.generate import Completion
+from scalerl.loss import TokenLoss, cispo, clipped_surrogate
+from scalerl.runlog import UserError
+
+
+class TrainingError(UserError):
+    """The run cannot go on: a loss or gradient is not finite."""
+
+
+class Batch(NamedTuple):
+    """Completions with their advantages (N,) and the weight (N,) of one of their tokens in the loss."""
+
+    completions: Sequence[Completion]
+    advantages: Tensor
+    weights: Tensor
+
+
+@dataclass
+class UpdateStatistics:
+    """Sums over the tokens in the loss, gathered over micro-batches; `row` turns them into a step row's fields."""
+
+    tokens: int = 0
+    loss: float = 0.0
+    clipped: int = 0
+    ratio_max: float = 0.0
+    diff_max: float = 0.0
+    sums: dict[str, float] = field(default_factory=lambda: {"ratio": 0.0, "diff": 0.0})
+
+    def add(self, out: TokenLoss, diff: Tensor, loss: Tensor) -> None:
+        """Add one micro-batch."""
+        self.tokens += len(diff)
+        self.loss += float(loss)
+        self.clipped += int(out.clipped.sum())
+        self.sums["ratio"] += float(out.ratio.sum(dtype=torch.float64))
+        self.sums["diff"] += float(diff.sum(dtype=torch.float64))
+        self.ratio_max = max(self.ratio_max, float(out.ratio.max()))
+        self.diff_max = max(self.diff_max, float(diff.max()))
+
+    def row(self) -> dict[str, float | None]:
+        """Return the fields of a step row; null where no token was in the loss."""
+        n = self.tokens
+        return {
+            "loss": self.loss if n else None,
+            "ratio_mean": self.sums["ratio"] / n if n else None,
+            "ratio_max": self.ratio_max if n else None,
+            "clipped_share": self.clipped / n if n else None,
+            "logprob_diff_mean": self.sums["diff"] / n if n else None,
+            "logprob_diff_max": self.diff_max if n else None,
+        }
+
+
+class Learner:
+    """Hold the model and its optimizer, and make updates.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    config : ScaleRLConfig
+        Loss, optimizer, precision and micro-batch fields are read.
+    """
+
+    def __init__(self, model: Any, config: ScaleRLConfig) -> None:
+        self.model, self.config = model, config
+        self.forward = Forward(model, config.max_length)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+            foreach=True,
+        )
+        self._token_loss = _token_loss(config)
+
+    def update(self, batch: Batch, step: int) -> dict[str, Any]:
+        """Make update number `step` (from 1) and return its fields of the step row.
+
+        An empty batch makes no optimizer call.
+
+        Raises
+        ------
+        TrainingError
+            If the loss or the gradient is not finite; the weights are left as they were.
+        """
+        rate = self.learning_rate(step)
+        statistics = UpdateStatistics()
+        if not batch.completions:
+            return {"skipped": True, "learning_rate": rate, "grad_norm": None, **statistics.row()}
+        self.optimizer.zero_grad()
+        for chosen in micro_batches(batch.completions, self.config.micro_batch_tokens):
+            self._backward(batch, chosen, statistics)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
+        if not (math.isfinite(norm) and math.isfinite(statistics.loss)):
+            raise TrainingError(
+                f"step {step}: loss {statistics.loss} and gradient norm {norm} must be finite; no update was made; "
+                "lower learning_rate, or set dtype to float32"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return {"skipped": False, "learning_rate": rate, "grad_norm": norm, **statistics.row()}
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of update `step`: linear up to `warmup_steps`, then constant."""
+        return self.config.learning_rate * min(1.0, step / max(1, self.config.warmup_steps))
+
+    def logprobs(self, completions: Sequence[Completion]) -> Tensor:
+        """Return the log-probabilities of the completions' tokens, flat (N,), with gradient.
+
+        The logits at a position predict the token after it, so the states read are those of the last prompt token
+        and of every completion token but the last.
+        """
+        extent = max(len(c.prompt) + len(c.tokens) for c in completions)
+        ids = torch.zeros(len(completions), extent, dtype=torch.long)
+        predicts = torch.zeros(len(completions), extent, dtype=torch.bool)
+        for row, c in enumerate(completions):
+            start, end = len(c.prompt), len(c.prompt) + len(c.tokens)
+            ids[row, :end] = torch.tensor(c.prompt + c.tokens)
+            predicts[row, start - 1 : end - 1] = True
+        targets = torch.tensor([t for c in completions for t in c.tokens], device=self.forward.device)
+        hidden = self.forward.hidden(ids.to(self.forward.device), self.forward.weights())
+        states = hidden[predicts.to(self.forward.device)]  # (N, H), row by row
+        scores = logits(states, *head_weights(self.model), fp32=self.config.use_fp32_lm_head)
+        scores = scores / self.config.temperature
+        return scores.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+    def _backward(self, batch: Batch, chosen: Sequence[int], statistics: UpdateStatistics) -> None:
+        """Add the gradient of some of the batch's completions."""
+        completions = [batch.completions[i] for i in chosen]
+        logprobs = self.logprobs(completions)
+        lengths = torch.tensor([len(c.tokens) for c in completions])
+        sampled = torch.tensor([p for c in completions for p in c.logprobs], dtype=logprobs.dtype).to(logprobs.device)
+        advantage, weight = (
+            column[list(chosen)].repeat_interleave(lengths).to(logprobs) for column in (batch.advantages, batch.weights)
+        )
+        out = self._token_loss(logprobs, sampled, advantage)
+        loss = (weight * out.loss).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        statistics.add(out, (logprobs.detach() - sampled).abs(), loss.detach())
+
+
+def micro_batches(completions: Sequence[Completion], token_budget: int) -> Iterator[list[int]]:
+    """Yield indices of completions of like length, so that rows x longest row stays within the budget.
+
+    A completion longer than the budget gets a micro-batch of its own.
+    """
+    length = [len(c.prompt) + len(c.tokens) for c in completions]
+    chosen: list[int] = []
+    for index in sorted(range(len(completions)), key=lambda i: (length[i], i)):
+        if chosen and (len(chosen) + 1) * length[index] > token_budget:
+            yield chosen
+            chosen = []
+        chosen.append(index)
+    if chosen:
+        yield chosen
+
+
+def _token_loss(config: ScaleRLConfig) -> Callable[[Tensor, Tensor, Tensor], TokenLoss]:
+    if config.loss == "cispo":
+        return lambda new, old, advantage: cispo(new, old, advantage, epsilon_max=config.epsilon_max)
+    return lambda new, old, advantage: clipped_surrogate(
+        new, old, advantage, epsilon_low=config.epsilon_low, epsilon_high=config.epsilon_high
+    )

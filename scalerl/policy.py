@@ -1,0 +1,149 @@
+"""The policy: a causal LM and its tokenizer, as Hugging Face writes them to a directory.
+
+`load_policy` takes any such directory; `new_policy` makes a small one with a character tokenizer, so that a task can
+be learnt on a CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Before transformers is imported: what this process loads is on disk, and a bar for 30 tensors is noise.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from scalerl.runlog import UserError
+
+PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
+
+
+class Policy(NamedTuple):
+    """A model, its tokenizer, and the ids that end a completion."""
+
+    model: Any
+    tokenizer: Any
+    end_ids: tuple[int, ...]
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text as it stands, with nothing added."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of sampled tokens without the end token; any other special token stays visible."""
+        ids = list(tokens)
+        if ids and ids[-1] in self.end_ids:
+            ids.pop()
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write a directory that `AutoModelForCausalLM` and `AutoTokenizer` load."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_policy(name: str, *, device: str = "cpu", dtype: str = "float32") -> Policy:
+    """Load a policy from a model directory or hub name.
+
+    Raises
+    ------
+    UserError
+        If there is no causal LM with a tokenizer under that name.
+    """
+    path = Path(name)
+    if path.exists() and not (path / "config.json").is_file():
+        raise UserError(f"model_name: {name} is no model directory: it has no config.json")
+    if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") != 1):
+        raise UserError(f"model_name: there is no directory {name}")
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
+        model = model.to(device)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"model_name: {name} cannot be loaded: {reason[0]}") from error
+    ends = model.generation_config.eos_token_id
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
+        ends.append(tokenizer.eos_token_id)
+    if not ends:
+        raise UserError(f"model_name: {name} names no end-of-sequence token, so completions could not end")
+    return Policy(model.eval(), tokenizer, tuple(ends))
+
+
+def new_policy(
+    characters: str,
+    *,
+    max_length: int,
+    layers: int = 2,
+    width: int = 64,
+    heads: int = 4,
+    tie_word_embeddings: bool = False,
+    seed: int = 0,
+) -> Policy:
+    """Make a small Qwen3 causal LM with random weights and one token a character.
+
+    Parameters
+    ----------
+    characters : str
+        The alphabet; each must occur once.
+    max_length : int
+        Longest sequence, in tokens.
+
+    Examples
+    --------
+    >>> policy = new_policy("0123456789+=", max_length=16)
+    >>> policy.decode([*policy.encode("1+2=3"), policy.end_ids[0]])
+    '1+2=3'
+    """
+    tokenizer = character_tokenizer(characters)
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=width // heads,
+        max_position_embeddings=max_length,
+        tie_word_embeddings=tie_word_embeddings,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    model: Any = Qwen3ForCausalLM(config)
+    return Policy(model.eval(), tokenizer, (tokenizer.eos_token_id,))
+
+
+def character_tokenizer(characters: str) -> Any:
+    """Return a tokenizer in Hugging Face format with one token a character."""
+    from tokenizers import Regex, Tokenizer, decoders
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+
+    vocabulary = {token: index for index, token in enumerate([PAD, END, UNKNOWN, *characters])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = Split(Regex("."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
+
+
+def checkpoint_hash(folder: str | os.PathLike[str]) -> str | None:
+    """Return the sha256 over names and contents of a directory's weights and tokenizer, or None for a hub name."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in {".safetensors", ".json"}:
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

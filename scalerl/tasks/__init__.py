@@ -1,0 +1,76 @@
+"""Tasks: prompts with answers that a program can check.
+
+A task is a small object (see `Task`). Training and evaluation see nothing of a task but its items and scores, so
+a new one is a new file here and a line in `TASKS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from scalerl.runlog import UserError
+
+Item = Mapping[str, str]
+"""``prompt`` and ``answer``; demonstrations for the warm-up also have ``thinking`` and ``solution``."""
+
+# A prompt belongs to the split that its own text hashes to, so splits are disjoint for any seeds and any sizes.
+SPLIT_SHARES = {"warmup": 40, "train": 40, "eval": 10, "test": 10}
+
+
+class Task(Protocol):
+    """What the trainer asks of a task."""
+
+    name: str
+    characters: str
+    """Every character that prompts and completions use, for the character tokenizer."""
+    end_of_thinking: str
+    """Text that ends the thinking part of a completion; found by content, never by position."""
+
+    def prompts(self, split: str, seed: int) -> Iterator[Item]:
+        """Yield the items of a split in an order drawn from the seed, without end, possibly repeating."""
+        ...
+
+    def demonstration(self, item: Item, rng: np.random.Generator) -> str:
+        """Return a completion to imitate in the warm-up."""
+        ...
+
+    def score(self, item: Item, completion: str) -> bool:
+        """Return whether the completion is right."""
+        ...
+
+
+def split_of(prompt: str) -> str:
+    """Return the split that a prompt belongs to: a function of its text alone.
+
+    Examples
+    --------
+    >>> {split_of(f"{a}+{b}=") for a in range(10) for b in range(10)} == set(SPLIT_SHARES)
+    True
+    """
+    bucket = int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "big") % 100
+    for split, share in SPLIT_SHARES.items():
+        bucket -= share
+        if bucket < 0:
+            return split
+    raise AssertionError("the split shares add up to 100")
+
+
+def get_task(name: str) -> Task:
+    """Return the task of that name.
+
+    Raises
+    ------
+    UserError
+        If there is none; the message lists the tasks.
+    """
+    from scalerl.tasks.addition import Addition
+    from scalerl.tasks.chain import Chain
+
+    tasks: dict[str, Task] = {task.name: task for task in (Chain(), Addition())}
+    if name not in tasks:
+        raise UserError(f"task: there is no task {name!r}; there are {', '.join(sorted(tasks))}")
+    return tasks[name]

@@ -1,0 +1,295 @@
+"""Train: prompts, completions, rewards, advantages, one update, again; every row of it in the log.
+
+What is left out against GRPO as usually written, and why: no reference model and no KL term (ScaleRL has none), no
+value function, no reward shaping, no partial rewards. On-policy, one update a batch.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import scalerl
+from scalerl.advantage import advantages, keep_prompts, token_weights
+from scalerl.config import ScaleRLConfig
+from scalerl.data import DataSet, PromptOrder, check_lengths, load_data
+from scalerl.evaluate import Evaluation, evaluate
+from scalerl.generate import Completion, Generator, Request
+from scalerl.learner import Batch, Learner
+from scalerl.policy import Policy, checkpoint_hash, load_policy
+from scalerl.runlog import RunLog, UserError
+from scalerl.tasks import Task, get_task
+
+CSV_COLUMNS = ("step", "gpu_hours", "cpu_s", "tokens_generated", "tokens_trained", "flops", "pass_rate", "accuracy")
+
+
+@dataclass
+class Progress:
+    """What a display is told after every update and evaluation."""
+
+    step: int
+    gpu_hours: float
+    pass_rate: float
+    fraction: float
+    """Share of the nearest limit that is used up."""
+
+
+def train(
+    config: ScaleRLConfig,
+    train_data: str,
+    eval_data: str,
+    output_dir: str,
+    *,
+    log_file: str | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Path:
+    """Run the recipe from a starting checkpoint to the first limit reached, and return the run folder.
+
+    Writes ``run.json``, ``log.jsonl`` and ``samples.jsonl`` (see docs/log-format.md) and the final policy as a
+    Hugging Face directory ``model/``. `log_file` also keeps the evaluations as CSV.
+
+    Raises
+    ------
+    UserError
+        If configuration, data, model or folder cannot be used; nothing was written then.
+    TrainingError
+        If a loss or gradient is not finite; the log ends with an event that says so.
+    """
+    config.trainable()
+    torch.set_num_threads(config.threads)
+    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    task = get_task(config.task)
+    train_set, eval_set = load_data(train_data), load_data(eval_data, limit=config.eval_prompts)
+    policy = load_policy(config.model_name, device=device, dtype=config.dtype)
+    prompts = [policy.encode(item["prompt"]) for item in train_set.items]
+    check_lengths(train_set, prompts, config.prompt_tokens)
+    check_lengths(eval_set, [policy.encode(item["prompt"]) for item in eval_set.items], config.prompt_tokens)
+    if log_file is not None and Path(log_file).exists():
+        raise UserError(f"{log_file}: exists already; choose another --log-file or move it away")
+    device_kind = torch.cuda.get_device_name() if device == "cuda" else "cpu process"
+    log = RunLog(
+        output_dir,
+        recipe=config.recipe,
+        seed=config.seed,
+        device_kind=device_kind,
+        header=_header(config, train_set, eval_set, device),
+    )
+    generator = Generator(
+        policy.model,
+        slots=config.batch_size,
+        max_new_tokens=config.max_new_tokens,
+        max_length=config.max_length,
+        end_ids=policy.end_ids,
+        temperature=config.temperature,
+        seed=config.seed,
+        fp32_head=config.use_fp32_lm_head,
+    )
+    with log:
+        run = _Run(config, policy, task, train_set, eval_set, prompts, log, generator, log_file, report)
+        run.loop()
+        with log.meter.apart("checkpoint"):
+            policy.save(log.folder / "model")
+    return log.folder
+
+
+@dataclass
+class _Compute:
+    """Cumulative compute axes that the meter does not know."""
+
+    tokens_generated: int = 0
+    tokens_trained: int = 0
+    flops: float = 0.0
+
+
+class _Run:
+    """The state of a run in memory, and its loop."""
+
+    def __init__(
+        self,
+        config: ScaleRLConfig,
+        policy: Policy,
+        task: Task,
+        train_set: DataSet,
+        eval_set: DataSet,
+        prompts: list[tuple[int, ...]],
+        log: RunLog,
+        generator: Generator,
+        log_file: str | None,
+        report: Callable[[Progress], None],
+    ) -> None:
+        self.config, self.policy, self.task, self.log = config, policy, task, log
+        self.train_set, self.eval_set, self.prompts = train_set, eval_set, prompts
+        self.generator, self.log_file, self.report = generator, log_file, report
+        self.learner = Learner(policy.model, config)
+        self.order = PromptOrder(len(prompts), config.seed)
+        self.compute = _Compute()
+        self.backbone, self.head = _multiplying_weights(policy.model)
+        self.pass_rate = 0.0
+
+    def loop(self) -> None:
+        step = 0
+        self._evaluate(step)
+        while self._used(step) < 1:
+            step += 1
+            self._step(step)
+            if step % self.config.eval_every == 0 or self._used(step) >= 1:
+                self._evaluate(step)
+
+    def _step(self, step: int) -> None:
+        config, meter = self.config, self.log.meter
+        group, count = config.prompts_per_update, config.generations_per_prompt
+        drawn = [self.order[draw] for draw in range((step - 1) * group, step * group)]
+        with meter.phase("generate"):
+            first = (step - 1) * config.batch_size
+            self.generator.submit(
+                [Request(first + i * count, count, self.prompts[index]) for i, index in enumerate(drawn)]
+            )
+            completions = self.generator.poll()
+        with meter.phase("score"):
+            rewards = self._score(drawn, completions)
+        with meter.phase("train"):
+            batch = make_batch(rewards, completions, config)
+            update = self.learner.update(batch, step)
+            self.generator.load(step)
+        self._count(batch, completions)
+        self.log.step(
+            step=step,
+            epoch=step * group / len(self.prompts),
+            **asdict(self.compute),
+            **_reward_fields(rewards),
+            **_completion_fields(completions),
+            **update,
+        )
+        self._report(step)
+
+    def _score(self, drawn: list[int], completions: list[Completion]) -> torch.Tensor:
+        """Return rewards (P, G): +1 for a right completion, -1 for a wrong one."""
+        count = self.config.generations_per_prompt
+        right = [
+            self.task.score(self.train_set.items[drawn[place // count]], self.policy.decode(completion.tokens))
+            for place, completion in enumerate(completions)
+        ]
+        return torch.tensor(right, dtype=torch.float64).view(-1, count) * 2 - 1
+
+    def _count(self, batch: Batch, completions: list[Completion]) -> None:
+        """Advance the compute axes: 2 N for a token forward, 6 N for a token forward and backward."""
+        generated = sum(len(c.tokens) for c in completions)
+        trained = sum(len(c.tokens) for c in batch.completions)
+        passed = trained + sum(len(c.prompt) for c in batch.completions)
+        prefilled, self.generator.prefilled_tokens = self.generator.prefilled_tokens, 0
+        self.compute.tokens_generated += generated
+        self.compute.tokens_trained += trained
+        self.compute.flops += 2.0 * (self.backbone * (prefilled + generated) + self.head * generated)
+        self.compute.flops += 6.0 * (self.backbone * passed + self.head * trained)
+
+    def _evaluate(self, step: int) -> None:
+        with self.log.meter.apart("evaluate"):
+            began = self.log.meter.apart_s["evaluate"]
+            result = evaluate(self.policy, self.task, self.eval_set, self.config, step)
+        seconds = self.log.meter.apart_s["evaluate"] - began
+        self.log.evaluate(step=step, evaluate_s=seconds, **asdict(self.compute), **result.row)
+        self.log.samples(result.samples)
+        if self.log_file is not None:
+            self._append_csv(step, result)
+        self.pass_rate = result.pass_rate
+        self._report(step)
+
+    def _append_csv(self, step: int, result: Evaluation) -> None:
+        path = Path(str(self.log_file))
+        new = not path.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        meter = self.log.meter
+        values = (step, meter.gpu_hours, meter.cpu_s, *asdict(self.compute).values(), *[result.pass_rate] * 2)
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerows(([CSV_COLUMNS] if new else []) + [values])
+
+    def _used(self, step: int) -> float:
+        """Return the largest share of a limit that is used up; 1 or more ends the run."""
+        config = self.config
+        drawn = step * config.prompts_per_update / len(self.prompts)
+        pairs = (
+            (step, config.max_steps),
+            (drawn, config.max_epochs),
+            (self.log.meter.gpu_hours, config.max_gpu_hours),
+        )
+        return max(value / limit for value, limit in pairs if limit is not None)
+
+    def _report(self, step: int) -> None:
+        self.report(Progress(step, self.log.meter.gpu_hours, self.pass_rate, min(1.0, self._used(step))))
+
+
+def make_batch(rewards: torch.Tensor, completions: list[Completion], config: ScaleRLConfig) -> Batch:
+    """Filter, then advantages and weights over what is kept (see `scalerl.advantage`).
+
+    Parameters
+    ----------
+    rewards : (P, G) tensor
+    completions : list of P x G completions, prompt by prompt
+    """
+    keep = keep_prompts(rewards, filter_zero_variance=config.zero_variance_filtering)
+    kept = [c for c, stays in zip(completions, keep.repeat_interleave(rewards.shape[1]).tolist(), strict=True) if stays]
+    if not kept:
+        return Batch([], torch.empty(0), torch.empty(0))
+    lengths = torch.tensor([len(c.tokens) for c in kept]).view(-1, rewards.shape[1])
+    advantage = advantages(rewards[keep], config.advantage_normalization)
+    weight = token_weights(lengths, config.aggregation)
+    return Batch(kept, advantage.flatten(), weight.flatten())
+
+
+def _reward_fields(rewards: torch.Tensor) -> dict[str, Any]:
+    same = (rewards == rewards[:, :1]).all(dim=1)
+    return {
+        "reward_sum": float(rewards.sum()),
+        "reward_count": rewards.numel(),
+        "reward_var": float(rewards.var(correction=0)),
+        "prompts": len(rewards),
+        "zero_variance_share": float(same.double().mean()),
+    }
+
+
+def _completion_fields(completions: list[Completion]) -> dict[str, Any]:
+    tokens = sum(len(c.tokens) for c in completions)
+    return {
+        "length_mean": tokens / len(completions),
+        "truncation_rate": sum(c.truncated for c in completions) / len(completions),
+        "entropy": sum(c.entropy for c in completions) / tokens,
+    }
+
+
+def _multiplying_weights(model: Any) -> tuple[int, int]:
+    """Return how many weights of backbone and head multiply a token; an embedding is looked up, not multiplied."""
+    head = model.get_output_embeddings().weight
+    looked_up = model.get_input_embeddings().weight
+    owned = {id(p): p.numel() for p in model.parameters()}
+    backbone = sum(owned.values()) - looked_up.numel() - (0 if head is looked_up else head.numel())
+    return backbone, head.numel()
+
+
+def _header(config: ScaleRLConfig, train_set: DataSet, eval_set: DataSet, device: str) -> dict[str, Any]:
+    import transformers
+
+    note = "on a CPU one process counts as one device" if device == "cpu" else None
+    files = {"train": train_set, "eval": eval_set}
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "note": note,
+        "config": config.model_dump(),
+        "checkpoint": {"name": config.model_name, "sha256": checkpoint_hash(config.model_name)},
+        "data": {name: {"file": d.path, "items": len(d.items), "sha256": d.sha256} for name, d in files.items()},
+        "versions": {
+            "scalerl": scalerl.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": config.threads},
+    }
