@@ -1,0 +1,78 @@
+"""Fit, doubt, compare and draw scaling curves of reinforcement learning runs.
+
+    import analysis as an
+    runs = an.read("runs")
+    fits = an.fit(runs)
+    an.plot_curves(fits)
+
+Names are loaded on first use, so that ``import analysis`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.comparison import compare_at_equal_compute
+    from analysis.curve import R, compute_to, gradient, slope
+    from analysis.fitting import fit
+    from analysis.logs import read
+    from analysis.plotting import plot_curves, plot_training_curves
+    from analysis.reporting import write_report
+    from analysis.schema import Comparison, Finding, Fit, Fits, Param, Run, Runs
+    from scalerl.runlog import UserError
+
+_HOME = {
+    "R": "curve",
+    "compute_to": "curve",
+    "gradient": "curve",
+    "slope": "curve",
+    "read": "logs",
+    "fit": "fitting",
+    "compare_at_equal_compute": "comparison",
+    "plot_curves": "plotting",
+    "plot_training_curves": "plotting",
+    "write_report": "reporting",
+    "Comparison": "schema",
+    "Finding": "schema",
+    "Fit": "schema",
+    "Fits": "schema",
+    "Param": "schema",
+    "Run": "schema",
+    "Runs": "schema",
+    "UserError": "schema",  # scalerl.runlog defines it
+}
+
+__all__ = [
+    "Comparison",
+    "Finding",
+    "Fit",
+    "Fits",
+    "Param",
+    "R",
+    "Run",
+    "Runs",
+    "UserError",
+    "compare_at_equal_compute",
+    "compute_to",
+    "fit",
+    "gradient",
+    "plot_curves",
+    "plot_training_curves",
+    "read",
+    "slope",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'analysis' has no attribute {name!r}")
+    value = getattr(import_module(f"analysis.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,109 @@
+"""The commands fit, plot and report. Importing this costs argparse and nothing more."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analysis.schema import Fits
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_PATHS = "run folders, log.jsonl or CSV files, folders of runs, or quoted patterns"
+
+
+def add_commands(subparsers: Subparsers) -> None:
+    """Add the commands to a parser; each sets `run`, a function of the parsed arguments that returns an exit code."""
+    fit = subparsers.add_parser("fit", help="fit the sigmoid compute curve to runs", description=run_fit.__doc__)
+    _add_reading(fit)
+    fit.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    fit.set_defaults(run=run_fit)
+
+    plot = subparsers.add_parser("plot", help="draw runs and their curves", description=run_plot.__doc__)
+    _add_reading(plot)
+    _add_output(plot, "fig.png", "picture to write: png, svg or pdf")
+    plot.set_defaults(run=run_plot)
+
+    report = subparsers.add_parser("report", help="write a report in one HTML file", description=run_report.__doc__)
+    _add_reading(report)
+    _add_output(report, "report.html", "file to write")
+    report.set_defaults(run=run_report)
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    """Fit R(C) = R0 + (A - R0) / (1 + (C_mid / C)^B) to each run and print parameters, limits and doubts."""
+    fits = _fits(args)
+    if args.json:
+        print(json.dumps(fits.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        from analysis.tables import fit_text
+
+        print("\n".join(fit_text(fit) for fit in fits))
+    return _exit_code(fits)
+
+
+def run_plot(args: argparse.Namespace) -> int:
+    """Draw the evaluations of each run, its fitted curve and, dashed, where the curve leads."""
+    from analysis.plotting import new_axes, plot_curves, refuse_unless_new, save
+
+    refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
+    fits = _fits(args)
+    save(plot_curves(fits, new_axes(), extend=args.extend), args.output, force=args.force)
+    print(f"wrote {args.output}")
+    return _exit_code(fits)
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Write one self-contained HTML file: the figure, the fits, the runs at equal compute, how each was made."""
+    from analysis.plotting import refuse_unless_new
+    from analysis.reporting import write_report
+
+    refuse_unless_new(args.output, args.force, endings=(".html", ".htm"))
+    fits = _fits(args)
+    comparison = write_report(fits, args.output, force=args.force, extend=args.extend)
+    if comparison is not None:
+        print(comparison)
+    print(f"wrote {args.output}")
+    return _exit_code(fits)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=_PATHS)
+    parser.add_argument("--x", metavar="COL", help="compute column (default: gpu_hours, or the first axis there is)")
+    parser.add_argument("--y", metavar="COL", help="pass-rate column (default: pass_rate or accuracy)")
+    parser.add_argument("--scale", type=_number, metavar="F", help="factor that makes a fraction of the pass rate")
+    parser.add_argument("--r0", default="free", metavar="free|first|VALUE", help="fit R0, or hold it (default: free)")
+    parser.add_argument("--from", dest="start", type=_number, metavar="C", help="leave out points before this compute")
+    parser.add_argument("--to", dest="stop", type=_number, metavar="C", help="leave out points after this compute")
+
+
+def _add_output(parser: argparse.ArgumentParser, example: str, what: str) -> None:
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar=example.upper(), help=what)
+    parser.add_argument("--extend", type=_number, default=4.0, metavar="N", help="draw to N times the compute (4)")
+    parser.add_argument("--force", action="store_true", help="write over an existing file")
+
+
+def _fits(args: argparse.Namespace) -> Fits:
+    from analysis.fitting import fit
+    from analysis.logs import read
+
+    runs = read(args.paths, x=args.x, y=args.y, scale=args.scale)
+    return fit(runs, x=args.x, r0=args.r0, window=(args.start, args.stop))
+
+
+def _exit_code(fits: Fits) -> int:
+    return 0 if any(fit.fitted for fit in fits) else 1
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value

@@ -1,0 +1,232 @@
+"""Read runs: run folders, ``log.jsonl`` files, CSV files, folders of runs, and patterns of these.
+
+Promises: one `Run` a log, with its evaluations in fractions and a finding for everything that was left out or
+changed; what cannot be read is one `UserError` that says where and what to do. Reading executes nothing.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.cleaning import Table, clean
+from analysis.csvfile import choose, choose_compute, read_csv
+from analysis.schema import Finding, Run, Runs, finding
+from scalerl.runlog import COMPUTE_AXES, HEADER_FILE, LOG_FILE, UserError, read_header, read_log
+
+PASS_RATE_COLUMNS = ("pass_rate", "accuracy")
+DEPTH = 4  # levels of folders that are searched for runs
+_ENDINGS = {"end", "interrupted", "failed"}
+
+PathLike = str | os.PathLike[str]
+
+
+def read(
+    paths: PathLike | Iterable[PathLike], *, x: str | None = None, y: str | None = None, scale: float | None = None
+) -> Runs:
+    """Read the runs at `paths`.
+
+    Parameters
+    ----------
+    paths : path or iterable of paths
+        A run folder, a ``log.jsonl``, a CSV file, a folder that holds run folders, or a pattern such as ``runs/*``.
+    x : str, optional
+        Compute column; by default the first of `scalerl.runlog.COMPUTE_AXES` that is there.
+    y : str, optional
+        Pass-rate column; by default ``pass_rate`` or ``accuracy``.
+    scale : float, optional
+        Factor that makes a fraction of `y`, where the unit cannot be told from the values.
+
+    Returns
+    -------
+    Runs
+        Sorted within a folder, otherwise in the order given; names are unique.
+
+    Raises
+    ------
+    UserError
+        If a path cannot be read as a run.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "mine.csv"
+    >>> _ = file.write_text("gpu_hours,accuracy\\n0,0.10\\n1,0.25\\n")
+    >>> read(file)["mine"].data["pass_rate"].tolist()
+    [0.1, 0.25]
+    """
+    given: list[PathLike] = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not given:
+        raise UserError("no path was given; name a run folder, a log.jsonl or a CSV file")
+    sources = [source for path in given for source in _sources(path)]
+    unique = list({_resolved(source): source for source in sources}.values())
+    runs = [_read_log(s, x, y, scale) if s.suffix == ".jsonl" else _read_csv(s, x, y, scale) for s in unique]
+    return Runs(_with_unique_names(runs))
+
+
+def _sources(path: PathLike) -> list[Path]:
+    """The log files that `path` stands for."""
+    text = os.fspath(path)
+    here = Path(text)
+    try:
+        if here.is_dir():
+            return _in_folder(here)
+        if not here.exists() and any(c in text for c in "*?["):
+            return _in_pattern(text)
+        if not here.exists():
+            raise UserError(f"{text}: there is no such file or folder")
+    except (OSError, ValueError) as error:  # no permission to look; a null byte in the name
+        raise UserError(f"{text!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return [here]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found = _runs_below(folder, DEPTH)
+    if found:
+        return found
+    if (folder / HEADER_FILE).exists():
+        raise UserError(f"{folder}: has a {HEADER_FILE} but no {LOG_FILE}; the run has not logged anything")
+    tables = sorted(p.name for p in folder.glob("*.csv"))
+    hint = f"; to read {tables[0]}, name the file itself" if tables else ""
+    raise UserError(f"{folder}: no run in it (a run is a folder with a {LOG_FILE}){hint}")
+
+
+def _runs_below(folder: Path, depth: int) -> list[Path]:
+    log = folder / LOG_FILE
+    if log.exists():
+        return [log]
+    if depth == 0:
+        return []
+    below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [log for p in below for log in _runs_below(p, depth - 1)]
+
+
+def _in_pattern(pattern: str) -> list[Path]:
+    """Matches that are runs; a pattern may also match pictures and notes that lie beside them."""
+    found: list[Path] = []
+    for match in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207, a pattern may be absolute
+        if match.is_dir():
+            found += _runs_below(match, DEPTH)
+        elif match.suffix in {".jsonl", ".csv"} and match.name != "samples.jsonl":
+            found.append(match)
+    if not found:
+        raise UserError(f"{pattern}: matches no run folder, log.jsonl or CSV file")
+    return found
+
+
+def _read_log(path: Path, x: str | None, y: str | None, scale: float | None) -> Run:
+    """Read a ``log.jsonl`` with the ``run.json`` beside it."""
+    content = read_log(path)
+    sha256 = _sha256(path)
+    rows = [row for row in content.rows if row.get("kind") == "eval"]
+    if not rows:
+        raise UserError(f"{path}: no evaluation in it (no row of kind eval), so there is no curve to fit")
+    columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)}
+    table = Table(str(path), columns, [i for i, row in enumerate(content.rows, 1) if row.get("kind") == "eval"])
+    axes = _axes(table, x)
+    data, kept, findings = clean(
+        table, axes=axes, y=choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y"), scale=scale
+    )
+
+    said: list[Finding] = [
+        finding("log-cut", f"{path}: the last line is cut; {len(rows)} whole evaluations are used")
+    ] * content.cut
+    header: dict[str, Any] = {}
+    if (path.parent / HEADER_FILE).exists():
+        header = read_header(path.parent)
+    else:
+        said.append(finding("no-header", f"no {HEADER_FILE} beside the log: recipe and seed are unknown"))
+    extras, about = _describe(table, kept)
+    recipe = _printable(str(header.get("recipe") or path.parent.resolve().name))
+    seed = header.get("seed")
+    seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+    return Run(
+        name=recipe if seed is None else f"{recipe}/seed{seed}",
+        recipe=recipe,
+        seed=seed,
+        data={**data, **extras},
+        axes=tuple(a for a in axes if a in data),
+        findings=(*said, *findings, *about),
+        source=path,
+        sha256=sha256,
+        header=header,
+        start_time=_text(header.get("start_time")),
+        end_time=next((_text(r.get("time")) for r in reversed(content.rows) if r.get("event") in _ENDINGS), None),
+    )
+
+
+def _describe(table: Table, kept: Sequence[int]) -> tuple[dict[str, Any], list[Finding]]:
+    """Columns that describe an evaluation, kept as logged, and what they give away."""
+    extras: dict[str, Any] = {}
+    for name in ("n_prompts", "k", "correct", "prompt_set", "attempt"):
+        if name in table.columns:
+            column = np.empty(len(kept), dtype=object)
+            column[:] = [table.columns[name][i] for i in kept]
+            extras[name] = column
+    findings = []
+    if len({str(p) for p in extras.get("prompt_set", ())}) > 1:
+        findings.append(finding("prompt-set-changed", "the evaluation prompts change inside the run (prompt_set)"))
+    attempts = {str(a) for a in extras.get("attempt", ())}
+    if len(attempts) > 1:
+        what = f"the run was resumed ({len(attempts)} attempts); every evaluation is kept"
+        findings.append(finding("steps-repeated", what, float(len(attempts))))
+    return extras, findings
+
+
+def _read_csv(path: Path, x: str | None, y: str | None, scale: float | None) -> Run:
+    data_bytes, table = read_csv(path)
+    axes = _axes(table, x)
+    data, _, findings = clean(table, axes=axes, y=choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y"), scale=scale)
+    name = _printable(path.stem)
+    return Run(
+        name=name,
+        recipe=name,
+        seed=None,
+        data=data,
+        axes=tuple(a for a in axes if a in data),
+        findings=findings,
+        source=path,
+        sha256=hashlib.sha256(data_bytes).hexdigest(),
+    )
+
+
+def _axes(table: Table, x: str | None) -> tuple[str, ...]:
+    main = choose_compute(table, x, tuple(COMPUTE_AXES))
+    return (main, *(axis for axis in COMPUTE_AXES if axis in table.columns and axis != main))
+
+
+def _with_unique_names(runs: Sequence[Run]) -> list[Run]:
+    """Runs of one name get what tells them apart: their folder, then their whole path."""
+    for label in (lambda r: r.source.resolve().parent.name, lambda r: str(r.source.resolve())):
+        count = Counter(run.name for run in runs)
+        base: Mapping[int, str] = {id(r): f"{r.name.split(' (')[0]} ({_printable(label(r))})" for r in runs}
+        runs = [replace(r, name=base[id(r)]) if count[r.name] > 1 else r for r in runs]
+    return list(runs)
+
+
+def _resolved(path: Path) -> Path:
+    return path.resolve()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _printable(text: str) -> str:
+    """Names reach terminals and XML: control characters may not."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _text(value: object) -> str | None:
+    return _printable(value) if isinstance(value, str) else None

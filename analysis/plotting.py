@@ -1,0 +1,321 @@
+"""Draw fitted curves. Functions take results and an axis, draw, and return the axis; they compute no statistics.
+
+Promises: no window is opened; points are points, a fit is solid inside the data and dashed beyond; a ceiling is drawn
+only where the data identify it; runs differ by colour, marker and line thickness, so that they stay apart in grey.
+Compute 0 cannot stand on a log axis: such points are drawn left of a break, above the label 0.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from analysis.schema import Fit
+from analysis.tables import figures, unit
+from scalerl.runlog import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+# Okabe and Ito's colours, told apart by colour-blind readers; ordered so that neighbours differ in lightness too.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LABELS = {
+    "gpu_hours": "compute (GPU-hours)",
+    "cpu_s": "compute (CPU-seconds)",
+    "tokens_generated": "compute (tokens generated)",
+    "tokens_trained": "compute (tokens trained)",
+    "flops": "compute (FLOPs)",
+    "step": "compute (optimizer steps)",
+}
+CURVE_POINTS = 200
+
+
+class CurveParams(NamedTuple):
+    """What `plot_training_curves` returns."""
+
+    A: float
+    B: float
+    C_mid: float
+
+
+def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: float = 4.0) -> Axes:
+    """Draw runs and their curves over compute.
+
+    Parameters
+    ----------
+    fits : Fit or iterable of Fit
+        All on one compute axis.
+    ax : matplotlib Axes, optional
+        Where to draw; by default a new figure of pyplot.
+    extend : float
+        Draw each curve on to this multiple of the run's last compute, dashed; 1 draws no extrapolation.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    UserError
+        If there is nothing to draw, or the fits are on different axes.
+
+    Examples
+    --------
+    >>> import analysis as an
+    >>> fits = an.fit(an.read("data/paper/scalerl_8b_bs2048_100k.csv"))
+    >>> plot_curves(fits, extend=2).get_xlabel()
+    'compute (GPU-hours)'
+    """
+    fits = [fits] if isinstance(fits, Fit) else list(fits)
+    axes = list(dict.fromkeys(fit.x for fit in fits))
+    if not fits:
+        raise UserError("there is no run to draw")
+    if len(axes) > 1:
+        raise UserError(f"the runs are on different compute axes ({', '.join(axes)}); choose one with --x")
+    if not extend >= 1.0 or not math.isfinite(extend):
+        raise UserError(f"extend: {extend:g} is not a multiple of the compute, 1 or more (--extend)")
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots(figsize=(7.0, 4.6), layout="constrained")[1]
+
+    scale = _Scale.of(fits, extend)
+    ax.set_xscale("log")
+    handles = []
+    ceilings = 0
+    for i, fit in enumerate(fits):
+        look = _Look.of(i)
+        handles.append(_points(ax, fit, scale, look))
+        if fit.fitted:
+            _curve(ax, fit, scale, look, extend)
+            ceilings += _ceiling(ax, fit, scale, look, place=ceilings)
+    _compute_axis(ax, scale, ceilings)
+    ax.set_xlabel(LABELS.get(axes[0], axes[0]))
+    ax.set_ylabel("pass rate")
+    ax.set_ylim(bottom=0.0)
+    ax.spines[["top", "right"]].set_visible(False)
+    # Below the axes: no corner is free of points for every set of runs.
+    legend = ax.legend(
+        handles,
+        [_label(fit) for fit in fits],
+        loc="upper left",
+        bbox_to_anchor=(0.0, -0.16),
+        borderaxespad=0.0,
+        frameon=False,
+        fontsize="small",
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name with $ in it is a name, not a formula
+    return ax
+
+
+def plot_training_curves(
+    log_file: str | os.PathLike[str], ax: Axes | None = None, output: str | os.PathLike[str] | None = None
+) -> CurveParams:
+    """Read one log, fit it, draw it, and return (A, B, C_mid).
+
+    Parameters
+    ----------
+    log_file : path
+        A run folder, ``log.jsonl`` or CSV file that holds one run.
+    ax : matplotlib Axes, optional
+    output : path, optional
+        Picture to write (png, svg or pdf); an existing file is refused.
+
+    Returns
+    -------
+    CurveParams
+        A named tuple (A, B, C_mid). Ask `analysis.fit` for the limits and the doubts.
+
+    Raises
+    ------
+    UserError
+        If the log does not hold exactly one run, or the run cannot be fitted.
+    """
+    from analysis.fitting import fit
+    from analysis.logs import read
+
+    runs = read(log_file)
+    if len(runs) != 1:
+        raise UserError(f"{os.fspath(log_file)}: holds {len(runs)} runs ({', '.join(runs.names)}); name one of them")
+    fitted = fit(runs[0])
+    A, B, C_mid = (fitted.params[name].value for name in ("A", "B", "C_mid"))
+    if A is None or B is None or C_mid is None:
+        raise UserError(f"{os.fspath(log_file)}: {fitted.findings[-1].message}")
+    if output is not None:
+        save(plot_curves(fitted, new_axes()), output)
+    if ax is not None or output is None:
+        plot_curves(fitted, ax)
+    return CurveParams(A, B, C_mid)
+
+
+def new_axes(width: float = 7.0, height: float = 4.6) -> Axes:
+    """Return axes on a canvas without a window, outside pyplot's list of open figures."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
+
+
+def save(ax: Axes, path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Write the figure of `ax` as png, svg or pdf.
+
+    Raises
+    ------
+    UserError
+        If the ending is another one, or the file exists and `force` is not set, or it cannot be written.
+    """
+    import warnings
+
+    path = Path(path)
+    refuse_unless_new(path, force, endings=(".png", ".svg", ".pdf"))
+    figure: Figure = ax.get_figure(root=True)  # type: ignore[assignment]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # a box is drawn
+            figure.savefig(path, dpi=160)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def refuse_unless_new(path: Path, force: bool, *, endings: Sequence[str]) -> None:
+    """Check an output path before the work is done, so that a refusal costs nothing.
+
+    Raises
+    ------
+    UserError
+        If it exists (without `force`), its folder does not, or its ending is not one of `endings`.
+    """
+    if path.suffix.lower() not in endings:
+        raise UserError(f"{path}: ends in none of {', '.join(endings)}; choose one of them")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
+    if path.exists() and not force:
+        raise UserError(f"{path}: exists already; choose another name or say --force")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: there is no such folder to write to")
+
+
+class _Look(NamedTuple):
+    """How one run is drawn."""
+
+    style: dict[str, Any]
+    marker: str
+    width: float
+
+    @staticmethod
+    def of(i: int) -> _Look:
+        style = {"color": COLOURS[i % len(COLOURS)], "zorder": 3.0 + 0.01 * i}
+        return _Look(style, MARKERS[i % len(MARKERS)], (1.8, 1.1, 2.6)[(i + i // len(COLOURS)) % 3])
+
+
+class _Scale(NamedTuple):
+    """The compute axis: where 0 is drawn, smallest and largest compute, and a factor that is a small step on paper."""
+
+    zero_at: float
+    low: float
+    high: float
+    step: float
+    has_zero: bool
+
+    @staticmethod
+    def of(fits: Sequence[Fit], extend: float) -> _Scale:
+        compute = np.concatenate([np.r_[fit.compute, fit.left_out[:, 0]] for fit in fits])
+        positive = compute[compute > 0.0]
+        low, last = (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 1.0)
+        high = max([last, *(float(fit.compute[-1]) * extend for fit in fits if fit.fitted)])
+        step = max(high / low, 2.0) ** 0.02
+        return _Scale(low / step**6, low, high, step, bool(np.any(compute == 0.0)))
+
+    def place(self, compute: Any) -> Any:
+        """Where compute is drawn: itself, or left of the break if it is 0."""
+        return np.where(compute > 0.0, compute, self.zero_at)
+
+
+def _points(ax: Axes, fit: Fit, scale: _Scale, look: _Look) -> Line2D:
+    if len(fit.left_out):
+        x, y = scale.place(fit.left_out[:, 0]), fit.left_out[:, 1]
+        ax.plot(x, y, look.marker, ms=4, mfc="none", alpha=0.35, gid=f"left-out {fit.name}", **look.style)
+    x = scale.place(fit.compute)
+    return ax.plot(x, fit.pass_rate, look.marker, ms=4.5, alpha=0.9, gid=f"points {fit.name}", **look.style)[0]
+
+
+def _curve(ax: Axes, fit: Fit, scale: _Scale, look: _Look, extend: float) -> None:
+    """Solid over the fitted points, dashed beyond; at compute 0 a short dash of the curve left of the break."""
+    positive = fit.compute[fit.compute > 0.0]
+    first, last = float(positive[0]), float(positive[-1])
+    inside = np.geomspace(first, last, CURVE_POINTS)
+    ax.plot(inside, fit.predict(inside), "-", lw=look.width, gid=f"fit {fit.name}", **look.style)
+    if extend > 1.0:
+        beyond = np.geomspace(last, last * extend, CURVE_POINTS)
+        ax.plot(beyond, fit.predict(beyond), "--", lw=look.width, gid=f"extrapolation {fit.name}", **look.style)
+    if fit.compute[0] == 0.0:
+        stub = [scale.zero_at / scale.step, scale.zero_at * scale.step]
+        ax.plot(stub, np.full(2, fit.predict(0.0)), "-", lw=look.width, gid=f"fit at 0 {fit.name}", **look.style)
+
+
+def _ceiling(ax: Axes, fit: Fit, scale: _Scale, look: _Look, *, place: int) -> bool:
+    """Draw A and its interval right of everything else, if the data identify A; returns whether."""
+    A = fit.params["A"]
+    if not A.identified or A.value is None or A.lo is None or A.hi is None:
+        return False
+    at = scale.high * scale.step ** (2 + 2 * place)
+    error = [[A.value - A.lo], [A.hi - A.value]]
+    ax.errorbar([at], [A.value], error, fmt="_", ms=9, capsize=3, lw=1.4, gid=f"ceiling {fit.name}", **look.style)
+    return True
+
+
+def _compute_axis(ax: Axes, scale: _Scale, ceilings: int) -> None:
+    """Ticks at round numbers, and a marked break if there are points at compute 0."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    right = scale.high * scale.step ** (2 + 2 * ceilings)
+    ticks = _round_numbers(scale.low / scale.step, right)
+    labels = [f"{t:g}" for t in ticks]
+    if scale.has_zero:
+        ticks, labels = [scale.zero_at, *ticks], ["0", *labels]
+        broken = scale.low / scale.step**3
+        ax.axvline(broken, color="0.5", lw=0.8, ls=(0, (1, 3)), gid="break")
+        at_axis = ax.get_xaxis_transform()  # x in data, y as a share of the axes
+        ax.text(broken, 0.0, "//", transform=at_axis, ha="center", va="center", fontsize=9, color="0.5")
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.set_xticks(ticks, labels)
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(scale.zero_at / scale.step**2 if scale.has_zero else scale.low / scale.step**2, right)
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Round numbers between the ends: 1, 2, 5 of each decade, or whole decades when there are many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = max(1, len(decades) // 8)
+    steps = (1, 2, 5) if len(decades) <= 3 else (1, 3) if len(decades) <= 4 else (1,)
+    return [t for d in decades if d % every == 0 for s in steps if low <= (t := s * 10.0**d) <= high]
+
+
+def _label(fit: Fit) -> str:
+    A = fit.params["A"]
+    if not fit.fitted:
+        text = "not fitted"
+    elif A.identified:
+        text = "A = {} ({})".format(*figures(A))
+    else:
+        text = "A not identified"
+    doubts = sum(f.severity != "note" for f in fit.findings)
+    warned = f", {doubts} warning{'s' if doubts > 1 else ''}" if doubts else ""
+    return f" {fit.name}: {text}{warned}"  # the leading space keeps a name that starts with _ in the legend
+
+
+def caption(fits: Iterable[Fit]) -> str:
+    """Return a caption that says what the line styles mean, with the unit of compute."""
+    x = next(iter(fits)).x
+    return f"Points: evaluations. Solid: least-squares fit. Dashed: extrapolation. Compute in {unit(x)}, log scale."
