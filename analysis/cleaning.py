@@ -31,6 +31,11 @@ class Table:
     lines: Sequence[int]
 
 
+def printable(text: str) -> str:
+    """Replace what may reach neither a terminal nor XML: control characters and lone surrogates."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def number(cell: object) -> float | None:
     """Return the finite number that a cell holds; NaN for an empty cell, None for anything else.
 

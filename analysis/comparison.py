@@ -84,7 +84,8 @@ def _on_axis(
     if len(there) < 2:
         for g in there:
             rates[g.name][axis] = None
-        return [finding("axis-missing", f"fewer than two runs log {axis}; it is left out")] if there else findings
+        who = f"only {there[0].name} logs" if there else "no run logs"
+        return [finding("axis-missing", f"{who} {axis}; it is left out")]
     fits = [g if isinstance(g, Fit) and g.x == axis else _curve(g, axis) for g in there]
     common[axis] = min(float(f.run.data[axis].max()) for f in fits)
     for f in fits:
@@ -132,7 +133,7 @@ def _ahead(recipes: Sequence[RecipeMean], axis: str) -> str | None:
 
 
 def _tested(recipes: Sequence[RecipeMean]) -> Finding:
-    counts = [n for m in recipes for n in m.seeds.values()]
+    counts = [n for m in recipes for n in m.n.values()]
     if max(counts, default=0) <= 1:
         return finding("not-tested", "one seed a recipe: differences between recipes are not tested")
     return finding("not-tested", "means over seeds; the differences between recipes are not tested here")

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.cleaning import Table
+from analysis.cleaning import Table, printable
 from scalerl.runlog import UserError
 
 _BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # spreadsheets save "Unicode text" this way
@@ -50,7 +50,7 @@ def read_csv(path: Path) -> tuple[bytes, Table]:
         for i, name in enumerate(names)
         if taken[name] == 1 and name
     }
-    return data, Table(str(path), columns, lines[1:])
+    return data, Table(printable(str(path)), columns, lines[1:])
 
 
 def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
@@ -92,7 +92,7 @@ def choose(table: Table, name: str | None, known: Sequence[str], what: str, opti
     shown = ", ".join(columns[:30]) + (", ..." if len(columns) > 30 else "")
     near = _nearest([name] if name is not None else known, columns)
     hint = f"did you mean {option} {near}?" if near else f"choose one with {option}"
-    raise UserError(f"{table.where}: {asked}; it has {shown or 'no named column'}; {hint}")
+    raise UserError(f"{table.where}: {asked}; it has {printable(shown) or 'no named column'}; {hint}")
 
 
 def _nearest(wanted: Sequence[str], columns: Sequence[str]) -> str | None:

@@ -166,7 +166,7 @@ def _estimate(
             )
         )
     findings += doubts.of_optimum(best, box, params, float(c.max()), x)
-    if exact:
+    if exact and dof > 0:
         findings.append(
             finding("exact-data", "the points lie on the curve to rounding: there is no noise to make an interval from")
         )

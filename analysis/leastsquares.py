@@ -49,7 +49,7 @@ def default_box(compute: Array) -> Box:
     positive = compute[compute > 0.0]
     first, last = (positive.min(), positive.max()) if len(positive) else (1.0, 1.0)
     low = [0.0, 0.0, np.log(B_RANGE[0]), np.log(first) - np.log(C_MID_MARGIN)]
-    high = [1.0, 1.0, np.log(B_RANGE[1]), np.log(last) + np.log(C_MID_MARGIN)]
+    high = [1.0, 1.0, np.log(B_RANGE[1]), min(np.log(last) + np.log(C_MID_MARGIN), 700.0)]  # e^700 is finite
     return Box(np.array(low), np.array(high))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.cleaning import Table, clean
+from analysis.cleaning import Table, clean, printable
 from analysis.csvfile import choose, choose_compute, read_csv
 from analysis.schema import Finding, Run, Runs, finding
 from scalerl.runlog import COMPUTE_AXES, HEADER_FILE, LOG_FILE, UserError, read_header, read_log
@@ -130,14 +130,16 @@ def _read_log(path: Path, x: str | None, y: str | None, scale: float | None) -> 
     if not rows:
         raise UserError(f"{path}: no evaluation in it (no row of kind eval), so there is no curve to fit")
     columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)}
-    table = Table(str(path), columns, [i for i, row in enumerate(content.rows, 1) if row.get("kind") == "eval"])
+    table = Table(
+        printable(str(path)), columns, [i for i, row in enumerate(content.rows, 1) if row.get("kind") == "eval"]
+    )
     axes = _axes(table, x)
     data, kept, findings = clean(
         table, axes=axes, y=choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y"), scale=scale
     )
 
     said: list[Finding] = [
-        finding("log-cut", f"{path}: the last line is cut; {len(rows)} whole evaluations are used")
+        finding("log-cut", f"{table.where}: the last line is cut; {len(rows)} whole evaluations are used")
     ] * content.cut
     header: dict[str, Any] = {}
     if (path.parent / HEADER_FILE).exists():
@@ -145,7 +147,7 @@ def _read_log(path: Path, x: str | None, y: str | None, scale: float | None) -> 
     else:
         said.append(finding("no-header", f"no {HEADER_FILE} beside the log: recipe and seed are unknown"))
     extras, about = _describe(table, kept)
-    recipe = _printable(str(header.get("recipe") or path.parent.resolve().name))
+    recipe = printable(str(header.get("recipe") or path.parent.resolve().name))
     seed = header.get("seed")
     seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
     return Run(
@@ -185,7 +187,7 @@ def _read_csv(path: Path, x: str | None, y: str | None, scale: float | None) -> 
     data_bytes, table = read_csv(path)
     axes = _axes(table, x)
     data, _, findings = clean(table, axes=axes, y=choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y"), scale=scale)
-    name = _printable(path.stem)
+    name = printable(path.stem)
     return Run(
         name=name,
         recipe=name,
@@ -207,9 +209,10 @@ def _with_unique_names(runs: Sequence[Run]) -> list[Run]:
     """Runs of one name get what tells them apart: their folder, then their whole path."""
     for label in (lambda r: r.source.resolve().parent.name, lambda r: str(r.source.resolve())):
         count = Counter(run.name for run in runs)
-        base: Mapping[int, str] = {id(r): f"{r.name.split(' (')[0]} ({_printable(label(r))})" for r in runs}
+        base: Mapping[int, str] = {id(r): f"{r.name.split(' (')[0]} ({printable(label(r))})" for r in runs}
         runs = [replace(r, name=base[id(r)]) if count[r.name] > 1 else r for r in runs]
-    return list(runs)
+    # A table says nothing of its recipe: two files of one name are two recipes until someone says otherwise.
+    return [r if r.source.suffix == ".jsonl" else replace(r, recipe=r.name) for r in runs]
 
 
 def _resolved(path: Path) -> Path:
@@ -223,10 +226,5 @@ def _sha256(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _printable(text: str) -> str:
-    """Names reach terminals and XML: control characters may not."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def _text(value: object) -> str | None:
-    return _printable(value) if isinstance(value, str) else None
+    return printable(value) if isinstance(value, str) else None

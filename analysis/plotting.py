@@ -93,14 +93,13 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
     ceilings = 0
     for i, fit in enumerate(fits):
         look = _Look.of(i)
-        handles.append(_points(ax, fit, scale, look))
+        handles.append(_draw_points(ax, fit, scale, look))
         if fit.fitted:
             _curve(ax, fit, scale, look, extend)
             ceilings += _ceiling(ax, fit, scale, look, place=ceilings)
     _compute_axis(ax, scale, ceilings)
     ax.set_xlabel(LABELS.get(axes[0], axes[0]))
     ax.set_ylabel("pass rate")
-    ax.set_ylim(bottom=0.0)
     ax.spines[["top", "right"]].set_visible(False)
     # Below the axes: no corner is free of points for every set of runs.
     legend = ax.legend(
@@ -242,12 +241,16 @@ class _Scale(NamedTuple):
         return np.where(compute > 0.0, compute, self.zero_at)
 
 
-def _points(ax: Axes, fit: Fit, scale: _Scale, look: _Look) -> Line2D:
+def _draw_points(ax: Axes, fit: Fit, scale: _Scale, look: _Look) -> Line2D:
+    """Draw the points, those left out of the fit hollow and dim; returns what stands for the run in the legend."""
+    from matplotlib.lines import Line2D
+
     if len(fit.left_out):
         x, y = scale.place(fit.left_out[:, 0]), fit.left_out[:, 1]
         ax.plot(x, y, look.marker, ms=4, mfc="none", alpha=0.35, gid=f"left-out {fit.name}", **look.style)
     x = scale.place(fit.compute)
-    return ax.plot(x, fit.pass_rate, look.marker, ms=4.5, alpha=0.9, gid=f"points {fit.name}", **look.style)[0]
+    ax.plot(x, fit.pass_rate, look.marker, ms=4.5, alpha=0.9, gid=f"points {fit.name}", **look.style)
+    return Line2D([], [], color=look.style["color"], marker=look.marker, ms=4.5, lw=look.width if fit.fitted else 0.0)
 
 
 def _curve(ax: Axes, fit: Fit, scale: _Scale, look: _Look, extend: float) -> None:
@@ -280,8 +283,13 @@ def _compute_axis(ax: Axes, scale: _Scale, ceilings: int) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     right = scale.high * scale.step ** (2 + 2 * ceilings)
-    ticks = _round_numbers(scale.low / scale.step, right)
+    ticks = _round_numbers(scale.low / scale.step, scale.high)
     labels = [f"{t:g}" for t in ticks]
+    if ceilings:  # one label under all the bars; a round number that close would run into it
+        middle = scale.high * scale.step ** (1 + ceilings)
+        near = [t > middle / scale.step**3 for t in ticks]
+        labels = ["" if close else label for close, label in zip(near, labels, strict=True)]
+        ticks, labels = [*ticks, middle], [*labels, "A"]
     if scale.has_zero:
         ticks, labels = [scale.zero_at, *ticks], ["0", *labels]
         broken = scale.low / scale.step**3
@@ -318,4 +326,8 @@ def _label(fit: Fit) -> str:
 def caption(fits: Iterable[Fit]) -> str:
     """Return a caption that says what the line styles mean, with the unit of compute."""
     x = next(iter(fits)).x
-    return f"Points: evaluations. Solid: least-squares fit. Dashed: extrapolation. Compute in {unit(x)}, log scale."
+    return (
+        "Points: evaluations, hollow where left out of the fit. Solid: least-squares fit. Dashed: extrapolation. "
+        "Bars above A: its interval, where the data identify it. "
+        f"Compute in {unit(x)} on a log scale, 0 left of the break."
+    )

@@ -14,7 +14,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from analysis.comparison import compare_at_equal_compute
+from analysis.cleaning import printable
+from analysis.comparison import AXES, compare_at_equal_compute
 from analysis.plotting import caption, new_axes, plot_curves, refuse_unless_new
 from analysis.schema import Comparison, Fit, Run
 from analysis.tables import comparison_html, fits_html
@@ -79,7 +80,8 @@ def write_report(
     fits = [fits] if isinstance(fits, Fit) else list(fits)
     path = Path(path)
     refuse_unless_new(path, force, endings=(".html", ".htm"))
-    comparison = compare_at_equal_compute(fits) if len(fits) > 1 else None
+    axes = list(dict.fromkeys([*AXES, *(fit.x for fit in fits)]))
+    comparison = compare_at_equal_compute(fits, axes) if len(fits) > 1 else None
     html = _page(fits, comparison, extend)
     beside = path.with_name(path.name + ".part")
     try:
@@ -154,7 +156,9 @@ def _provenance(run: Run) -> str:
     ]
     if not run.header:
         rows = [(name, value) for name, value in rows if name in {"log", "sha256 of the log"}]
-    items = "".join(f"<dt>{escape(k)}</dt><dd>{escape('unknown' if v is None else str(v))}</dd>" for k, v in rows)
+    items = "".join(
+        f"<dt>{escape(k)}</dt><dd>{escape('unknown' if v is None else printable(str(v)))}</dd>" for k, v in rows
+    )
     return f"<section><h3>{escape(run.name)}</h3><dl>{items}</dl></section>"
 
 

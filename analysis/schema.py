@@ -307,11 +307,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class RecipeMean:
-    """Mean over the seeds of a recipe, and how many runs stand behind it on each axis."""
+    """Mean over the runs of a recipe, and how many of them (`n`) stand behind it on each axis."""
 
     recipe: str
     pass_rate: Mapping[str, float | None]
-    seeds: Mapping[str, int]
+    n: Mapping[str, int]
 
 
 @dataclass(frozen=True)

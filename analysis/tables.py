@@ -87,7 +87,7 @@ def _row(fit: Fit, name: str) -> str:
     p = fit.params[name]
     value, limits = figures(p)
     of = f" {unit(fit.x)}" if name == "C_mid" and p.value is not None else ""
-    return f"  {name:<6} {value:<9} {limits + of:<22} {standing(p)}".rstrip()
+    return f"  {name:<6} {value:<9} {limits + of:<30} {standing(p)}".rstrip()
 
 
 def _decimals(p: Param) -> int | None:
@@ -144,8 +144,7 @@ def _comparison_rows(comparison: Comparison) -> list[tuple[str, bool, list[str]]
     for mean in comparison.recipes:
         runs = [s for s in comparison.runs if s.recipe == mean.recipe]
         cells = [
-            _rate(mean.pass_rate[a]) + (f" (mean of {mean.seeds[a]})" if mean.seeds[a] > 1 else "")
-            for a in comparison.common
+            _rate(mean.pass_rate[a]) + (f" (mean of {mean.n[a]})" if mean.n[a] > 1 else "") for a in comparison.common
         ]
         label = mean.recipe if len(runs) > 1 else runs[0].run
         rows.append((label, True, cells))

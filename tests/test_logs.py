@@ -1,0 +1,335 @@
+"""Every log is read as fractions over compute, or refused in one line; what was left out is said."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import analysis as an
+from scalerl.runlog import RunLog, UserError
+
+DATA = Path(__file__).parent / "data"
+
+
+def write_run(folder, *, recipe="scalerl", seed=0, compute=(0.0, 1.0, 2.0), correct=(1, 2, 3), **fields):
+    with RunLog(folder, recipe=recipe, seed=seed, device_kind="cpu") as log:
+        for i, (c, right) in enumerate(zip(compute, correct, strict=True)):
+            log.evaluate(step=10 * i, correct=[right, right], k=4, gpu_hours=c, cpu_s=2.0 * c, prompt_set="p", **fields)
+            log.step(step=10 * i + 1, gpu_hours=c, reward_sum=0.0, reward_count=1)
+    return folder
+
+
+def write_csv(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def codes(run):
+    return [f.code for f in run.findings]
+
+
+def one_line(error):
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# ---- run folders
+
+
+def test_a_run_folder_gives_every_axis_and_what_describes_an_evaluation(tmp_path):
+    folder = write_run(tmp_path / "mine")
+    run = an.read(folder)[0]
+    assert (run.name, run.recipe, run.seed) == ("scalerl/seed0", "scalerl", 0)
+    assert run.axes == ("gpu_hours", "cpu_s", "step")
+    assert run.data["gpu_hours"].tolist() == [0.0, 1.0, 2.0]
+    assert run.data["cpu_s"].tolist() == [0.0, 2.0, 4.0]
+    assert run.data["pass_rate"].tolist() == [0.25, 0.5, 0.75]
+    assert run.data["correct"].tolist() == [[1, 1], [2, 2], [3, 3]]
+    assert run.data["n_prompts"].tolist() == [2, 2, 2]
+    assert run.sha256 == hashlib.sha256((folder / "log.jsonl").read_bytes()).hexdigest()
+    assert run.findings == ()
+    assert run.start_time is not None and run.end_time is not None and run.end_time >= run.start_time
+
+
+def test_the_frame_has_one_row_an_evaluation(tmp_path):
+    frame = an.read(write_run(tmp_path / "mine"))[0].frame
+    assert frame["pass_rate"].tolist() == [0.25, 0.5, 0.75]
+    assert frame["correct"].iloc[1] == [2, 2]
+
+
+@pytest.mark.parametrize("shape", ["folder", "log", "parent", "pattern"])
+def test_a_run_is_found_by_its_folder_its_log_a_folder_above_and_a_pattern(tmp_path, shape):
+    folder = write_run(tmp_path / "deep" / "mine")
+    (tmp_path / "deep" / "notes.txt").write_text("not a run")
+    path = {"folder": folder, "log": folder / "log.jsonl", "parent": tmp_path, "pattern": f"{tmp_path}/deep/*"}[shape]
+    assert an.read(path).names == ("scalerl/seed0",)
+
+
+def test_runs_below_a_folder_come_sorted_and_one_given_twice_is_read_once(tmp_path):
+    for name in ("b", "a"):
+        write_run(tmp_path / name, recipe=name)
+    assert an.read([tmp_path, tmp_path / "a"]).names == ("a/seed0", "b/seed0")
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    for name in ("x/one", "x/two", "y/one"):
+        write_run(tmp_path / name)
+    names = an.read(tmp_path).names
+    assert len(set(names)) == 3
+    assert "scalerl/seed0 (two)" in names
+    assert all(name.startswith("scalerl/seed0 (") for name in names)
+
+
+def test_two_tables_of_one_name_are_two_recipes(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_csv(tmp_path / name / "log.csv", "gpu_hours,accuracy\n0,.1\n1,.2\n")
+    runs = an.read(f"{tmp_path}/*/log.csv")
+    assert [run.recipe for run in runs] == ["log (a)", "log (b)"]
+
+
+def test_a_cut_last_line_is_left_out_with_a_finding(tmp_path):
+    log = write_run(tmp_path / "mine") / "log.jsonl"
+    rows = log.read_bytes().splitlines(keepends=True)
+    evals = [i for i, row in enumerate(rows) if b'"kind": "eval"' in row]
+    log.write_bytes(b"".join(rows[: evals[-1]]) + rows[evals[-1]][:40])
+    run = an.read(log)[0]
+    assert run.data["pass_rate"].tolist() == [0.25, 0.5]
+    assert codes(run) == ["log-cut"]
+    assert run.end_time is None
+
+
+def test_damage_in_the_middle_is_an_error_with_path_and_line(tmp_path):
+    log = write_run(tmp_path / "mine") / "log.jsonl"
+    rows = log.read_text().splitlines(keepends=True)
+    rows[2] = rows[2][:20] + "\n"
+    log.write_text("".join(rows))
+    with pytest.raises(UserError, match=rf"{log}:3: "):
+        an.read(log)
+
+
+def test_a_log_without_header_is_read_and_says_so(tmp_path):
+    folder = write_run(tmp_path / "mine")
+    (folder / "run.json").unlink()
+    run = an.read(folder)[0]
+    assert (run.name, run.seed, codes(run)) == ("mine", None, ["no-header"])
+
+
+def test_a_resumed_run_and_a_changed_prompt_set_are_said(tmp_path):
+    with RunLog(tmp_path / "mine", recipe="r") as log:
+        for i in range(3):
+            log.evaluate(step=i, correct=[1], k=2, gpu_hours=float(i), cpu_s=0.0, attempt=1 + i // 2, prompt_set=str(i))
+    assert {"steps-repeated", "prompt-set-changed"} <= set(codes(an.read(tmp_path / "mine")[0]))
+
+
+def test_two_logs_in_one_file_are_said(tmp_path):
+    log = write_run(tmp_path / "mine") / "log.jsonl"
+    log.write_bytes(log.read_bytes() * 2)
+    assert "compute-restarts" in codes(an.read(log)[0])
+
+
+def test_rows_that_are_no_numbers_are_dropped_and_counted(tmp_path):
+    log = write_run(tmp_path / "mine") / "log.jsonl"
+    bad = [
+        {"kind": "eval", "gpu_hours": 3.0, "cpu_s": 6.0, "step": 30, "pass_rate": "high"},
+        {"kind": "eval", "gpu_hours": None, "cpu_s": 6.0, "step": 30, "pass_rate": 0.5},
+        {"kind": "eval", "gpu_hours": -1.0, "cpu_s": 6.0, "step": 30, "pass_rate": 0.5},
+        {"kind": "eval", "gpu_hours": 10**400, "cpu_s": 6.0, "step": 30, "pass_rate": 0.5},
+        {"kind": "eval", "gpu_hours": True, "cpu_s": 6.0, "step": 30, "pass_rate": 0.5},
+    ]
+    with log.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in bad)
+    run = an.read(log)[0]
+    assert len(run) == 3
+    dropped = next(f for f in run.findings if f.code == "rows-dropped")
+    assert dropped.figure == 5.0
+    assert "lines 9, 10, 11, ..." in dropped.message  # start, 3 x (eval, step), end, then these
+
+
+def test_a_name_cannot_carry_control_characters(tmp_path):
+    run = an.read(write_run(tmp_path / "mine", recipe="a\x1b[31mb"))[0]
+    assert run.name == "a?[31mb/seed0"
+
+
+# ---- CSV files
+
+
+@pytest.mark.parametrize(
+    "header", ["gpu_hours,accuracy", "gpu_hours,pass_rate", "step,pass_rate", "loss,cpu_s,accuracy"]
+)
+def test_known_columns_are_found(tmp_path, header):
+    n = header.count(",")
+    rows = "".join(f"\n{','.join([str(i)] * n)},{0.1 * i}" for i in range(3))
+    run = an.read(write_csv(tmp_path / "a.csv", header + rows))[0]
+    assert run.data["pass_rate"].tolist() == pytest.approx([0.0, 0.1, 0.2])
+    assert run.axes[0] == header.split(",")[-2]
+    assert run.header == {} and run.seed is None
+
+
+def test_other_columns_are_chosen_by_name(tmp_path):
+    path = write_csv(tmp_path / "a.csv", "hours,gpu_hours,score,accuracy\n1,10,.5,.1\n2,20,.6,.2\n")
+    run = an.read(path, x="hours", y="score")[0]
+    assert run.axes == ("hours", "gpu_hours")
+    assert run.data["pass_rate"].tolist() == [0.5, 0.6]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_delimiters_and_encodings_of_spreadsheets_are_read(tmp_path, delimiter, encoding):
+    text = "gpu_hours,accuracy\r\n0,0.1\r\n1,0.2\r\n".replace(",", delimiter)
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    assert an.read(tmp_path / "a.csv")[0].data["pass_rate"].tolist() == [0.1, 0.2]
+
+
+def test_text_nan_and_short_rows_are_dropped_with_their_lines(tmp_path):
+    text = "gpu_hours,accuracy\n0,0.1\n1,n/a\n2,nan\n3,inf\n4\n,0.3\n5,0.2\n"
+    run = an.read(write_csv(tmp_path / "a.csv", text))[0]
+    assert run.data["gpu_hours"].tolist() == [0.0, 5.0]
+    found = {f.code: f for f in run.findings}
+    assert found["rows-dropped"].figure == 4.0 and "lines 3, 4, 5, ..." in found["rows-dropped"].message
+    assert found["rows-empty"].figure == 1.0  # the short row has no accuracy at all
+
+
+def test_a_cell_is_only_data(tmp_path):
+    spy = tmp_path / "executed"
+    call = f"__import__('pathlib').Path('{spy}').touch()"
+    an.read(write_csv(tmp_path / "a.csv", f'gpu_hours,accuracy\n0,0.1\n1,"{call}"\n"=cmd({call})",0.2\n'))
+    assert not spy.exists()
+
+
+def test_disorder_restarts_and_repeats_are_told_apart(tmp_path):
+    def found(compute):
+        rows = "".join(f"\n{c},0.{i}" for i, c in enumerate(compute))
+        return codes(an.read(write_csv(tmp_path / "a.csv", "gpu_hours,accuracy" + rows))[0])
+
+    assert found([0, 1, 2, 3, 4]) == []
+    assert found([0, 1, 2, 1.5, 2.5]) == ["compute-restarts"]
+    assert found([9, 8, 7, 6, 5, 4]) == ["compute-unordered"]
+    assert found([0, 1, 1, 2]) == ["compute-repeated"]
+
+
+# ---- percent
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20))
+def test_fractions_pass_through(values):
+    from analysis.cleaning import as_fraction
+
+    fraction, said = as_fraction(np.array(values), "f", "y", None)
+    assert fraction.tolist() == values and said == []
+
+
+@given(st.lists(st.one_of(st.just(0.0), st.floats(1.001, 100.0)), min_size=1, max_size=20), st.floats(2.0, 100.0))
+def test_percent_is_divided_and_said(values, largest):
+    from analysis.cleaning import as_fraction
+
+    percent = np.array([*values, largest])
+    fraction, said = as_fraction(percent, "f", "y", None)
+    assert fraction.tolist() == (percent / 100.0).tolist()
+    assert [f.code for f in said] == ["percent"]
+
+
+@pytest.mark.parametrize(
+    "values", [[0.5, 40.0], [0.0, 1.5], [1.2, 1.9], [10.0, 101.0], [-0.1, 0.5], [-1.0, 50.0], [1.0, 50.0]]
+)
+def test_an_ambiguous_unit_is_refused_and_scale_is_named(tmp_path, values):
+    text = "gpu_hours,accuracy" + "".join(f"\n{i},{v}" for i, v in enumerate(values))
+    path = write_csv(tmp_path / "a.csv", text)
+    with pytest.raises(UserError) as error:
+        an.read(path)
+    assert "--scale" in one_line(error) and str(path) in one_line(error)
+
+
+def test_scale_settles_the_unit(tmp_path):
+    path = write_csv(tmp_path / "a.csv", "gpu_hours,accuracy\n0,0.5\n1,40\n")
+    run = an.read(path, scale=0.01)[0]
+    assert run.data["pass_rate"].tolist() == [0.005, 0.4]
+    assert codes(run) == ["scaled"]
+    with pytest.raises(UserError, match="between 0 and 1"):
+        an.read(path, scale=1.0)
+
+
+# ---- what cannot be read: one line that says where and what to do
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (b" \n\n", "empty"),
+        (b"gpu_hours,accuracy\n", "no rows"),
+        (b"\x00\x01\x02\xff\xfe\x80", "not a text file"),
+        (b"gpu_hours,accuracy\n0,\x00\n", "null bytes"),
+        ("gpu_hours,accuracy,größe\n0,.1,2\n".encode("latin-1"), "UTF-8"),
+        (b"gpu_hours,loss\n0,1\n", "no pass-rate column (pass_rate, accuracy); it has gpu_hours, loss"),
+        (b"hours,accuracy\n0,1\n", "did you mean --x hours?"),
+        (b"gpu_hours,eval_acc\n0,1\n", "did you mean --y eval_acc?"),
+        (b"gpu_hours,accuracy\na,b\nc,d\n", "none of the 2 rows"),
+        (b"gpu_hours,accuracy,accuracy\n0,.1,.2\n", "no pass-rate column"),
+        (b'gpu_hours,accuracy\n0,"' + b"x" * 200_000, "not CSV"),
+    ],
+)
+def test_a_bad_table_is_one_clear_line(tmp_path, content, says):
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        an.read(path)
+    assert says in one_line(error)
+    assert one_line(error).startswith(str(path))
+
+
+def test_missing_and_unreadable_paths_are_one_clear_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    header_only = write_run(tmp_path / "begun")
+    (header_only / "log.jsonl").unlink()
+    (tmp_path / "tables").mkdir()
+    write_csv(tmp_path / "tables" / "a.csv", "gpu_hours,accuracy\n0,.1\n")
+    for path, says in [
+        (tmp_path / "no", "no such file"),
+        (tmp_path / "empty", "no run in it"),
+        (header_only, "no log.jsonl"),
+        (tmp_path / "tables", "name the file itself"),
+        (f"{tmp_path}/none/*", "matches no"),
+        ("a\0b", "cannot be read"),
+    ]:
+        with pytest.raises(UserError) as error:
+            an.read(path)
+        assert says in one_line(error)
+    with pytest.raises(UserError, match="no path"):
+        an.read([])
+
+
+def test_a_log_without_evaluations_says_so(tmp_path):
+    with RunLog(tmp_path / "mine", recipe="r") as log:
+        log.step(step=1)
+    with pytest.raises(UserError, match="no evaluation"):
+        an.read(tmp_path / "mine")
+
+
+def test_an_unknown_axis_lists_those_there_are(tmp_path):
+    with pytest.raises(UserError, match=r"no column 'gpu_hour'.*did you mean --x gpu_hours"):
+        an.read(write_run(tmp_path / "mine"), x="gpu_hour")
+
+
+# ---- logs that other programs wrote
+
+
+def test_a_foreign_percent_log_is_read_with_everything_said():
+    run = an.read(DATA / "qwen3_math_decay.csv", y="eval_acc")[0]
+    assert run.axes == ("step",)
+    assert run.data["step"].tolist() == [1, 50, 100, 150, 200, 250, 300, 350, 400, 450, 500]
+    assert run.data["pass_rate"][[0, 2, -1]].tolist() == pytest.approx([0.156, 0.456, 0.416])
+    assert codes(run) == ["rows-empty", "percent"]
+
+
+def test_a_foreign_log_of_two_runs_is_told_by_its_steps():
+    run = an.read(DATA / "qwen3_math_two_runs_in_one.csv", y="eval_acc")[0]
+    restart = next(f for f in run.findings if f.code == "compute-restarts")
+    assert "line 7" in restart.message and restart.severity == "warning"
