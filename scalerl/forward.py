@@ -5,7 +5,7 @@ one it is trained with differ by rounding only; the decode step keeps finished c
 both are faster on a CPU than the general modules. The model of `transformers` stays the owner of the weights, the
 format on disk, and the oracle in the tests.
 
-Shapes: B sequences, T tokens, H hidden width, N query heads, M key-value heads, D head width, S cache slots.
+Shapes: B sequences, T tokens, H hidden width, N query heads, M key-value heads, D head width, P prompts, S cache slots.
 """
 
 from __future__ import annotations
@@ -27,22 +27,70 @@ class LayerWeights(NamedTuple):
     input_norm: Tensor
     qkv: Tensor
     qkv_bias: Tensor | None
-    q_norm: Tensor | None
-    k_norm: Tensor | None
+    qk_norm: Tensor | None  # (N + M, D)
     out: Tensor
     out_bias: Tensor | None
     mlp_norm: Tensor
-    gate_up: Tensor
-    gate_up_bias: Tensor | None
+    gate: Tensor
+    gate_bias: Tensor | None
+    up: Tensor
+    up_bias: Tensor | None
     down: Tensor
     down_bias: Tensor | None
 
 
-class KVCache(NamedTuple):
-    """Keys and values of every layer, each (S, M, T_max, D)."""
+class Prefix(NamedTuple):
+    """What sequences continue: keys and values of P prompts, per layer (P, M, T_p, D), and who continues which."""
 
     keys: list[Tensor]
     values: list[Tensor]
+    lengths: Tensor  # (P,)
+    source: Tensor  # (B,): sequence b continues prompt source[b]
+
+
+class Hidden(NamedTuple):
+    """Final hidden states (B, T, H), and the keys and values (B, M, T, D) of every layer."""
+
+    states: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+class Ring:
+    """Keys and values of S sequences that grow together, one column a token, around a ring of `length` columns.
+
+    Every sequence writes the same column at the same time, so that a step is one plain copy whatever the lengths;
+    the last ``position + 1`` columns of a sequence are its own. Keys and values are (S, M, length, D).
+    """
+
+    def __init__(self, forward: Forward, slots: int, length: int) -> None:
+        def zeros() -> list[Tensor]:
+            shape = (slots, forward.kv_heads, length, forward.head_dim)
+            layers = range(len(forward.model.model.layers))
+            return [torch.zeros(shape, dtype=forward.dtype, device=forward.device) for _ in layers]
+
+        self.length, self.column, self.filled = length, 0, 0
+        self.keys, self.values = zeros(), zeros()
+
+    def put(self, prompts: Prefix, first: int) -> None:
+        """Write the prompts so that they end just before the next column, sequence b into slot ``first + b``."""
+        extent = int(prompts.lengths.max())
+        if first == 0:  # nothing else is in the ring: begin at its start, so that little of it is read
+            self.column, self.filled = extent, extent
+        self.filled = min(self.length, max(self.filled, extent))
+        end = first + len(prompts.source)
+        device = prompts.lengths.device
+        columns = (self.column - extent + torch.arange(extent, device=device)) % self.length
+        # Row p of the prompts is padded on the right; what lands left of a prompt is never seen.
+        shift = (torch.arange(extent, device=device) - (extent - prompts.lengths[:, None])).clamp(min=0)  # (P, T_p)
+        rows = torch.arange(len(shift), device=device)[:, None]
+        for mine, fresh in zip((*self.keys, *self.values), (*prompts.keys, *prompts.values), strict=True):
+            mine[first:end, :, columns] = fresh.transpose(1, 2)[rows, shift].transpose(1, 2)[prompts.source]
+
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Copy slots onto others."""
+        for layer in (*self.keys, *self.values):
+            layer[target, :, : self.filled] = layer[source, :, : self.filled]
 
 
 class Forward:
@@ -78,86 +126,115 @@ class Forward:
         with torch.no_grad():
             positions = torch.arange(max_length, device=self.device)[None]
             cos, sin = model.model.rotary_emb(embedding[:1, :1], positions)
-        self.cos, self.sin = cos[0], sin[0]  # (max_length, D)
+        self.cos, self.sin = cos[0, :, None], sin[0, :, None]  # (max_length, 1, D)
 
     def weights(self) -> list[LayerWeights]:
         """Gather the layers' weights, differentiably; call it anew after every update."""
-        return [_layer_weights(layer) for layer in self.model.model.layers]
+        return [self._layer_weights(layer) for layer in self.model.model.layers]
 
-    def hidden(self, ids: Tensor, weights: list[LayerWeights], cache: KVCache | None = None) -> Tensor:
-        """Run whole sequences and return their final hidden states (B, T, H).
+    def hidden(self, ids: Tensor, weights: list[LayerWeights], prefix: Prefix | None = None) -> Hidden:
+        """Run sequences, from their start or as continuations of prompts that were run before.
 
         Sequences are padded on the right. Attention is causal, so no real token ever sees padding, whatever id the
-        padding has, and no mask is built from ids. With a `cache` of at least B slots the keys and values are also
-        written to its first B slots.
+        padding has, and no mask is built from ids.
 
         Parameters
         ----------
         ids : (B, T) integer tensor
+        prefix : Prefix, optional
+            The prompts that these ids continue.
         """
         b, t = ids.shape
-        cos, sin = self.cos[:t], self.sin[:t]
+        steps = torch.arange(t, device=self.device)
+        if prefix is None:
+            mask, cos, sin = None, self.cos[:t], self.sin[:t]
+        else:
+            lengths = prefix.lengths[prefix.source][:, None]  # (B, 1)
+            before = torch.arange(prefix.keys[0].shape[2], device=self.device) < lengths  # (B, T_p)
+            causal = steps[:, None] >= steps
+            mask = torch.cat([before[:, None].expand(b, t, -1), causal.expand(b, t, t)], dim=2)[:, None]
+            cos, sin = self.cos[lengths + steps], self.sin[lengths + steps]
         x = F.embedding(ids, self.model.model.embed_tokens.weight)
-        for index, w in enumerate(weights):
-            q, k, v = self._qkv(_norm(x, w.input_norm, self.eps), w)
-            q, k = (_rotate(a.transpose(1, 2), cos, sin) for a in (q, k))  # (B, heads, T, D)
-            v = v.transpose(1, 2)
-            if cache is not None:
-                cache.keys[index][:b, :, :t], cache.values[index][:b, :, :t] = k, v
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
+        keys, values = [], []
+        for layer, w in enumerate(weights):
+            q, k, v = (a.transpose(1, 2) for a in self._qkv(x, w, cos, sin))  # (B, heads, T, D)
+            keys.append(k)
+            values.append(v)
+            if prefix is not None:
+                k = torch.cat([prefix.keys[layer][prefix.source], k], dim=2)
+                v = torch.cat([prefix.values[layer][prefix.source], v], dim=2)
+            grouped = self.heads != self.kv_heads
+            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=grouped)
             x = self._close(x, y.transpose(1, 2).reshape(b, t, -1), w)
-        return _norm(x, self.model.model.norm.weight, self.eps)
+        return Hidden(_norm(x, self.model.model.norm.weight, self.eps), keys, values)
 
-    def step(self, ids: Tensor, positions: Tensor, weights: list[LayerWeights], cache: KVCache, extent: int) -> Tensor:
-        """Run one more token of the sequences in the cache's first B slots; return hidden states (B, H).
+    def step(self, ids: Tensor, positions: Tensor, weights: list[LayerWeights], ring: Ring) -> Tensor:
+        """Run one more token of the sequences in the ring's first B slots; return hidden states (B, H).
 
         Parameters
         ----------
         ids, positions : (B,) integer tensors
-            The tokens and where they stand; their keys and values are written there.
-        extent : int
-            One more than the largest position; what lies past it in the cache is not read.
+            The tokens and where they stand in their sequences.
         """
-        b = ids.shape[0]
-        rows = torch.arange(b, device=ids.device)
-        unseen = torch.arange(extent, device=ids.device)[None, :] > positions[:, None]  # (B, extent)
-        unseen = unseen[:, None, None, :]
-        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (B, 1, D)
+        b, column = ids.shape[0], ring.column
+        ring.filled = min(ring.length, max(ring.filled, column + 1))
+        extent = ring.filled
+        age = (column - torch.arange(extent, device=ids.device)) % ring.length  # columns back from this one
+        unseen = (age > positions[:, None])[:, None, None]  # (B, 1, 1, extent)
+        cos, sin = self.cos[positions], self.sin[positions]  # (B, 1, D)
         scale = self.head_dim**-0.5
         x = F.embedding(ids, self.model.model.embed_tokens.weight)
-        for w, keys, values in zip(weights, cache.keys, cache.values, strict=True):
-            q, k, v = self._qkv(_norm(x, w.input_norm, self.eps), w)
-            keys[rows, :, positions] = _rotate(k, cos, sin)
-            values[rows, :, positions] = v
-            q = (_rotate(q, cos, sin) * scale).view(b, self.kv_heads, -1, self.head_dim)
+        for w, keys, values in zip(weights, ring.keys, ring.values, strict=True):
+            q, k, v = self._qkv(x, w, cos, sin)  # (B, heads, D)
+            keys[:b, :, column], values[:b, :, column] = k, v
+            q = (q * scale).view(b, self.kv_heads, -1, self.head_dim)
             scores = q @ keys[:b, :, :extent].transpose(2, 3)  # (B, M, N / M, extent)
             scores.masked_fill_(unseen, -torch.inf)
             y = scores.softmax(-1) @ values[:b, :, :extent]
             x = self._close(x, y.reshape(b, -1), w)
+        ring.column = (column + 1) % ring.length
         return _norm(x, self.model.model.norm.weight, self.eps)
 
-    def new_cache(self, slots: int, length: int) -> KVCache:
-        """Return a zeroed cache for `slots` sequences of up to `length` tokens."""
-        shape = (slots, self.kv_heads, length, self.head_dim)
-        layers = len(self.model.model.layers)
-        keys, values = (
-            [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(layers)] for _ in range(2)
-        )
-        return KVCache(keys, values)
-
-    def _qkv(self, x: Tensor, w: LayerWeights) -> tuple[Tensor, Tensor, Tensor]:
-        """Project (..., H) to queries (..., N, D), keys and values (..., M, D), normalised where the family does."""
-        qkv = F.linear(x, w.qkv, w.qkv_bias).reshape(*x.shape[:-1], -1, self.head_dim)
-        q, k, v = torch.split(qkv, [self.heads, self.kv_heads, self.kv_heads], dim=-2)
-        if w.q_norm is not None and w.k_norm is not None:
-            q, k = _norm(q, w.q_norm, self.eps), _norm(k, w.k_norm, self.eps)
+    def _qkv(self, x: Tensor, w: LayerWeights, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project (..., H) to turned queries (..., N, D) and keys (..., M, D), and values (..., M, D)."""
+        qkv = F.linear(_norm(x, w.input_norm, self.eps), w.qkv, w.qkv_bias)
+        qkv = qkv.reshape(*x.shape[:-1], -1, self.head_dim)
+        qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=-2)
+        if w.qk_norm is not None:
+            qk = _norm(qk, w.qk_norm, self.eps)
+        left, right = qk.chunk(2, dim=-1)
+        qk = qk * cos + torch.cat((-right, left), dim=-1) * sin
+        q, k = torch.split(qk, [self.heads, self.kv_heads], dim=-2)
         return q, k, v
 
     def _close(self, x: Tensor, attended: Tensor, w: LayerWeights) -> Tensor:
         """Add the attention's output and then the MLP's to the residual stream (..., H)."""
         x = x + F.linear(attended, w.out, w.out_bias)
-        gate, up = F.linear(_norm(x, w.mlp_norm, self.eps), w.gate_up, w.gate_up_bias).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate) * up, w.down, w.down_bias)
+        y = _norm(x, w.mlp_norm, self.eps)
+        gated = F.silu(F.linear(y, w.gate, w.gate_bias)) * F.linear(y, w.up, w.up_bias)
+        return x + F.linear(gated, w.down, w.down_bias)
+
+    def _layer_weights(self, layer: Any) -> LayerWeights:
+        a, m = layer.self_attn, layer.mlp
+        qk_norm = None
+        if hasattr(a, "q_norm"):
+            heads = (a.q_norm.weight.expand(self.heads, -1), a.k_norm.weight.expand(self.kv_heads, -1))
+            qk_norm = torch.cat(heads)
+        return LayerWeights(
+            input_norm=layer.input_layernorm.weight,
+            qkv=torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]),
+            qkv_bias=None if a.q_proj.bias is None else torch.cat([a.q_proj.bias, a.k_proj.bias, a.v_proj.bias]),
+            qk_norm=qk_norm,
+            out=a.o_proj.weight,
+            out_bias=a.o_proj.bias,
+            mlp_norm=layer.post_attention_layernorm.weight,
+            gate=m.gate_proj.weight,
+            gate_bias=m.gate_proj.bias,
+            up=m.up_proj.weight,
+            up_bias=m.up_proj.bias,
+            down=m.down_proj.weight,
+            down_bias=m.down_proj.bias,
+        )
 
 
 def head_weights(model: Any) -> tuple[Tensor, Tensor | None]:
@@ -180,31 +257,7 @@ def logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, fp32: bool) -
     return out.to(torch.promote_types(out.dtype, torch.float32))
 
 
-def _layer_weights(layer: Any) -> LayerWeights:
-    a, m = layer.self_attn, layer.mlp
-    return LayerWeights(
-        input_norm=layer.input_layernorm.weight,
-        qkv=torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]),
-        qkv_bias=None if a.q_proj.bias is None else torch.cat([a.q_proj.bias, a.k_proj.bias, a.v_proj.bias]),
-        q_norm=a.q_norm.weight if hasattr(a, "q_norm") else None,
-        k_norm=a.k_norm.weight if hasattr(a, "k_norm") else None,
-        out=a.o_proj.weight,
-        out_bias=a.o_proj.bias,
-        mlp_norm=layer.post_attention_layernorm.weight,
-        gate_up=torch.cat([m.gate_proj.weight, m.up_proj.weight]),
-        gate_up_bias=None if m.gate_proj.bias is None else torch.cat([m.gate_proj.bias, m.up_proj.bias]),
-        down=m.down_proj.weight,
-        down_bias=m.down_proj.bias,
-    )
-
-
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return weight * wide.to(x.dtype)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the halves of (..., D) by the rotary angles."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin

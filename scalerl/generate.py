@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalerl.forward import Forward, head_weights, logits
+from scalerl.forward import Forward, Prefix, Ring, head_weights, logits
 
 TRAIN_STREAM = 0
 """Stream of the training completions; evaluations take streams of their own."""
@@ -90,7 +90,7 @@ class Generator:
         device = self.forward.device
         self._end_ids = torch.tensor(sorted(end_ids), device=device)
         self._waiting: deque[Request] = deque()
-        self._cache = self.forward.new_cache(slots, max_length)
+        self._ring = Ring(self.forward, slots, max_length)
         self._slots = slots
         # Slots 0 .. live - 1 hold the completions in work; these arrays are indexed by slot.
         self._live = 0
@@ -149,16 +149,13 @@ class Generator:
         for row, request in enumerate(chosen):
             ids[row, : len(request.prompt)] = torch.tensor(request.prompt, device=device)
         self.prefilled_tokens += int(lengths.sum())
-        prompt_cache = self.forward.new_cache(len(chosen), extent)
-        hidden = self.forward.hidden(ids, self._weights, prompt_cache)
-        last = hidden[torch.arange(len(chosen), device=device), lengths - 1]
+        run = self.forward.hidden(ids, self._weights)
+        last = run.states[torch.arange(len(chosen), device=device), lengths - 1]
 
         counts = torch.tensor([r.count for r in chosen], device=device)
         source = torch.repeat_interleave(torch.arange(len(chosen), device=device), counts)
         start, end = self._live, self._live + len(source)
-        for mine, fresh in ((self._cache.keys, prompt_cache.keys), (self._cache.values, prompt_cache.values)):
-            for slot_rows, prompt_rows in zip(mine, fresh, strict=True):
-                slot_rows[start:end, :, :extent] = prompt_rows[source]
+        self._ring.put(Prefix(run.keys, run.values, lengths, source), start)
         self._numbers[start:end] = np.concatenate([np.arange(r.first, r.first + r.count) for r in chosen])
         self._prompts[start:end] = [r.prompt for r in chosen for _ in range(r.count)]
         noise = [sampling_noise(self.seed, self.stream, r.first, r.count, self.max_new_tokens) for r in chosen]
@@ -174,9 +171,7 @@ class Generator:
         if not self._live:
             return
         live = slice(0, self._live)
-        position = self._position[live]
-        extent = int(position.max()) + 1
-        hidden = self.forward.step(self._next[live], position, self._weights, self._cache, extent)
+        hidden = self.forward.step(self._next[live], self._position[live], self._weights, self._ring)
         self._sample(hidden, live)
         self._retire(done)
 
@@ -229,9 +224,7 @@ class Generator:
     def _move(self, source: Tensor, target: Tensor) -> None:
         if not len(source):
             return
-        extent = int(self._position[source].max())
-        for layer in (*self._cache.keys, *self._cache.values):
-            layer[target, :, :extent] = layer[source, :, :extent]
+        self._ring.move(source, target)
         for column in (
             *(self._length, self._position, self._next, self._entropy),
             *(self._tokens, self._versions, self._logprobs, self._noise),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scalerl.config import ScaleRLConfig
-from scalerl.forward import Forward, head_weights, logits
+from scalerl.forward import Forward, Prefix, head_weights, logits
 from scalerl.generate import Completion
 from scalerl.loss import TokenLoss, cispo, clipped_surrogate
 from scalerl.runlog import UserError
@@ -106,8 +106,8 @@ class Learner:
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
         if not (math.isfinite(norm) and math.isfinite(statistics.loss)):
             raise TrainingError(
-                f"step {step}: loss {statistics.loss} and gradient norm {norm} must be finite; no update was made; "
-                "lower learning_rate, or set dtype to float32"
+                f"step {step}: the loss ({statistics.loss}) or the gradient's norm ({norm}) is not finite; "
+                "the weights are as before this step; lower learning_rate, or set dtype to float32"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -122,18 +122,23 @@ class Learner:
         """Return the log-probabilities of the completions' tokens, flat (N,), with gradient.
 
         The logits at a position predict the token after it, so the states read are those of the last prompt token
-        and of every completion token but the last.
+        and of every completion token but the last. A prompt that several completions share is run once.
         """
-        extent = max(len(c.prompt) + len(c.tokens) for c in completions)
-        ids = torch.zeros(len(completions), extent, dtype=torch.long)
-        predicts = torch.zeros(len(completions), extent, dtype=torch.bool)
-        for row, c in enumerate(completions):
-            start, end = len(c.prompt), len(c.prompt) + len(c.tokens)
-            ids[row, :end] = torch.tensor(c.prompt + c.tokens)
-            predicts[row, start - 1 : end - 1] = True
-        targets = torch.tensor([t for c in completions for t in c.tokens], device=self.forward.device)
-        hidden = self.forward.hidden(ids.to(self.forward.device), self.forward.weights())
-        states = hidden[predicts.to(self.forward.device)]  # (N, H), row by row
+        device = self.forward.device
+        prompts = list(dict.fromkeys(c.prompt for c in completions))  # each is run once, whoever shares it
+        row = {prompt: index for index, prompt in enumerate(prompts)}
+        source = torch.tensor([row[c.prompt] for c in completions], device=device)
+        weights = self.forward.weights()
+        run = self.forward.hidden(_padded(prompts).to(device), weights)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        states = run.states[source, lengths[source] - 1][:, None]  # (B, 1, H), predicts the first token
+        fed = _padded([c.tokens[:-1] for c in completions]).to(device)
+        if fed.shape[1]:
+            rest = self.forward.hidden(fed, weights, Prefix(run.keys, run.values, lengths, source))
+            states = torch.cat([states, rest.states], dim=1)  # (B, T, H)
+        count = torch.tensor([len(c.tokens) for c in completions], device=device)
+        states = states[torch.arange(states.shape[1], device=device) < count[:, None]]  # (N, H), row by row
+        targets = torch.tensor([t for c in completions for t in c.tokens], device=device)
         scores = logits(states, *head_weights(self.model), fp32=self.config.use_fp32_lm_head)
         scores = scores / self.config.temperature
         return scores.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
@@ -160,13 +165,21 @@ def micro_batches(completions: Sequence[Completion], token_budget: int) -> Itera
     """
     length = [len(c.prompt) + len(c.tokens) for c in completions]
     chosen: list[int] = []
-    for index in sorted(range(len(completions)), key=lambda i: (length[i], i)):
+    for index in sorted(range(len(completions)), key=lambda i: (length[i], completions[i].prompt, i)):
         if chosen and (len(chosen) + 1) * length[index] > token_budget:
             yield chosen
             chosen = []
         chosen.append(index)
     if chosen:
         yield chosen
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return (B, T) ids, padded on the right with 0."""
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return ids
 
 
 def _token_loss(config: ScaleRLConfig) -> Callable[[Tensor, Tensor, Tensor], TokenLoss]:

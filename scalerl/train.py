@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def train(
     output_dir: str,
     *,
     log_file: str | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[Progress], None] = lambda _: None,
 ) -> Path:
     """Run the recipe from a starting checkpoint to the first limit reached, and return the run folder.
 
@@ -93,8 +93,20 @@ def train(
         fp32_head=config.use_fp32_lm_head,
     )
     with log:
-        run = _Run(config, policy, task, train_set, eval_set, prompts, log, generator, log_file, report)
-        run.loop()
+        _Run(
+            config=config,
+            policy=policy,
+            task=task,
+            train_set=train_set,
+            eval_set=eval_set,
+            prompts=prompts,
+            log=log,
+            generator=generator,
+            learner=Learner(policy.model, config),
+            order=PromptOrder(len(prompts), config.seed),
+            log_file=log_file,
+            report=report,
+        ).loop()
         with log.meter.apart("checkpoint"):
             policy.save(log.folder / "model")
     return log.folder
@@ -109,30 +121,24 @@ class _Compute:
     flops: float = 0.0
 
 
+@dataclass
 class _Run:
-    """The state of a run in memory, and its loop."""
+    """A run in memory, and its loop."""
 
-    def __init__(
-        self,
-        config: ScaleRLConfig,
-        policy: Policy,
-        task: Task,
-        train_set: DataSet,
-        eval_set: DataSet,
-        prompts: list[tuple[int, ...]],
-        log: RunLog,
-        generator: Generator,
-        log_file: str | None,
-        report: Callable[[Progress], None],
-    ) -> None:
-        self.config, self.policy, self.task, self.log = config, policy, task, log
-        self.train_set, self.eval_set, self.prompts = train_set, eval_set, prompts
-        self.generator, self.log_file, self.report = generator, log_file, report
-        self.learner = Learner(policy.model, config)
-        self.order = PromptOrder(len(prompts), config.seed)
-        self.compute = _Compute()
-        self.backbone, self.head = _multiplying_weights(policy.model)
-        self.pass_rate = 0.0
+    config: ScaleRLConfig
+    policy: Policy
+    task: Task
+    train_set: DataSet
+    eval_set: DataSet
+    prompts: list[tuple[int, ...]]
+    log: RunLog
+    generator: Generator
+    learner: Learner
+    order: PromptOrder
+    log_file: str | None
+    report: Callable[[Progress], None]
+    compute: _Compute = field(default_factory=_Compute)
+    pass_rate: float = 0.0
 
     def loop(self) -> None:
         step = 0
@@ -185,10 +191,11 @@ class _Run:
         trained = sum(len(c.tokens) for c in batch.completions)
         passed = trained + sum(len(c.prompt) for c in batch.completions)
         prefilled, self.generator.prefilled_tokens = self.generator.prefilled_tokens, 0
+        backbone, head = multiplying_weights(self.policy.model)
         self.compute.tokens_generated += generated
         self.compute.tokens_trained += trained
-        self.compute.flops += 2.0 * (self.backbone * (prefilled + generated) + self.head * generated)
-        self.compute.flops += 6.0 * (self.backbone * passed + self.head * trained)
+        self.compute.flops += 2.0 * (backbone * (prefilled + generated) + head * generated)
+        self.compute.flops += 6.0 * (backbone * passed + head * trained)
 
     def _evaluate(self, step: int) -> None:
         with self.log.meter.apart("evaluate"):
@@ -265,12 +272,12 @@ def _completion_fields(completions: list[Completion]) -> dict[str, Any]:
     }
 
 
-def _multiplying_weights(model: Any) -> tuple[int, int]:
+def multiplying_weights(model: Any) -> tuple[int, int]:
     """Return how many weights of backbone and head multiply a token; an embedding is looked up, not multiplied."""
     head = model.get_output_embeddings().weight
     looked_up = model.get_input_embeddings().weight
-    owned = {id(p): p.numel() for p in model.parameters()}
-    backbone = sum(owned.values()) - looked_up.numel() - (0 if head is looked_up else head.numel())
+    backbone = sum(p.numel() for p in model.parameters()) - looked_up.numel()
+    backbone -= 0 if head is looked_up else head.numel()  # a tied head is one parameter with the embedding
     return backbone, head.numel()
 
 

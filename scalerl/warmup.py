@@ -88,6 +88,6 @@ def _loss(policy: Policy, forward: Forward, texts: list[tuple[str, str]]) -> tor
     for row, (prompt, completion) in enumerate(rows):
         ids[row, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
         target[row, len(prompt) - 1 : len(prompt) + len(completion) - 1] = torch.tensor(completion)
-    hidden = forward.hidden(ids, forward.weights())
+    hidden = forward.hidden(ids, forward.weights()).states
     counted = target >= 0
     return F.cross_entropy(logits(hidden[counted], *head_weights(policy.model), fp32=True), target[counted])
