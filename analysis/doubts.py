@@ -14,11 +14,13 @@ from analysis.schema import Finding, Param, finding
 
 FEW_SPARE_POINTS = 4  # fewer points beyond the parameters than this: an interval means little
 CORRELATION_POINTS, CORRELATION = 8, 0.3  # lag-1 autocorrelation is reported from so many points, and warned of
-FLAT_LEVEL = 0.05  # the curve must beat a constant at this level
+FLAT_LEVEL = 0.01  # the curve must beat a constant at this level
 DECAY_LEVEL, DECAY_DROP = 0.01, 0.01  # one-sided level of the falling plateau; smallest drop that counts
 PLATEAU = 0.9  # share of the gain inside the data from which on the curve counts as level
 BLOCKS, BLOCK_DROP, BLOCK_SIGMAS = 5, 0.25, 4.0  # a collapse: last fifth against the best fifth
 EDGE = 1e-6
+
+Values = dict[str, float]  # R0, A, B, C_mid in natural units
 
 
 def of_points(n: int, distinct: int, free: int) -> list[Finding]:
@@ -37,21 +39,30 @@ def of_points(n: int, distinct: int, free: int) -> list[Finding]:
     return []
 
 
-def is_flat(pass_rate: Array, sse: float, free: int) -> float | None:
-    """p-value of the curve against a constant if that does not reject the constant, else None."""
-    around_mean = float(((pass_rate - pass_rate.mean()) ** 2).sum())
+def flat(pass_rate: Array, sse: float, free: int) -> list[Finding]:
+    """F test of the curve against a constant."""
     dof, gained = len(pass_rate) - free, free - 1
-    if np.ptp(pass_rate) <= 1e-12:
-        return 1.0
     if dof < 1 or sse <= 0.0:
-        return None
+        return []
+    around_mean = float(((pass_rate - pass_rate.mean()) ** 2).sum())
     p = float(fdtrc(gained, dof, max(around_mean / sse - 1.0, 0.0) * dof / gained))
-    return p if p > FLAT_LEVEL else None
+    if p <= FLAT_LEVEL:
+        return []
+    what = f"the law fits no better than a constant (p {p:.2g}): A, B and C_mid mean nothing here and get no limits"
+    return [finding("flat-curve", what, p)]
 
 
-def decay(compute: Array, pass_rate: Array, params: dict[str, Param]) -> list[Finding]:
+def falling(values: Values) -> list[Finding]:
+    """A curve that ends below its start."""
+    if values["A"] >= values["R0"]:
+        return []
+    what = f"the curve falls from {values['R0']:.3g} to {values['A']:.3g}: A is not a ceiling"
+    return [finding("falling-curve", what, values["A"] - values["R0"])]
+
+
+def decay(compute: Array, pass_rate: Array, values: Values) -> list[Finding]:
     """A pass rate that peaks and falls, seen as a falling plateau or as a last fifth far below the best one."""
-    drop = _collapse(pass_rate) or _falling_plateau(compute, pass_rate, params)
+    drop = _collapse(pass_rate) or _falling_plateau(compute, pass_rate, values)
     if drop is None:
         return []
     what = (
@@ -61,23 +72,20 @@ def decay(compute: Array, pass_rate: Array, params: dict[str, Param]) -> list[Fi
     return [finding("decay", what, drop)]
 
 
-def of_optimum(best: Optimum, box: Box, params: dict[str, Param], last: float, x: str) -> list[Finding]:
-    """Parameters on an edge, intervals that do not close, and a run that ends too early."""
+def of_optimum(best: Optimum, box: Box, values: Values, last: float, x: str) -> list[Finding]:
+    """Parameters on an edge, and a run that ends too early."""
     findings = []
     on_edge = [
-        f"{name} = {params[name].value:.4g}"
+        f"{name} = {values[name]:.4g}"
         for i, name in enumerate(NAMES)
         if box.free[i] and min(best.theta[i] - box.low[i], box.high[i] - best.theta[i]) < EDGE
     ]
     if on_edge:
-        findings.append(
-            finding("at-bound", f"on the edge of the allowed range: {', '.join(on_edge)}", float(len(on_edge)))
-        )
-    mid, A, R0 = params["C_mid"].value, params["A"].value, params["R0"].value
-    if mid is not None and A is not None and R0 is not None and A > R0 and last < 2.0 * mid:
-        what = (
-            f"the run ends at {last / mid:.2g} C_mid; the ceiling can be told from about 2 C_mid = {2 * mid:.3g} {x} on"
-        )
+        what = f"on the edge of the allowed range: {', '.join(on_edge)}"
+        findings.append(finding("at-bound", what, float(len(on_edge))))
+    mid = values["C_mid"]
+    if values["A"] > values["R0"] and last < 2.0 * mid:
+        what = f"the run ends at {last / mid:.2g} C_mid; the ceiling shows from about 2 C_mid = {2 * mid:.3g} {x} on"
         findings.append(finding("not-past-midpoint", what, last / mid))
     return findings
 
@@ -114,12 +122,11 @@ def of_residuals(residual: Array) -> list[Finding]:
     return [finding("independent-noise", f"{assumed} (rho of the residuals {rho:.2f})", rho)]
 
 
-def _falling_plateau(compute: Array, pass_rate: Array, params: dict[str, Param]) -> float | None:
+def _falling_plateau(compute: Array, pass_rate: Array, values: Values) -> float | None:
     """Drop over the part where the fitted curve is level, if a straight line in ln C falls significantly there."""
-    R0, A, B, mid = (params[name].value for name in NAMES)
-    if R0 is None or A is None or B is None or mid is None or A <= R0:
+    if values["A"] <= values["R0"]:
         return None
-    curve = np.asarray(R(compute, R0, A, B, mid))
+    curve = np.asarray(R(compute, **values))
     level = (compute > 0.0) & (curve >= curve[0] + PLATEAU * (curve[-1] - curve[0]))
     n = int(level.sum())
     if n < 4:

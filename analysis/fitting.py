@@ -26,6 +26,7 @@ REFITS = 5
 
 Window = tuple[float | None, float | None]
 Mask = NDArray[np.bool_]
+Limits = dict[str, tuple[float | None, float | None]]
 
 
 @overload
@@ -141,11 +142,12 @@ def _estimate(
     if pinned is not None:
         box = box.fix(0, pinned)
     free = int(box.free.sum())
-    best = leastsquares.minimise(problem, box)
-    exact = math.sqrt(best.sse / problem.n) <= EXACT_RMS
-    limits: dict[str, tuple[float | None, float | None]] = dict.fromkeys(NAMES, (None, None))
     dof = problem.n - free
-    if level is not None and dof > 0 and not exact:
+    best = leastsquares.minimise(problem, box)
+    flat = doubts.flat(y, best.sse, free)
+    exact = math.sqrt(best.sse / problem.n) <= EXACT_RMS
+    limits: Limits = dict.fromkeys(NAMES, (None, None))
+    if level is not None and dof > 0 and not exact and not flat:
         best, limits = _limits(problem, box, best, dof, level)
     values = dict(zip(NAMES, _natural(best.theta), strict=True))
     params = {
@@ -153,41 +155,24 @@ def _estimate(
         for i, name in enumerate(NAMES)
     }
 
-    findings = doubts.decay(c, y, params)
-    flat = None if findings else doubts.is_flat(y, best.sse, free)
-    if flat is not None:
-        findings.append(
-            finding("flat-curve", f"no better than a constant (p {flat:.2g}): A, B and C_mid mean nothing here", flat)
-        )
-    elif values["A"] < values["R0"]:
-        findings.append(
-            finding(
-                "falling-curve", f"the curve falls from {values['R0']:.3g} to {values['A']:.3g}: A is not a ceiling"
-            )
-        )
-    findings += doubts.of_optimum(best, box, params, float(c.max()), x)
+    findings = [*doubts.decay(c, y, values), *flat]
+    if not flat:
+        findings += [*doubts.falling(values), *doubts.of_optimum(best, box, values, float(c.max()), x)]
     if exact and dof > 0:
-        findings.append(
-            finding("exact-data", "the points lie on the curve to rounding: there is no noise to make an interval from")
-        )
-    elif level is not None and dof > 0:
+        findings.append(finding("exact-data", "the points lie on the curve to rounding: no noise, so no interval"))
+    elif level is not None and dof > 0 and not flat:
         findings += [*doubts.of_intervals(params), *doubts.of_residuals(problem.residual(best.theta))]
     spoilt = {f.code for f in findings} & {"flat-curve", "falling-curve", "decay"}
     return _judged(params, float(c.max()), x, spoilt), findings
 
 
-def _limits(
-    problem: Problem, box: Box, best: Optimum, dof: int, level: float
-) -> tuple[Optimum, dict[str, tuple[float | None, float | None]]]:
+def _limits(problem: Problem, box: Box, best: Optimum, dof: int, level: float) -> tuple[Optimum, Limits]:
     """Limits by name in natural units, and the optimum, which a profile may have improved."""
     for _ in range(REFITS):
         try:
-            found = {
-                name: profiles.limits(problem, box, best, index=i, dof=dof, level=level)
-                if box.free[i]
-                else (None, None)
-                for i, name in enumerate(NAMES)
-            }
+            found: Limits = dict.fromkeys(NAMES, (None, None))
+            for i in np.flatnonzero(box.free):
+                found[NAMES[i]] = profiles.limits(problem, box, best, index=int(i), dof=dof, level=level)
         except profiles.BetterOptimumError as better:
             best = leastsquares.minimise(problem, box, more_starts=(better.theta,))
             continue

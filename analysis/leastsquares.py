@@ -22,6 +22,7 @@ B_RANGE = (0.05, 50.0)  # below: a straight line in ln C; above: a step. Neither
 C_MID_MARGIN = 1000.0  # C_mid lies between the first positive compute / 1000 and 1000 x the last one
 START_POINTS = 300  # more points than this only slow the choice of starts
 STARTS = 6
+ITERATIONS = 200
 PRECISION = 1e-13  # a descent ends when the next step cannot lower the sum of squares by this share
 
 
@@ -123,13 +124,13 @@ def starts(problem: Problem, box: Box) -> list[Array]:
     return chosen
 
 
-def descend(problem: Problem, box: Box, start: Array, iterations: int = 200) -> tuple[Array, float]:
+def descend(problem: Problem, box: Box, start: Array, *, precision: float = PRECISION) -> tuple[Array, float]:
     """Levenberg-Marquardt with steps cut off at the box; returns theta and its sum of squares."""
     theta = np.clip(start, box.low, box.high)
     residual = problem.residual(theta)
     sse = float(residual @ residual)
     damping = 1e-3
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         jacobian = problem.jacobian(theta)
         down = -(jacobian.T @ residual)
         # A parameter on its limit that wants to leave the box stays where it is for this step.
@@ -143,7 +144,7 @@ def descend(problem: Problem, box: Box, start: Array, iterations: int = 200) -> 
         while damping < 1e12:
             step = np.zeros(4)
             step[move] = np.linalg.solve(normal + damping * np.diag(diagonal), down[move])
-            if float(down @ step) <= PRECISION * sse:  # twice what the step can gain at the most
+            if float(down @ step) <= precision * sse:  # twice what the step can gain at the most
                 return theta, sse
             step[2:] = np.clip(step[2:], -2.0, 2.0)  # a factor of e^2 in B or C_mid is far enough for one step
             trial = np.clip(theta + step, box.low, box.high)

@@ -82,7 +82,7 @@ def _sources(path: PathLike) -> list[Path]:
         if not here.exists() and any(c in text for c in "*?["):
             return _in_pattern(text)
         if not here.exists():
-            raise UserError(f"{text}: there is no such file or folder")
+            raise UserError(f"{printable(text)}: there is no such file or folder")
     except (OSError, ValueError) as error:  # no permission to look; a null byte in the name
         raise UserError(f"{text!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return [here]
@@ -130,17 +130,14 @@ def _read_log(path: Path, x: str | None, y: str | None, scale: float | None) -> 
     if not rows:
         raise UserError(f"{path}: no evaluation in it (no row of kind eval), so there is no curve to fit")
     columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)}
-    table = Table(
-        printable(str(path)), columns, [i for i, row in enumerate(content.rows, 1) if row.get("kind") == "eval"]
-    )
-    axes = _axes(table, x)
-    data, kept, findings = clean(
-        table, axes=axes, y=choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y"), scale=scale
-    )
+    lines = [i for i, row in enumerate(content.rows, start=1) if row.get("kind") == "eval"]
+    table = Table(printable(str(path)), columns, lines)
+    axes, rate = _axes(table, x), choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y")
+    data, kept, findings = clean(table, axes=axes, y=rate, scale=scale)
 
-    said: list[Finding] = [
-        finding("log-cut", f"{table.where}: the last line is cut; {len(rows)} whole evaluations are used")
-    ] * content.cut
+    said: list[Finding] = []
+    if content.cut:
+        said.append(finding("log-cut", f"the last line of the log is cut; {len(rows)} whole evaluations are used"))
     header: dict[str, Any] = {}
     if (path.parent / HEADER_FILE).exists():
         header = read_header(path.parent)
@@ -185,8 +182,8 @@ def _describe(table: Table, kept: Sequence[int]) -> tuple[dict[str, Any], list[F
 
 def _read_csv(path: Path, x: str | None, y: str | None, scale: float | None) -> Run:
     data_bytes, table = read_csv(path)
-    axes = _axes(table, x)
-    data, _, findings = clean(table, axes=axes, y=choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y"), scale=scale)
+    axes, rate = _axes(table, x), choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y")
+    data, _, findings = clean(table, axes=axes, y=rate, scale=scale)
     name = printable(path.stem)
     return Run(
         name=name,

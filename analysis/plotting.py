@@ -206,8 +206,9 @@ def refuse_unless_new(path: Path, force: bool, *, endings: Sequence[str]) -> Non
 
 
 class _Look(NamedTuple):
-    """How one run is drawn."""
+    """How one run is drawn; its artists carry ids such as ``points-0``, so that they can be found again."""
 
+    place: int
     style: dict[str, Any]
     marker: str
     width: float
@@ -215,7 +216,10 @@ class _Look(NamedTuple):
     @staticmethod
     def of(i: int) -> _Look:
         style = {"color": COLOURS[i % len(COLOURS)], "zorder": 3.0 + 0.01 * i}
-        return _Look(style, MARKERS[i % len(MARKERS)], (1.8, 1.1, 2.6)[(i + i // len(COLOURS)) % 3])
+        return _Look(i, style, MARKERS[i % len(MARKERS)], (1.8, 1.1, 2.6)[(i + i // len(COLOURS)) % 3])
+
+    def gid(self, what: str) -> str:
+        return f"{what}-{self.place}"
 
 
 class _Scale(NamedTuple):
@@ -247,9 +251,9 @@ def _draw_points(ax: Axes, fit: Fit, scale: _Scale, look: _Look) -> Line2D:
 
     if len(fit.left_out):
         x, y = scale.place(fit.left_out[:, 0]), fit.left_out[:, 1]
-        ax.plot(x, y, look.marker, ms=4, mfc="none", alpha=0.35, gid=f"left-out {fit.name}", **look.style)
+        ax.plot(x, y, look.marker, ms=4, mfc="none", alpha=0.35, gid=look.gid("left-out"), **look.style)
     x = scale.place(fit.compute)
-    ax.plot(x, fit.pass_rate, look.marker, ms=4.5, alpha=0.9, gid=f"points {fit.name}", **look.style)
+    ax.plot(x, fit.pass_rate, look.marker, ms=4.5, alpha=0.9, gid=look.gid("points"), **look.style)
     return Line2D([], [], color=look.style["color"], marker=look.marker, ms=4.5, lw=look.width if fit.fitted else 0.0)
 
 
@@ -258,13 +262,13 @@ def _curve(ax: Axes, fit: Fit, scale: _Scale, look: _Look, extend: float) -> Non
     positive = fit.compute[fit.compute > 0.0]
     first, last = float(positive[0]), float(positive[-1])
     inside = np.geomspace(first, last, CURVE_POINTS)
-    ax.plot(inside, fit.predict(inside), "-", lw=look.width, gid=f"fit {fit.name}", **look.style)
+    ax.plot(inside, fit.predict(inside), "-", lw=look.width, gid=look.gid("fit"), **look.style)
     if extend > 1.0:
         beyond = np.geomspace(last, last * extend, CURVE_POINTS)
-        ax.plot(beyond, fit.predict(beyond), "--", lw=look.width, gid=f"extrapolation {fit.name}", **look.style)
+        ax.plot(beyond, fit.predict(beyond), "--", lw=look.width, gid=look.gid("extrapolation"), **look.style)
     if fit.compute[0] == 0.0:
         stub = [scale.zero_at / scale.step, scale.zero_at * scale.step]
-        ax.plot(stub, np.full(2, fit.predict(0.0)), "-", lw=look.width, gid=f"fit at 0 {fit.name}", **look.style)
+        ax.plot(stub, np.full(2, fit.predict(0.0)), "-", lw=look.width, gid=look.gid("fit-at-0"), **look.style)
 
 
 def _ceiling(ax: Axes, fit: Fit, scale: _Scale, look: _Look, *, place: int) -> bool:
@@ -274,7 +278,7 @@ def _ceiling(ax: Axes, fit: Fit, scale: _Scale, look: _Look, *, place: int) -> b
         return False
     at = scale.high * scale.step ** (2 + 2 * place)
     error = [[A.value - A.lo], [A.hi - A.value]]
-    ax.errorbar([at], [A.value], error, fmt="_", ms=9, capsize=3, lw=1.4, gid=f"ceiling {fit.name}", **look.style)
+    ax.errorbar([at], [A.value], error, fmt="_", ms=9, capsize=3, lw=1.4, gid=look.gid("ceiling"), **look.style)
     return True
 
 

@@ -13,7 +13,8 @@ from scipy.special import fdtri
 
 from analysis.leastsquares import Array, Box, Optimum, Problem, descend
 
-WIDTH = 1e-7  # a limit is found to this share of its distance from the best value
+WIDTH = 1e-6  # a limit is found to this share of its distance from the best value
+PRECISION = 1e-9  # of the sums of squares along the way; what is allowed differs from the best by parts in a hundred
 
 
 class BetterOptimumError(Exception):
@@ -71,7 +72,7 @@ class _Side:
                 break
             middle = (inside * at_outside - outside * at_inside) / (at_outside - at_inside)
             at_middle = self._excess(middle)
-            if abs(at_middle) <= 1e-9 * self._distance_allowed():
+            if abs(at_middle) <= WIDTH * self._distance_allowed():
                 return middle
             if at_middle > 0.0:
                 outside, at_outside, at_inside = middle, at_middle, at_inside / 2.0
@@ -81,8 +82,8 @@ class _Side:
 
     def _excess(self, value: float) -> float:
         """How far the profile at `value` lies beyond what is allowed, as a root so that it is nearly straight."""
-        theta, sse = descend(self.problem, self.box.fix(self.index, value), self._start(value))
-        if sse < self.best.sse * (1.0 - 1e-9):
+        theta, sse = descend(self.problem, self.box.fix(self.index, value), self._start(value), precision=PRECISION)
+        if sse < self.best.sse * (1.0 - 1e-7):
             raise BetterOptimumError(theta)
         self.theta = theta
         return float(np.sqrt(max(sse - self.best.sse, 0.0))) - self._distance_allowed()

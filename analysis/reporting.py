@@ -156,9 +156,8 @@ def _provenance(run: Run) -> str:
     ]
     if not run.header:
         rows = [(name, value) for name, value in rows if name in {"log", "sha256 of the log"}]
-    items = "".join(
-        f"<dt>{escape(k)}</dt><dd>{escape('unknown' if v is None else printable(str(v)))}</dd>" for k, v in rows
-    )
+    told = ((name, "unknown" if value is None else printable(str(value))) for name, value in rows)
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in told)
     return f"<section><h3>{escape(run.name)}</h3><dl>{items}</dl></section>"
 
 

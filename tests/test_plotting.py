@@ -1,0 +1,199 @@
+"""What is drawn is what was fitted: the artists hold the numbers of the result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+import analysis as an
+from analysis.curve import R
+from analysis.plotting import COLOURS, new_axes, save
+from scalerl.runlog import UserError
+
+mpl.use("Agg")
+
+TRUE = {"R0": 0.12, "A": 0.74, "B": 1.8, "C_mid": 2.0}
+
+
+def made(name="made", *, last=9.0, n=25, first=0.0, sd=0.01, seed=0, axis="gpu_hours", **truth):
+    compute = np.linspace(first, last, n)
+    rate = R(compute, **{**TRUE, **truth}) + np.random.default_rng(seed).normal(0, sd, n)
+    return an.Run(name, name, None, {axis: compute, "pass_rate": rate}, (axis,), (), Path("none"), "")
+
+
+def artist(ax, gid):
+    found = [line for line in ax.get_lines() if line.get_gid() == gid]
+    assert len(found) == 1, gid
+    return found[0]
+
+
+def drawn(ax, gid):
+    line = artist(ax, gid)
+    return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+
+
+def has(ax, gid):
+    return any(child.get_gid() == gid for child in ax.get_children())
+
+
+def test_points_curve_and_extrapolation_are_those_of_the_fit():
+    fit = an.fit(made(first=0.2))
+    ax = an.plot_curves(fit, new_axes(), extend=3)
+    x, y = drawn(ax, "points-0")
+    assert np.array_equal(x, fit.compute) and np.array_equal(y, fit.pass_rate)
+    x, y = drawn(ax, "fit-0")
+    assert (x[0], x[-1]) == pytest.approx((fit.compute[0], fit.compute[-1]))
+    assert y == pytest.approx(fit.predict(x))
+    x, y = drawn(ax, "extrapolation-0")
+    assert (x[0], x[-1]) == pytest.approx((fit.compute[-1], 3 * fit.compute[-1]))
+    assert y == pytest.approx(fit.predict(x))
+    assert artist(ax, "fit-0").get_linestyle() == "-"
+    assert artist(ax, "extrapolation-0").get_linestyle() == "--"
+    assert artist(ax, "points-0").get_linestyle() == "None"
+    assert ax.get_xscale() == "log" and ax.get_xlabel() == "compute (GPU-hours)"
+
+
+def test_points_left_out_are_drawn_dimmed_and_apart():
+    fit = an.fit(made(first=0.2), window=(1.0, None))
+    ax = an.plot_curves(fit, new_axes())
+    x, y = drawn(ax, "left-out-0")
+    assert len(x) > 0 and np.array_equal(np.stack([x, y], axis=1), fit.left_out)
+    assert artist(ax, "left-out-0").get_alpha() < artist(ax, "points-0").get_alpha()
+
+
+def test_compute_zero_stands_left_of_a_marked_break_under_the_label_0():
+    fit = an.fit(made())
+    ax = an.plot_curves(fit, new_axes())
+    x, y = drawn(ax, "points-0")
+    assert 0 < x[0] < x[1] and y[0] == fit.pass_rate[0]
+    break_at = drawn(ax, "break")[0][0]
+    assert x[0] < break_at < x[1]
+    labels = dict(zip(ax.get_xticks(), (t.get_text() for t in ax.get_xticklabels()), strict=True))
+    assert labels[x[0]] == "0"
+    assert drawn(ax, "fit-at-0-0")[1] == pytest.approx(fit.params["R0"].value)
+    assert ax.get_xlim()[0] < x[0]
+
+
+def test_without_a_point_at_zero_there_is_no_break():
+    ax = an.plot_curves(an.fit(made(first=0.2)), new_axes())
+    assert not has(ax, "break") and "0" not in [t.get_text() for t in ax.get_xticklabels()]
+
+
+def test_the_ceiling_is_drawn_only_where_it_is_identified():
+    known, unknown = an.fit(made("known")), an.fit(made("unknown", last=1.0))
+    assert known.params["A"].identified and not unknown.params["A"].identified
+    ax = an.plot_curves([known, unknown], new_axes())
+    bars = {bar.lines[0].get_gid(): bar for bar in ax.containers}
+    assert list(bars) == ["ceiling-0"]
+    (low, high) = (float(v) for v in bars["ceiling-0"].lines[2][0].get_segments()[0][:, 1])
+    assert (low, high) == pytest.approx((known.params["A"].lo, known.params["A"].hi))
+    texts = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert "A = " in texts[0] and "A not identified" in texts[1]
+
+
+def test_runs_differ_in_colour_and_in_grey():
+    fits = an.fit([made(f"run{i}", sd=0.02, seed=i) for i in range(5)])
+    ax = an.plot_curves(fits, new_axes())
+    markers = {artist(ax, f"points-{i}").get_marker() for i in range(5)}
+    colours = {artist(ax, f"fit-{i}").get_color() for i in range(5)}
+    assert len(markers) == 5 and len(colours) == 5 and colours <= set(COLOURS)
+
+
+def test_the_legend_covers_no_point_and_nothing_is_cut_off():
+    ax = an.plot_curves(an.fit([made("one"), made("two", A=0.5)]), new_axes())
+    figure = ax.figure
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    legend = ax.get_legend().get_window_extent(renderer)
+    assert legend.y1 <= ax.get_window_extent(renderer).y0
+    whole = figure.bbox
+    assert legend.x0 >= 0 and legend.y0 >= 0 and legend.x1 <= whole.x1 and ax.get_tightbbox(renderer).y1 <= whole.y1
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "_hidden", "<script>&", "$a$", "100 %", "{x}"])
+def test_any_name_can_be_drawn(name, tmp_path):
+    ax = an.plot_curves(an.fit([made(name)]), new_axes())
+    save(ax, tmp_path / "a.png")
+    assert ax.get_legend().get_texts()[0].get_text().strip().startswith(name)
+
+
+def test_what_cannot_be_fitted_is_drawn_as_points():
+    fit = an.fit(made(n=2))
+    ax = an.plot_curves(fit, new_axes())
+    assert len(drawn(ax, "points-0")[0]) == 2 and not has(ax, "fit-0")
+    assert "not fitted" in ax.get_legend().get_texts()[0].get_text()
+
+
+@pytest.mark.parametrize("rate", [[0.3] * 8, [0.0] * 8])
+def test_a_constant_run_is_drawn(rate, tmp_path):
+    run = an.Run("c", "c", None, {"step": np.arange(8), "pass_rate": np.array(rate)}, ("step",), (), Path("x"), "")
+    ax = an.plot_curves(an.fit(run), new_axes())
+    assert drawn(ax, "fit-0")[1] == pytest.approx(rate[0])
+    save(ax, tmp_path / "a.svg")
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e12])
+def test_any_unit_of_compute_gives_ticks_inside_the_axis(unit):
+    run = made()
+    data = {"gpu_hours": run.data["gpu_hours"] * unit, "pass_rate": run.data["pass_rate"]}
+    ax = an.plot_curves(an.fit(an.Run("u", "u", None, data, ("gpu_hours",), (), Path("x"), "")), new_axes())
+    low, high = ax.get_xlim()
+    assert len(ax.get_xticks()) >= 4 and all(low <= t <= high for t in ax.get_xticks())
+
+
+def test_mixed_axes_nothing_and_a_senseless_extension_are_one_clear_line():
+    one, other = an.fit(made("a")), an.fit(made("b", axis="step"))
+    for fits, extend in (([one, other], 4), ([], 4), ([one], 0.5), ([one], float("nan"))):
+        with pytest.raises(UserError):
+            an.plot_curves(fits, new_axes(), extend=extend)
+
+
+def test_saving_refuses_what_exists_and_unknown_endings(tmp_path):
+    ax = an.plot_curves(an.fit(made()), new_axes())
+    for ending in ("png", "svg", "pdf"):
+        save(ax, tmp_path / f"a.{ending}")
+        assert (tmp_path / f"a.{ending}").stat().st_size > 1000
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(UserError, match="--force"):
+        save(ax, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == before
+    with pytest.raises(UserError, match=r"\.png, \.svg, \.pdf"):
+        save(ax, tmp_path / "a.jpeg2000")
+    with pytest.raises(UserError, match="no such folder"):
+        save(ax, tmp_path / "none" / "a.png")
+    (tmp_path / "d.png").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        save(ax, tmp_path / "d.png")
+
+
+def test_plot_training_curves_reads_fits_and_draws_in_one_call(tmp_path):
+    run = made()
+    rows = [f"{c!r},{r!r}" for c, r in zip(run.data["gpu_hours"].tolist(), run.data["pass_rate"].tolist(), strict=True)]
+    log = tmp_path / "training_log.csv"
+    log.write_text("\n".join(["gpu_hours,accuracy", *rows]))
+    got = an.plot_training_curves(log, output=tmp_path / "a.png")
+    fit = an.fit(run)
+    assert got == tuple(fit.params[n].value for n in ("A", "B", "C_mid"))
+    assert got.C_mid == fit.params["C_mid"].value
+    assert (tmp_path / "a.png").exists()
+    ax = new_axes()
+    an.plot_training_curves(log, ax)
+    assert has(ax, "points-0")
+    log.write_text("gpu_hours,accuracy\n0,.1\n1,.2\n")
+    with pytest.raises(UserError, match="nothing fitted"):
+        an.plot_training_curves(log)
+
+
+def test_no_window_is_opened_without_a_display():
+    code = (
+        "import matplotlib; matplotlib.use('Agg'); import analysis as an; "
+        "fits = an.fit(an.read('data/paper/scalerl_8b_bs2048_100k.csv')); "
+        "ax = an.plot_curves(fits); import matplotlib.pyplot as plt; assert plt.get_fignums() == [1]"
+    )
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=root, check=True, env={"PATH": "", "HOME": "/tmp"})  # noqa: S108

@@ -1,0 +1,158 @@
+"""The report stands alone, hides nothing, and runs nothing that a log holds."""
+
+from __future__ import annotations
+
+import hashlib
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import analysis as an
+from analysis.curve import R
+from scalerl.runlog import RunLog, UserError
+
+HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png>'
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page, and whether its tags close."""
+
+    VOID = frozenset({"meta", "br", "img", "hr", "link", "input"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.attributes, self.text, self.open = [], [], "", []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def write_run(folder, *, recipe="scalerl", seed=0, A=0.7, n=15, **header):
+    rng = np.random.default_rng(seed)
+    with RunLog(folder, recipe=recipe, seed=seed, device_kind="cpu", devices=2, header=header) as log:
+        for i, c in enumerate(np.linspace(0.0, 8.0, n)):
+            correct = rng.binomial(8, R(c, 0.1, A, 1.8, 2.0), size=100)
+            log.evaluate(step=i, correct=correct, k=8, gpu_hours=float(c), cpu_s=float(c * 3000), prompt_set="p")
+    return folder
+
+
+@pytest.fixture
+def page(tmp_path):
+    write_run(tmp_path / "a", command=["scalerl", "train", "--set", "x=<1>"], versions={"torch": "2.13.0"})
+    write_run(tmp_path / "b", recipe=HOSTILE, A=0.5, command=HOSTILE, versions=HOSTILE)
+    fits = an.fit(an.read([tmp_path / "a", tmp_path / "b"]))
+    comparison = an.write_report(fits, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    return fits, comparison, html, Page(html)
+
+
+def test_nothing_is_fetched_and_nothing_runs(page):
+    _, _, html, parsed = page
+    assert not {"script", "link", "iframe", "object", "embed", "img"} & set(parsed.tags)
+    for name, value in parsed.attributes:
+        assert not name.startswith("on")
+        if name in {"src", "href", "xlink:href"}:
+            assert value.startswith("#")
+        assert "http" not in (value or "")
+    assert "@import" not in html
+    assert "http" not in html.replace("http://evil.example", "")
+
+
+def test_hostile_names_are_shown_as_text(page):
+    _, _, html, parsed = page
+    assert "<script" not in html and "&lt;script&gt;" in html
+    assert HOSTILE in parsed.text
+
+
+def test_every_tag_closes(page):
+    assert page[3].open == []
+
+
+def test_every_fitted_figure_and_finding_is_in_it(page):
+    from analysis.tables import figures
+
+    fits, comparison, _, parsed = page
+    for fit in fits:
+        for p in fit.params.values():
+            assert all(text in parsed.text for text in figures(p))
+        assert all(f.message in parsed.text for f in fit.findings)
+    for standing in comparison.runs:
+        assert all(f"{rate:.3f}" in parsed.text for rate in standing.pass_rate.values())
+    assert "one seed a recipe: differences between recipes are not tested" in parsed.text
+
+
+def test_it_says_how_each_run_was_made(page):
+    fits, _, _, parsed = page
+    run = fits[0].run
+    sha256 = hashlib.sha256(run.source.read_bytes()).hexdigest()
+    for told in (
+        str(run.source),
+        sha256,
+        run.start_time,
+        run.end_time,
+        "2 x cpu",
+        "scalerl train --set x=<1>",
+        "torch 2.13.0",
+    ):
+        assert told in parsed.text
+
+
+def test_the_figure_takes_the_colours_of_the_page(page):
+    html = page[2]
+    svg = html[html.index("<svg") : html.index("</svg>")]
+    assert "currentColor" in svg and "#000000" not in svg and "#ffffff" not in svg
+    assert "prefers-color-scheme: dark" in html and "@media print" in html
+
+
+def test_the_same_runs_give_the_same_report(tmp_path):
+    write_run(tmp_path / "a")
+    fits = an.fit(an.read(tmp_path / "a"))
+    for name in ("one", "two"):
+        an.write_report(fits, tmp_path / f"{name}.html")
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_an_existing_file_is_kept_unless_forced(tmp_path):
+    write_run(tmp_path / "a")
+    fits = an.fit(an.read(tmp_path / "a"))
+    target = tmp_path / "report.html"
+    target.write_text("mine")
+    with pytest.raises(UserError, match="--force"):
+        an.write_report(fits, target)
+    assert target.read_text() == "mine"
+    assert an.write_report(fits, target, force=True) is None
+    assert target.read_text().startswith("<!doctype html>")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "report.html"]
+
+
+def test_a_run_that_ended_badly_and_one_without_a_header_are_shown_as_they_are(tmp_path):
+    folder = write_run(tmp_path / "a")
+    rows = (folder / "log.jsonl").read_text().splitlines(keepends=True)
+    (folder / "log.jsonl").write_text("".join(rows[:-1]))
+    (tmp_path / "t.csv").write_text("gpu_hours,accuracy\n" + "".join(f"{i},{0.1 * i}\n" for i in range(6)))
+    an.write_report(an.fit(an.read([folder, tmp_path / "t.csv"])), tmp_path / "r.html")
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert "no end in the log" in text and str(tmp_path / "t.csv") in text
+
+
+def test_runs_that_cannot_be_fitted_are_reported_without_numbers(tmp_path):
+    write_run(tmp_path / "a", n=2)
+    an.write_report(an.fit(an.read(tmp_path / "a")), tmp_path / "r.html")
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert "unknown" in text and "nothing fitted" in text and "nan" not in text.lower().split()
