@@ -77,7 +77,8 @@ class Ring:
         extent = int(prompts.lengths.max())
         if first == 0:  # nothing else is in the ring: begin at its start, so that little of it is read
             self.column, self.filled = extent, extent
-        self.filled = min(self.length, max(self.filled, extent))
+        if extent > self.column:  # the longest prompt begins before column 0, so at the end of the ring
+            self.filled = self.length
         end = first + len(prompts.source)
         device = prompts.lengths.device
         columns = (self.column - extent + torch.arange(extent, device=device)) % self.length

@@ -40,6 +40,8 @@ class Progress:
     pass_rate: float
     fraction: float
     """Share of the nearest limit that is used up."""
+    evaluated: bool
+    """Whether the pass rate is new."""
 
 
 def train(
@@ -207,7 +209,7 @@ class _Run:
         if self.log_file is not None:
             self._append_csv(step, result)
         self.pass_rate = result.pass_rate
-        self._report(step)
+        self._report(step, evaluated=True)
 
     def _append_csv(self, step: int, result: Evaluation) -> None:
         path = Path(str(self.log_file))
@@ -230,8 +232,9 @@ class _Run:
         )
         return max(value / limit for value, limit in pairs if limit is not None)
 
-    def _report(self, step: int) -> None:
-        self.report(Progress(step, self.log.meter.gpu_hours, self.pass_rate, min(1.0, self._used(step))))
+    def _report(self, step: int, *, evaluated: bool = False) -> None:
+        used = min(1.0, self._used(step))
+        self.report(Progress(step, self.log.meter.gpu_hours, self.pass_rate, used, evaluated))
 
 
 def make_batch(rewards: torch.Tensor, completions: list[Completion], config: ScaleRLConfig) -> Batch:

@@ -1,0 +1,44 @@
+# make demo   train two small recipes, fit, compare, report       make test   the tests
+# make lab    JupyterLab on the notebooks                         make lint   ruff and mypy
+PYTHON ?= python3
+SEED ?= 0
+# Extra arguments for pip, for example an index that has a CPU-only torch (see README).
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+
+.PHONY: demo test lint lab clean
+demo: $(VENV)/.train
+	$(BIN)/scalerl demo --seed $(SEED) $(if $(STEPS),--steps $(STEPS)) $(if $(OUTPUT),--output $(OUTPUT))
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+lab: $(VENV)/.notebook
+	$(BIN)/jupyter lab notebooks
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# One stamp a set of extras: a second call installs nothing unless what is asked for has changed.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing torch, transformers and the analysis into $(VENV)"
+	$(PIP) -e '.[train]'
+	@touch $@
+
+$(VENV)/.notebook: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[train,notebook]'
+	@touch $@ $(VENV)/.train
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing what the tests need into $(VENV)"
+	$(PIP) -e '.[train,notebook,dev]'
+	@touch $@ $(VENV)/.train $(VENV)/.notebook

@@ -1,0 +1,172 @@
+"""The command line. It alone knows both halves: training here, analysis in `analysis.cli`.
+
+Heavy packages are imported inside the command that needs them, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+import scalerl
+from analysis.cli import add_commands
+from scalerl.runlog import UserError
+
+_TRAIN_PACKAGES = {"torch", "transformers", "safetensors", "tokenizers", "pydantic", "yaml", "tqdm"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, 1 (the data allow no result), 2 (a mistake in the call) or 130 (interrupted)."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    # A terminated run ends as an interrupted one does: with its log whole.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return int(args.run(args))
+    except UserError as error:
+        if args.debug:
+            raise
+        print("\n".join(f"scalerl: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if args.debug or error.name is None or error.name.split(".")[0] not in _TRAIN_PACKAGES:
+            raise
+        print(f"scalerl: this command needs {error.name}: pip install 'scalerl[train]'", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("scalerl: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe had enough
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scalerl",
+        description="Scaling curves for reinforcement learning of language models: train, fit, compare.",
+    )
+    parser.add_argument("--version", action="version", version=f"scalerl {scalerl.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show a traceback instead of one line")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="train two small recipes, fit, compare, and write a report")
+    demo.add_argument("--output", metavar="DIR", help="folder to make (default: runs/demo-seedN)")
+    demo.add_argument("--seed", type=int, default=0, metavar="N")
+    demo.add_argument("--steps", type=int, metavar="N", help="updates a recipe, fewer for a quick look")
+    demo.set_defaults(run=_demo)
+
+    prepare = commands.add_parser("prepare", help="write train.json, eval.json and test.json of a task")
+    prepare.add_argument("--task", required=True, metavar="NAME", help="chain or addition")
+    prepare.add_argument("--output", required=True, metavar="DIR")
+    prepare.add_argument("--sizes", type=int, nargs=3, default=(1500, 256, 256), metavar=("TRAIN", "EVAL", "TEST"))
+    prepare.add_argument("--seed", type=int, default=0, metavar="N")
+    prepare.set_defaults(run=_prepare)
+
+    warmup = commands.add_parser("warmup", help="make a small starting checkpoint for a task")
+    warmup.add_argument("--task", required=True, metavar="NAME", help="chain or addition")
+    warmup.add_argument("--output", required=True, metavar="DIR")
+    warmup.add_argument("--seed", type=int, default=0, metavar="N")
+    warmup.add_argument("--layers", type=int, default=2, metavar="N")
+    warmup.add_argument("--width", type=int, default=64, metavar="N")
+    warmup.set_defaults(run=_warmup)
+
+    train = commands.add_parser("train", help="train a recipe and log GPU-hours and pass rate")
+    train.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="F",
+        help="YAML file or the name of a shipped recipe or size; repeat to lay one over another",
+    )
+    train.add_argument("--train-data", required=True, metavar="F")
+    train.add_argument("--eval-data", required=True, metavar="F")
+    train.add_argument("--output-dir", required=True, metavar="DIR", help="run folder to make")
+    train.add_argument("--log-file", metavar="F.csv", help="keep the evaluations as CSV, too")
+    train.add_argument("--seed", type=int, metavar="N")
+    train.add_argument("--set", action="append", default=[], metavar="key=value", help="change one field; repeatable")
+    train.set_defaults(run=_train)
+
+    recipes = commands.add_parser("recipes", help="list the recipes and sizes that ship")
+    recipes.add_argument("--fields", action="store_true", help="list every field of a configuration instead")
+    recipes.set_defaults(run=_recipes)
+
+    add_commands(commands)
+    return parser
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from scalerl.demo import train_demo
+
+    runs = train_demo(args.output, seed=args.seed, steps=args.steps)
+    paths, folder = [str(run) for run in runs], runs[0].parent
+    print()
+    code = main(["fit", *paths])
+    main(["plot", *paths, "-o", str(folder / "curves.png")])
+    main(["report", *paths, "-o", str(folder / "report.html")])
+    return code
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from scalerl.data import prepare
+
+    sizes = prepare(args.task, args.output, sizes=args.sizes, seed=args.seed)
+    print(f"{args.output}: " + ", ".join(f"{split}.json {size}" for split, size in sizes.items()))
+    return 0
+
+
+def _warmup(args: argparse.Namespace) -> int:
+    import torch
+
+    from scalerl.warmup import warmup
+
+    torch.set_num_threads(1)
+
+    def show(step: int, loss: float) -> None:
+        if step % 50 == 0:
+            print(f"step {step}  loss {loss:.3f} nats a token", file=sys.stderr, flush=True)
+
+    made = warmup(args.task, args.output, seed=args.seed, layers=args.layers, width=args.width, progress=show)
+    figures = f"{made['parameters']:.0f} parameters, {made['loss']:.3f} nats a token, {made['cpu_s']:.0f} CPU-s"
+    print(f"{args.output}: {figures}")
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from scalerl.config import load_config
+
+    seed = [] if args.seed is None else [f"seed={args.seed}"]
+    config = load_config(args.config, [*args.set, *seed])
+    config.trainable()
+
+    from scalerl.display import Display
+    from scalerl.train import train
+
+    try:
+        with Display() as display:
+            folder = train(
+                config, args.train_data, args.eval_data, args.output_dir, log_file=args.log_file, report=display
+            )
+    except KeyboardInterrupt:
+        print(f"scalerl: interrupted; what was logged is whole: {args.output_dir}", file=sys.stderr)
+        return 130
+    print(f"wrote {folder}; look at it with: scalerl fit {folder}")
+    return 0
+
+
+def _recipes(args: argparse.Namespace) -> int:
+    from scalerl.config import ScaleRLConfig, recipes
+
+    if args.fields:
+        for name, field in ScaleRLConfig.model_fields.items():
+            print(f"{name} = {field.default!r}" + (f"\n    {field.description}" if field.description else ""))
+    else:
+        for name, line in recipes().items():
+            print(f"{name:<10} {line}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

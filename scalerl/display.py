@@ -1,0 +1,53 @@
+"""Show how a run is doing: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from scalerl.train import Progress
+
+
+class Display:
+    """Print step, pass rate, GPU-hours and time left; use as a context and call with each `Progress`.
+
+    On a terminal a bar is redrawn in place. Elsewhere one line is printed for every evaluation.
+    """
+
+    def __init__(self, stream: TextIO = sys.stderr) -> None:
+        self._stream, self._began = stream, time.monotonic()
+        self._bar: Any = None
+        self._shown: tuple[int, float] | None = None
+
+    def __enter__(self) -> Self:
+        if self._stream.isatty():
+            from tqdm import tqdm
+
+            form = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
+            self._bar = tqdm(total=1.0, bar_format=form, file=self._stream, leave=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show the state of the run."""
+        text = f"step {progress.step}  pass rate {progress.pass_rate:.3f}  {progress.gpu_hours:.4f} GPU-hours"
+        if self._bar is not None:
+            self._bar.n = progress.fraction
+            self._bar.set_description_str(text)
+        elif progress.evaluated:
+            print(f"{text}  {self._left(progress.fraction)}", file=self._stream, flush=True)
+
+    def _left(self, fraction: float) -> str:
+        if fraction >= 1:
+            return "done"
+        if fraction <= 0:
+            return "started"
+        seconds = (time.monotonic() - self._began) * (1 - fraction) / fraction
+        return f"{seconds / 60:.1f} min left"

@@ -1,0 +1,107 @@
+"""The configuration: the paper's size by default, and every mistake named with its place and the nearest name."""
+
+from __future__ import annotations
+
+import pytest
+
+from scalerl.config import ConfigError, ScaleRLConfig, load_config, recipes
+
+PAPER = {
+    "max_length": 16384,
+    "batch_size": 768,
+    "generations_per_prompt": 16,
+    "learning_rate": 5e-7,
+    "epsilon_max": 4.0,
+    "off_policy_steps": 8,
+    "thinking_tokens": 12288,
+    "solution_tokens": 2048,
+    "prompt_tokens": 2048,
+    "use_fp32_lm_head": True,
+    "zero_variance_filtering": True,
+    "no_positive_resampling": True,
+}
+
+
+def test_the_default_is_the_paper(tmp_path):
+    config = ScaleRLConfig()
+    assert {name: getattr(config, name) for name in PAPER} == PAPER
+    path = tmp_path / "config.yaml"
+    path.write_text("model_name: some/model\n" + "".join(f"{k}: {str(v).lower()}\n" for k, v in PAPER.items()))
+    assert load_config([path]) == config.model_copy(update={"model_name": "some/model"})
+
+
+def test_every_problem_is_listed_with_source_key_and_nearest_name(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("batch_sise: 512\nlearning_rate: fast\nepsilon_max: -1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config([path], ["max_steps=9O", "nonsense", "temperature=0"])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 6
+    text = "\n".join(lines)
+    assert f"{path}: batch_sise: there is no such field; did you mean batch_size?" in text
+    assert f"{path}: learning_rate: 'fast': " in text
+    assert f"{path}: epsilon_max: -1: input should be greater than 0" in text
+    assert "--set: max_steps: '9O': " in text
+    assert "--set: temperature: 0: input should be greater than 0" in text
+    assert "--set: 'nonsense' is not key=value" in text
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("batch_size=100", "no whole number of prompts"),
+        ("max_length=100", "is less than prompt_tokens"),
+        ("batch_size=512.5", "batch_size: 512.5"),
+        ("batch_size=512.0", "batch_size: 512.0"),
+        ("batch_size=true", "batch_size: True"),
+        ("seed=-1", "seed: -1"),
+        ("loss=dapo", "loss: 'dapo'"),
+        ("learning_rate=.inf", "learning_rate"),
+        ("learning_rate=.nan", "learning_rate"),
+    ],
+)
+def test_impossible_values_are_refused(setting, message):
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        load_config([], [setting])
+
+
+def test_scientific_notation_is_a_number():
+    assert load_config([], ["learning_rate=5e-7"]).learning_rate == 5e-7
+    assert load_config([], ["learning_rate=1E-4"]).learning_rate == 1e-4
+
+
+def test_later_layers_win():
+    assert load_config(["scalerl", "demo"], ["batch_size=64"]).batch_size == 64
+    assert load_config(["scalerl", "demo"]).batch_size == 512
+    assert load_config(["demo", "grpo"]).recipe == "grpo"
+
+
+def test_recipes_differ_in_no_size_and_all_of_them_load():
+    size = set(load_config(["demo"]).model_dump().items() ^ ScaleRLConfig().model_dump().items())
+    size = {key for key, _ in size}
+    assert set(recipes()) == {"demo", "grpo", "scalerl"}
+    for name in ("grpo", "scalerl"):
+        changed = {k for k, v in load_config([name]).model_dump().items() if v != getattr(ScaleRLConfig(), k)}
+        assert not changed & size, (name, changed & size)
+
+
+def test_bad_files_are_one_clear_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: No such file.*one of: demo, grpo, scalerl"):
+        load_config(["nowhere.yaml"])
+    path = tmp_path / "broken.yaml"
+    for text, message in (
+        ("a: [1,", "not YAML"),
+        ("- 1\n- 2", "key: value"),
+        ("!!python/object/apply:os.system [id]", "not YAML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            load_config([path])
+
+
+def test_what_this_version_cannot_train_is_said():
+    with pytest.raises(ConfigError) as caught:
+        ScaleRLConfig().trainable()
+    text = str(caught.value)
+    assert "off_policy_steps: 8" in text and "no_positive_resampling" in text and "max_steps" in text
+    load_config(["scalerl", "demo"]).trainable()

@@ -1,0 +1,78 @@
+"""The house: who may import whom, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "transformers", "pandas", "scipy", "lmfit", "matplotlib", "seaborn", "pydantic")
+
+
+def imports(path: Path) -> set[str]:
+    """Modules named anywhere in a file, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert len(found) > 5
+    return found
+
+
+def test_analysis_knows_of_scalerl_only_the_run_log():
+    for path in files("analysis"):
+        known = {name for name in imports(path) if name.split(".")[0] == "scalerl"}
+        assert all(name.startswith("scalerl.runlog") for name in known), (path, known)
+
+
+def test_analysis_needs_no_torch():
+    for path in files("analysis"):
+        roots = {name.split(".")[0] for name in imports(path)}
+        assert not roots & {"torch", "transformers", "pydantic", "yaml"}, path
+
+
+def test_only_the_command_line_knows_analysis():
+    for path in files("scalerl"):
+        if path.name != "cli.py":
+            assert not any(name.split(".")[0] == "analysis" for name in imports(path)), path
+
+
+def test_the_run_log_is_standard_library_only():
+    for name in ("runlog.py", "meter.py"):
+        roots = {module.split(".")[0] for module in imports(ROOT / "scalerl" / name)}
+        assert roots - {"scalerl"} <= set(sys.stdlib_module_names), name
+
+
+def test_help_and_package_imports_load_nothing_heavy():
+    for code in (
+        "import scalerl.cli, sys; scalerl.cli._parser().format_help()",
+        "import analysis, scalerl.runlog, sys",
+    ):
+        probe = f"{code}; print([m for m in {HEAVY!r} if m in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+
+def test_help_answers_at_once():
+    import resource
+
+    def cpu_s() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    spent = []
+    for _ in range(3):
+        before = cpu_s()
+        subprocess.run([sys.executable, "-m", "scalerl.cli", "--help"], capture_output=True, check=True)
+        spent.append(cpu_s() - before)
+    assert min(spent) < 0.3, spent

@@ -1,0 +1,156 @@
+"""Tasks: splits never overlap, the checker compares everything, demonstrations show the procedure and slip."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalerl.data import DataError, PromptOrder, load_data, prepare
+from scalerl.runlog import UserError
+from scalerl.tasks import SPLIT_SHARES, get_task, split_of
+
+TASKS = ("chain", "addition")
+
+
+@pytest.mark.parametrize("name", TASKS)
+@settings(max_examples=20, deadline=None)
+@given(seeds=st.lists(st.integers(0, 2**32), min_size=4, max_size=4))
+def test_splits_never_overlap_for_any_seeds(name, seeds):
+    task = get_task(name)
+    drawn = [
+        {item["prompt"] for item in islice(task.prompts(split, seed), 200)}
+        for split, seed in zip(SPLIT_SHARES, seeds, strict=True)
+    ]
+    for i, one in enumerate(drawn):
+        assert len(one) > 100
+        for other in drawn[i + 1 :]:
+            assert not one & other
+
+
+def test_prepared_files_do_not_overlap_and_the_warm_up_shows_none_of_them(tmp_path):
+    prepare("chain", str(tmp_path), sizes=(300, 50, 50))
+    files = {
+        name: {i["prompt"] for i in json.loads((tmp_path / f"{name}.json").read_text())}
+        for name in ("train", "eval", "test")
+    }
+    assert {name: len(found) for name, found in files.items()} == {"train": 300, "eval": 50, "test": 50}
+    assert not files["train"] & files["eval"] | files["train"] & files["test"] | files["eval"] & files["test"]
+    shown = {item["prompt"] for item in islice(get_task("chain").prompts("warmup", 0), 3000)}
+    assert not shown & (files["train"] | files["eval"] | files["test"])
+
+
+def test_split_shares_are_met():
+    counts = dict.fromkeys(SPLIT_SHARES, 0)
+    for number in range(20_000):
+        counts[split_of(str(number))] += 1
+    for split, share in SPLIT_SHARES.items():
+        assert abs(counts[split] / 20_000 - share / 100) < 4 * np.sqrt(0.25 / 20_000)
+
+
+def running_values(prompt: str) -> str:
+    """Chain arithmetic worked out by Python itself, one longer prefix after the other, left to right."""
+    value, out = int(prompt[0]), ""
+    for place in range(1, len(prompt) - 1, 2):
+        value = eval(f"({value}){prompt[place : place + 2]}") % 10  # noqa: S307 - our own digits and operators
+        out += str(value)
+    return out
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_chain_answers_are_right_and_nothing_else_is(seed):
+    task = get_task("chain")
+    item = next(task.prompts("train", seed))
+    answer = running_values(item["prompt"])
+    assert item["answer"] == answer
+    worked = item["thinking"] + item["solution"]
+    assert task.score(item, worked)
+    assert worked.count("#") == 1 and worked.endswith("#" + answer)
+    wrong = str((int(answer[-1]) + 1) % 10)
+    for bad in (answer, "#" + answer[:-1] + wrong, worked + "0", worked + "#", worked + "<pad>", "", worked[:-1], "#"):
+        assert not task.score(item, bad)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_addition_answers_are_right(seed):
+    task = get_task("addition")
+    item = next(task.prompts("train", seed))
+    a, b = map(int, item["prompt"].removesuffix("=").split("+"))
+    assert item["answer"] == str(a + b)
+    assert task.score(item, item["thinking"] + item["solution"])
+    assert not task.score(item, "#" + str(a + b + 1))
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("chain", 0.03, 0.2), ("addition", 0.03, 0.3)])
+def test_demonstrations_slip_so_that_few_are_right(name, low, high):
+    task, rng = get_task(name), np.random.default_rng(0)
+    items = list(islice(task.prompts("warmup", 1), 1000))
+    right = sum(task.score(item, task.demonstration(item, rng)) for item in items) / 1000
+    assert low < right < high
+
+
+def test_the_warm_up_leaves_lengths_to_be_found_out():
+    task = get_task("chain")
+    shown = {len(i["prompt"]) // 2 for i in islice(task.prompts("warmup", 0), 500)}
+    asked = {len(i["prompt"]) // 2 for i in islice(task.prompts("train", 0), 500)}
+    assert max(asked) - max(shown) == 2 and min(asked) == min(shown)
+
+
+def test_prompts_use_the_tasks_alphabet():
+    for name in TASKS:
+        task = get_task(name)
+        text = "".join("".join(item.values()) for item in islice(task.prompts("train", 0), 200))
+        assert set(text) <= set(task.characters) and len(set(task.characters)) == len(task.characters)
+
+
+def test_unknown_task_lists_those_there_are():
+    with pytest.raises(UserError, match=r"no task 'chian'; there are addition, chain"):
+        get_task("chian")
+
+
+def test_epochs_without_replacement():
+    order = PromptOrder(7, seed=3)
+    draws = [order[i] for i in range(28)]
+    epochs = [draws[i : i + 7] for i in range(0, 28, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert [PromptOrder(7, seed=3)[i] for i in reversed(range(28))] == draws[::-1]
+    assert [PromptOrder(7, seed=4)[i] for i in range(28)] != draws
+
+
+def test_prepare_writes_over_nothing(tmp_path):
+    (tmp_path / "eval.json").write_text("mine")
+    with pytest.raises(DataError, match=r"eval\.json: exists already"):
+        prepare("chain", str(tmp_path), sizes=(2, 2, 2))
+    assert [p.name for p in tmp_path.iterdir()] == ["eval.json"] and (tmp_path / "eval.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{}", "expected a list of items"),
+        ("[]", "expected a list of items"),
+        ('[{"prompt": "1"}]', "item 0: no text under 'answer'"),
+        ('[{"prompt": "1", "answer": "2"}, {"prompt": 3, "answer": "2"}]', "item 1: no text under 'prompt'"),
+        ('[{"prompt": "1", "answer": "2"}, {"prompt": "1", "answer": "3"}]', "item 1 has the prompt of item 0"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_bad_data_files_are_named(tmp_path, text, message):
+    path = tmp_path / "train.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        load_data(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_data_file():
+    with pytest.raises(DataError, match=r"nowhere\.json: cannot be read"):
+        load_data("nowhere.json")
