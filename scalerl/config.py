@@ -35,7 +35,9 @@ class ScaleRLConfig(BaseModel):
     (768, 48)
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     recipe: str = Field("scalerl", min_length=1)
     """Name under which runs are compared."""

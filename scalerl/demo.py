@@ -54,11 +54,10 @@ def _train_all(runs: list[Path], prompts: Path, settings: list[str]) -> None:
         for reader in readers:
             reader.join()
         failed = [name for name, process in started if process.wait() != 0]
-    except BaseException:
+    finally:
         for _, process in started:
             process.terminate()
-            process.wait()
-        raise
+            process.communicate()
     if failed:
         raise UserError(f"{', '.join(failed)}: the run failed; its last lines are above")
 

@@ -16,10 +16,9 @@ class Display:
     On a terminal a bar is redrawn in place. Elsewhere one line is printed for every evaluation.
     """
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._stream, self._began = stream, time.monotonic()
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream, self._began = stream or sys.stderr, time.monotonic()
         self._bar: Any = None
-        self._shown: tuple[int, float] | None = None
 
     def __enter__(self) -> Self:
         if self._stream.isatty():

@@ -155,7 +155,7 @@ class Forward:
             causal = steps[:, None] >= steps
             mask = torch.cat([before[:, None].expand(b, t, -1), causal.expand(b, t, t)], dim=2)[:, None]
             cos, sin = self.cos[lengths + steps], self.sin[lengths + steps]
-        x = F.embedding(ids, self.model.model.embed_tokens.weight)
+        x = self._embed(ids)
         keys, values = [], []
         for layer, w in enumerate(weights):
             q, k, v = (a.transpose(1, 2) for a in self._qkv(x, w, cos, sin))  # (B, heads, T, D)
@@ -184,7 +184,7 @@ class Forward:
         unseen = (age > positions[:, None])[:, None, None]  # (B, 1, 1, extent)
         cos, sin = self.cos[positions], self.sin[positions]  # (B, 1, D)
         scale = self.head_dim**-0.5
-        x = F.embedding(ids, self.model.model.embed_tokens.weight)
+        x = self._embed(ids)
         for w, keys, values in zip(weights, ring.keys, ring.values, strict=True):
             q, k, v = self._qkv(x, w, cos, sin)  # (B, heads, D)
             keys[:b, :, column], values[:b, :, column] = k, v
@@ -195,6 +195,10 @@ class Forward:
             x = self._close(x, y.reshape(b, -1), w)
         ring.column = (column + 1) % ring.length
         return _norm(x, self.model.model.norm.weight, self.eps)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        table = self.model.model.embed_tokens
+        return F.embedding(ids, table.weight, table.padding_idx)  # as in the model: a padding row learns nothing
 
     def _qkv(self, x: Tensor, w: LayerWeights, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project (..., H) to turned queries (..., N, D) and keys (..., M, D), and values (..., M, D)."""

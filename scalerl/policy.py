@@ -12,16 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Before transformers is imported: what this process loads is on disk, and a bar for 30 tensors is noise.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
 from scalerl.runlog import UserError
 
+logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each 30 tensors would drown ours
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
 
 

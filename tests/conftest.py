@@ -36,20 +36,17 @@ def prompts(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def quick(chain_model):
-    """Build a configuration of the demo's shape that runs in a second; fields can be changed by name."""
+def quick():
+    """Build a configuration of the demo's shape and checkpoint that runs in a second; fields change by name."""
     from scalerl.config import load_config
 
     def make(recipe: str = "scalerl", **fields):
         small = {
-            "model_name": str(chain_model),
-            "batch_size": 16,
+            "batch_size": 32,
             "generations_per_prompt": 4,
             "eval_generations": 2,
             "eval_every": 2,
             "max_steps": 4,
-            "thinking_tokens": 8,
-            "solution_tokens": 4,
             **fields,
         }
         return load_config([recipe, "demo"], [f"{key}={value}" for key, value in small.items()])

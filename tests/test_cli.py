@@ -1,0 +1,92 @@
+"""The command line: what works is typed as documented, what does not is one line and a non-zero exit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from scalerl.cli import main
+from scalerl.config import ScaleRLConfig
+
+
+def test_prepare_train_fit_as_documented(tmp_path, chain_model, capsys):
+    data, run = tmp_path / "prompts", tmp_path / "run"
+    assert main(["prepare", "--task", "chain", "--output", str(data), "--sizes", "24", "8", "8"]) == 0
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model_name: {chain_model}\nbatch_size: 16\ngenerations_per_prompt: 4\neval_every: 1\n")
+    train = ["train", "--config", "scalerl", "--config", "demo", "--config", str(config)]
+    train += ["--train-data", str(data / "train.json"), "--eval-data", str(data / "eval.json")]
+    train += ["--output-dir", str(run), "--log-file", str(tmp_path / "log.csv"), "--seed", "5", "--set", "max_steps=6"]
+    assert main(train) == 0
+    told = capsys.readouterr()
+    assert f"wrote {run}" in told.out and told.err.count("pass rate") == 7 and "done" in told.err
+    assert json.loads((run / "run.json").read_text())["seed"] == 5
+    main(["fit", str(run), "--json"])
+    assert json.loads(capsys.readouterr().out)["runs"][0]["n"] == 7
+    assert main(train) == 2
+    assert capsys.readouterr().err.startswith(f"scalerl: {tmp_path / 'log.csv'}: exists already")
+
+
+def test_recipes_and_fields_are_listed(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("scalerl", "grpo", "demo"))
+    assert main(["recipes", "--fields"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"{name} = " in listed for name in ScaleRLConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["prepare", "--task", "chess", "--output", "x"], "there is no task 'chess'"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["train", "--config", "demo", "--set", "batch_sise=1"], "did you mean batch_size?"),
+        (["train", "--config", "demo", "--set", "max_steps=9O"], "max_steps: '9O'"),
+        (["train"], "set at least one, or the run would never end"),
+        (["train", "--config", "scalerl", "--config", "demo"], "t.json: cannot be read"),
+        (["fit", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_each_and_no_traceback(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if argv[0] == "train":
+        argv = [*argv, "--train-data", "t.json", "--eval-data", "e.json", "--output-dir", "out"]
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert message in error and all(line.startswith("scalerl: ") for line in error.splitlines())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    command = [sys.executable, "-m", "scalerl.cli", "--debug", "prepare", "--task", "chess", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "Traceback" in done.stderr
+
+
+def test_a_warm_up_can_be_made_and_used(tmp_path, capsys, monkeypatch):
+    """Two steps only; what ships was made with the full schedule."""
+    import scalerl.warmup
+
+    real = scalerl.warmup.warmup
+    monkeypatch.setattr(scalerl.warmup, "warmup", lambda *a, **k: real(*a, **k, schedule=((2, 1e-3),), batch_size=4))
+    assert main(["warmup", "--task", "addition", "--output", str(tmp_path / "m"), "--width", "32"]) == 0
+    assert "parameters" in capsys.readouterr().out
+    assert main(["warmup", "--task", "addition", "--output", str(tmp_path / "m")]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_the_demo_from_end_to_end(tmp_path, capsys):
+    """The real thing, six updates a recipe, from the checkpoint that ships."""
+    folder = tmp_path / "demo"
+    assert main(["demo", "--output", str(folder), "--seed", "7", "--steps", "6"]) in (0, 1)
+    told = capsys.readouterr().out
+    assert "scalerl/seed7" in told and "grpo/seed7" in told and "not tested" in told
+    assert {p.name for p in folder.iterdir()} == {"prompts", "scalerl", "grpo", "curves.png", "report.html"}
+    report = (folder / "report.html").read_text()
+    assert "grpo" in report and "<script" not in report
+    assert main(["demo", "--output", str(folder)]) == 2
+    assert "exists already" in capsys.readouterr().err
