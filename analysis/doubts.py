@@ -40,13 +40,16 @@ def of_points(n: int, distinct: int, free: int) -> list[Finding]:
 
 
 def flat(pass_rate: Array, sse: float, free: int) -> list[Finding]:
-    """F test of the curve against a constant."""
+    """F test of the curve against a constant, unless a plain trend says already that there is a change.
+
+    The trend costs one degree of freedom where the curve costs three, so a handful of rising points is not flat.
+    """
     dof, gained = len(pass_rate) - free, free - 1
     if dof < 1 or sse <= 0.0:
         return []
     around_mean = float(((pass_rate - pass_rate.mean()) ** 2).sum())
     p = float(fdtrc(gained, dof, max(around_mean / sse - 1.0, 0.0) * dof / gained))
-    if p <= FLAT_LEVEL:
+    if p <= FLAT_LEVEL or _trend_p(pass_rate) <= FLAT_LEVEL:
         return []
     what = f"the law fits no better than a constant (p {p:.2g}): A, B and C_mid mean nothing here and get no limits"
     return [finding("flat-curve", what, p)]
@@ -120,6 +123,18 @@ def of_residuals(residual: Array) -> list[Finding]:
             )
         ]
     return [finding("independent-noise", f"{assumed} (rho of the residuals {rho:.2f})", rho)]
+
+
+def _trend_p(pass_rate: Array) -> float:
+    """Two-sided p-value of a straight line over the order of the points (they are sorted by compute)."""
+    n = len(pass_rate)
+    t = np.arange(n) - 0.5 * (n - 1)
+    y = pass_rate - pass_rate.mean()
+    slope = float(t @ y) / float(t @ t)
+    noise = float(((y - slope * t) ** 2).sum()) / (n - 2)
+    if noise <= 0.0:
+        return 0.0
+    return 2.0 * float(stdtr(n - 2, -abs(slope) / np.sqrt(noise / float(t @ t))))
 
 
 def _falling_plateau(compute: Array, pass_rate: Array, values: Values) -> float | None:

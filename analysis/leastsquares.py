@@ -21,7 +21,9 @@ NAMES = ("R0", "A", "B", "C_mid")  # order of theta
 B_RANGE = (0.05, 50.0)  # below: a straight line in ln C; above: a step. Neither can be told from its neighbours.
 C_MID_MARGIN = 1000.0  # C_mid lies between the first positive compute / 1000 and 1000 x the last one
 START_POINTS = 300  # more points than this only slow the choice of starts
-STARTS = 6
+MIDPOINTS = 30  # midpoints tried over the data, and as many between neighbours
+STARTS = 8
+_LOG_B = np.log([0.2, 0.4, 0.7, 1.0, 1.5, 2.2, 3.3, 5.0, 8.0, 15.0, 40.0])
 ITERATIONS = 200
 PRECISION = 1e-13  # a descent ends when the next step cannot lower the sum of squares by this share
 
@@ -100,28 +102,38 @@ def minimise(problem: Problem, box: Box, more_starts: tuple[Array, ...] = ()) ->
 
 
 def starts(problem: Problem, box: Box) -> list[Array]:
-    """Return the best cell of each region of a grid over (ln B, ln C_mid), R0 and A solved for; best first."""
+    """Return the local minima of a grid over (ln B, ln C_mid), with R0 and A solved for; best first."""
     log_c, y = problem.log_compute, problem.pass_rate
     if problem.n > START_POINTS:
         thin = np.argsort(log_c, kind="stable")[np.linspace(0, problem.n - 1, START_POINTS).astype(int)]
         log_c, y = log_c[thin], y[thin]
-    positive = log_c[np.isfinite(log_c)]
-    around = (positive.min() - 2.0, positive.max() + 3.0) if len(positive) else (box.low[3], box.high[3])
-    log_b = _axis(np.log([0.2, 0.4, 0.7, 1.0, 1.5, 2.2, 3.3, 5.0, 8.0, 15.0]), box, 2)
-    log_mid = _axis(np.linspace(*around, 28), box, 3)
+    log_b, log_mid = _axis(_LOG_B, box, 2), _axis(_log_mids(log_c, box), box, 3)
     shapes = np.stack(np.meshgrid(log_b, log_mid, indexing="ij"), axis=-1).reshape(-1, 2)
     s = _logistic(np.exp(shapes[:, :1]) * (log_c - shapes[:, 1:]))  # (cells, n)
     r0, a = _linear_part(s, y, box)
     sse = ((r0[:, None] * (1.0 - s) + a[:, None] * s - y) ** 2).sum(axis=1)
-    chosen: list[Array] = []
-    for cell in np.argsort(sse, kind="stable"):
-        theta = np.array([r0[cell], a[cell], *shapes[cell]])
-        # Neighbouring cells descend to one optimum: take only starts that differ in shape by a factor of two.
-        if all(np.abs(theta[2:] - other[2:]).max() > np.log(2.0) for other in chosen):
-            chosen.append(theta)
-        if len(chosen) == STARTS:
-            break
-    return chosen
+    lowest = _local_minima(sse.reshape(len(log_b), len(log_mid))).ravel()
+    best = sorted(np.flatnonzero(lowest), key=lambda cell: float(sse[cell]))[:STARTS]
+    return [np.array([r0[cell], a[cell], *shapes[cell]]) for cell in best]
+
+
+def _log_mids(log_c: Array, box: Box) -> Array:
+    """Midpoints to try: evenly over the data and beyond, and between neighbours, where a sharp step would lie."""
+    positive = np.unique(log_c[np.isfinite(log_c)])
+    if not len(positive):
+        return box.low[3:4]
+    between = 0.5 * (positive[1:] + positive[:-1])
+    if len(between) > MIDPOINTS:
+        between = between[np.linspace(0, len(between) - 1, MIDPOINTS).astype(int)]
+    return np.concatenate([np.linspace(positive[0] - 2.0, positive[-1] + 3.0, MIDPOINTS), between])
+
+
+def _local_minima(values: Array) -> NDArray[np.bool_]:
+    """Which cells of a grid, shape (rows, columns), are no higher than their eight neighbours."""
+    padded = np.pad(values, 1, constant_values=np.inf)
+    rows, columns = values.shape
+    around = [padded[i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    return np.asarray(values <= np.min(around, axis=0))
 
 
 def descend(problem: Problem, box: Box, start: Array, *, precision: float = PRECISION) -> tuple[Array, float]:

@@ -86,8 +86,8 @@ def findings_html(findings: Iterable[Finding]) -> str:
 def _row(fit: Fit, name: str) -> str:
     p = fit.params[name]
     value, limits = figures(p)
-    of = f" {unit(fit.x)}" if name == "C_mid" and p.value is not None else ""
-    return f"  {name:<6} {value:<9} {limits + of:<30} {standing(p)}".rstrip()
+    numbers = f"{value:<9} {limits}".rstrip() + (f" {unit(fit.x)}" if name == "C_mid" and p.value is not None else "")
+    return f"  {name:<6} {numbers:<40} {standing(p)}"
 
 
 def _decimals(p: Param) -> int | None:

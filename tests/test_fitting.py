@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import analysis as an
 from analysis.curve import R
-from analysis.leastsquares import Problem, default_box, minimise
+from analysis.leastsquares import Problem, default_box, descend, minimise
 from analysis.schema import CODES, SEVERITIES
 from scalerl.runlog import UserError
 
@@ -93,6 +93,20 @@ def test_no_search_with_scipy_finds_a_smaller_sum_of_squares(seed):
                 continue
         theirs = min(theirs, float(((law(x, *got) - y) ** 2).sum()))
     assert ours <= theirs * (1 + 1e-7)
+
+
+@pytest.mark.parametrize("seed", [10, 21, 101, 106, 353, 412])
+def test_rugged_sums_of_squares_are_searched_in_every_valley(seed):
+    """Few, noisy points have several valleys; on these seeds one start, or few far apart, miss the deepest."""
+    rng = np.random.default_rng(seed)
+    n, k = int(rng.integers(6, 40)), rng.uniform(0.3, 8)
+    x = np.linspace(0, 2 * k, n)
+    curve = R(x, rng.uniform(0.05, 0.3), rng.uniform(0.3, 0.9), rng.uniform(0.5, 4), 2.0)
+    y = np.clip(curve + rng.choice([0.01, 0.05, 0.1]) * rng.normal(size=n), 0, 1)
+    problem, box = Problem(x, y), default_box(x)
+    blind = (box.low + (box.high - box.low) * rng.uniform(size=4) for _ in range(150))
+    deepest = min(descend(problem, box, start)[1] for start in blind)
+    assert minimise(problem, box).sse <= deepest * (1 + 1e-7)
 
 
 def test_a_dense_grid_with_the_linear_part_solved_finds_no_better():
@@ -339,6 +353,11 @@ def test_noise_around_a_constant_is_called_flat():
     assert flat >= 18
 
 
+def test_a_handful_of_rising_points_is_not_called_flat():
+    fit = an.fit(as_run([0.0, 1.0, 2.0, 3.0, 4.0], [0.12, 0.14, 0.22, 0.29, 0.34]))
+    assert "flat-curve" not in codes(fit) and "few-points" in codes(fit) and not fit.params["A"].identified
+
+
 def test_a_falling_curve_is_fitted_and_A_is_no_ceiling():
     fit = an.fit(noisy(0, R0=0.7, A=0.2))
     assert values(fit)["A"] < values(fit)["R0"]
@@ -353,6 +372,17 @@ def test_rise_then_decay_is_said_before_anyone_believes_A():
         fit = an.fit(as_run(compute, rate + noise))
         assert {"decay", "falling-curve"} & set(codes(fit)), fall
         assert not fit.params["A"].identified
+
+
+def test_a_collapse_is_told_from_a_curve_that_falls_throughout():
+    """The law fits both as a falling curve; only one of them has a peak."""
+    compute = np.linspace(0, 10, 25)
+    noise = np.random.default_rng(0).normal(0, 0.005, 25)
+    risen = 0.3 + 0.3 * np.minimum(compute, 2) / 2 - 0.6 / (1 + np.exp(-3 * (compute - 5)))
+    collapsed, falling = an.fit(as_run(compute, risen + noise)), an.fit(noisy(0, R0=0.7, A=0.2))
+    assert "decay" in codes(collapsed) and "falling-curve" in codes(collapsed)
+    assert "decay" not in codes(falling) and "falling-curve" in codes(falling)
+    assert not collapsed.params["A"].identified
 
 
 def test_healthy_curves_are_rarely_called_decaying():

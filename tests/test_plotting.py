@@ -96,6 +96,12 @@ def test_the_ceiling_is_drawn_only_where_it_is_identified():
     assert "A = " in texts[0] and "A not identified" in texts[1]
 
 
+def test_a_floor_is_no_ceiling():
+    falling = an.fit(made(R0=0.7, A=0.2))
+    assert None not in (falling.params["A"].lo, falling.params["A"].hi)
+    assert not an.plot_curves(falling, new_axes()).containers
+
+
 def test_runs_differ_in_colour_and_in_grey():
     fits = an.fit([made(f"run{i}", sd=0.02, seed=i) for i in range(5)])
     ax = an.plot_curves(fits, new_axes())
