@@ -48,7 +48,8 @@ def run_fit(args: argparse.Namespace) -> int:
 
 def run_plot(args: argparse.Namespace) -> int:
     """Draw the evaluations of each run, its fitted curve and, dashed, where the curve leads."""
-    from analysis.plotting import new_axes, plot_curves, refuse_unless_new, save
+    from analysis.output import new_axes, refuse_unless_new, save
+    from analysis.plotting import plot_curves
 
     refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
     fits = _fits(args)
@@ -59,7 +60,7 @@ def run_plot(args: argparse.Namespace) -> int:
 
 def run_report(args: argparse.Namespace) -> int:
     """Write one self-contained HTML file: the figure, the fits, the runs at equal compute, how each was made."""
-    from analysis.plotting import refuse_unless_new
+    from analysis.output import refuse_unless_new
     from analysis.reporting import write_report
 
     refuse_unless_new(args.output, args.force, endings=(".html", ".htm"))

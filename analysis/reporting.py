@@ -16,7 +16,8 @@ from typing import Any
 
 from analysis.cleaning import printable
 from analysis.comparison import AXES, compare_at_equal_compute
-from analysis.plotting import caption, new_axes, plot_curves, refuse_unless_new
+from analysis.output import new_axes, refuse_unless_new
+from analysis.plotting import caption, plot_curves
 from analysis.schema import Comparison, Fit, Run
 from analysis.tables import comparison_html, fits_html
 from scalerl.runlog import UserError

@@ -1,7 +1,8 @@
 """What the stages hand on: runs, fits and the doubts they carry. Frozen; nothing here reads files or computes.
 
 Promises: an unknown is `None`, never 0 and never NaN; a result shows its findings before its numbers; importing
-this module loads neither numpy, pandas nor scipy.
+this module loads neither numpy, pandas nor scipy. Longer than most, because the one table of doubts (`CODES`) stands
+beside the results that carry them.
 """
 
 from __future__ import annotations

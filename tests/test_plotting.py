@@ -12,7 +12,8 @@ import pytest
 
 import analysis as an
 from analysis.curve import R
-from analysis.plotting import COLOURS, new_axes, save
+from analysis.output import new_axes, save
+from analysis.plotting import COLOURS
 from scalerl.runlog import UserError
 
 mpl.use("Agg")
