@@ -101,6 +101,8 @@ class RunLog:
         What they are, for the header.
     header : mapping, optional
         More to keep in ``run.json`` (configuration, versions, hashes).
+    start_meter : bool
+        Begin the metered interval on entering; otherwise it begins with ``log.meter.start()``.
 
     Raises
     ------
@@ -129,8 +131,10 @@ class RunLog:
         devices: int = 1,
         device_kind: str = "unknown",
         header: Mapping[str, Any] | None = None,
+        start_meter: bool = True,
     ) -> None:
         self.folder = Path(folder)
+        self._start_meter = start_meter
         self.meter = Meter(devices)
         self.attempt = 1
         self._fd: int | None = None
@@ -144,7 +148,7 @@ class RunLog:
         }
 
     def __enter__(self) -> RunLog:
-        """Make the folder, write the header, begin the metered interval."""
+        """Make the folder, write the header, begin the metered interval unless told not to."""
         path = self.folder / LOG_FILE
         for taken in (path, self.folder / HEADER_FILE):
             if taken.exists():
@@ -156,7 +160,8 @@ class RunLog:
         except OSError as error:
             raise RunLogError(f"{self.folder}: cannot be written: {error.strerror}") from error
         self.event("start")
-        self.meter.start()
+        if self._start_meter:
+            self.meter.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

@@ -83,6 +83,7 @@ def train(
         seed=config.seed,
         device_kind=device_kind,
         header=_header(config, train_set, eval_set, device),
+        start_meter=False,
     )
     generator = Generator(
         policy.model,
@@ -144,7 +145,8 @@ class _Run:
 
     def loop(self) -> None:
         step = 0
-        self._evaluate(step)
+        self._evaluate(step)  # before anything was spent: compute 0
+        self.log.meter.start()
         while self._used(step) < 1:
             step += 1
             self._step(step)

@@ -71,11 +71,11 @@ def test_rows_hold_the_described_fields_and_no_other(run):
         for row in rows:
             assert set(row) == set(fields) | meters
     first, last = rows_of(folder, "eval")[0], rows_of(folder, "eval")[-1]
-    assert first["step"] == first["tokens_generated"] == first["flops"] == 0
+    assert all(first[axis] == 0 for axis in COMPUTE_AXES)
     assert last["step"] == 4 and last["n_prompts"] == 8 and last["k"] == 2 and last["sampling_seed"] == 0
     assert [row.get("event") for row in rows_of(folder, "event")] == ["start", "end"]
     header = read_header(folder)
-    assert header["config"]["learning_rate"] == 1e-4 and header["devices"] == {"kind": "cpu process", "count": 1}
+    assert header["config"]["learning_rate"] == 2e-4 and header["devices"] == {"kind": "cpu process", "count": 1}
     assert "one process counts as one device" in header["note"]
     assert len(header["checkpoint"]["sha256"]) == len(header["data"]["eval"]["sha256"]) == 64
     assert last["prompt_set"] == header["data"]["eval"]["sha256"]
