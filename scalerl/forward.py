@@ -127,7 +127,9 @@ class Forward:
         with torch.no_grad():
             positions = torch.arange(max_length, device=self.device)[None]
             cos, sin = model.model.rotary_emb(embedding[:1, :1], positions)
-        self.cos, self.sin = cos[0, :, None], sin[0, :, None]  # (max_length, 1, D)
+        # Turning (left, right) by an angle adds (-right, left) sin: the sign is kept in the table.
+        sign = torch.ones_like(sin).index_fill_(-1, torch.arange(self.head_dim // 2, device=self.device), -1)
+        self.cos, self.sin = cos[0, :, None], (sin * sign)[0, :, None]  # (max_length, 1, D)
 
     def weights(self) -> list[LayerWeights]:
         """Gather the layers' weights, differentiably; call it anew after every update."""
@@ -207,8 +209,7 @@ class Forward:
         qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=-2)
         if w.qk_norm is not None:
             qk = _norm(qk, w.qk_norm, self.eps)
-        left, right = qk.chunk(2, dim=-1)
-        qk = qk * cos + torch.cat((-right, left), dim=-1) * sin
+        qk = torch.addcmul(qk * cos, qk.roll(self.head_dim // 2, dims=-1), sin)
         q, k = torch.split(qk, [self.heads, self.kv_heads], dim=-2)
         return q, k, v
 
@@ -262,7 +263,29 @@ def logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, fp32: bool) -
     return out.to(torch.promote_types(out.dtype, torch.float32))
 
 
+class _RMSNorm(torch.autograd.Function):
+    """``weight * x / rms(x)``. The gradient is written out: half as many passes over memory as autograd makes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        inverse = torch.rsqrt(torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1] + eps)
+        normed = (wide * inverse).to(x.dtype)
+        ctx.save_for_backward(normed, inverse, weight)
+        return normed * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        normed, inverse, weight = ctx.saved_tensors
+        along = grad * normed
+        to_weight = along.sum_to_size(weight.shape)
+        mean = (along * weight).mean(-1, keepdim=True)
+        to_x = torch.addcmul(grad * weight, normed, mean, value=-1).mul_(inverse.to(grad.dtype))
+        return to_x, to_weight, None
+
+
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
+    """Normalise (..., H) by its root mean square; the statistic is FP32 at least."""
+    out: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    return out
