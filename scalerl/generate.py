@@ -107,7 +107,7 @@ class Generator:
         self._entropy = torch.zeros(slots, dtype=torch.float64, device=device)
         self.load(0)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def load(self, version: int) -> None:
         """Take the model's current weights, as policy `version`; completions in work go on with them."""
         self.version = version
@@ -118,7 +118,7 @@ class Generator:
         """Queue requests; completions start in this order as slots become free."""
         self._waiting.extend(requests)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def poll(self, ticks: int | None = None) -> list[Completion]:
         """Decode for so many ticks, or until nothing is left, and return what was finished, by number."""
         done: list[Completion] = []
