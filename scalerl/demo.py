@@ -32,11 +32,11 @@ def train_demo(output: str | None, *, seed: int = 0, steps: int | None = None) -
     prepare("chain", str(folder / "prompts"))
     runs = [folder / recipe for recipe in RECIPES]
     print(f"training {' and '.join(RECIPES)}, seed {seed}, into {folder}", flush=True)
-    _train_all(runs, folder / "prompts", [f"seed={seed}", *([f"max_steps={steps}"] if steps else [])])
+    _train_all(runs, folder / "prompts", ["--seed", str(seed), *(["--set", f"max_steps={steps}"] if steps else [])])
     return runs
 
 
-def _train_all(runs: list[Path], prompts: Path, settings: list[str]) -> None:
+def _train_all(runs: list[Path], prompts: Path, options: list[str]) -> None:
     """Run `scalerl train` for every folder at once and pass on what they print."""
     started: list[tuple[str, subprocess.Popen[str]]] = []
     readers: list[threading.Thread] = []
@@ -44,9 +44,7 @@ def _train_all(runs: list[Path], prompts: Path, settings: list[str]) -> None:
         for run in runs:
             command = [sys.executable, "-m", "scalerl.cli", "train", "--config", run.name, "--config", "demo"]
             command += ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
-            command += ["--output-dir", str(run)]
-            for setting in settings:
-                command += ["--set", setting]
+            command += ["--output-dir", str(run), *options]
             process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
             started.append((run.name, process))
             readers.append(threading.Thread(target=_pass_on, args=(run.name, process.stderr), daemon=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -292,7 +293,7 @@ def _header(config: ScaleRLConfig, train_set: DataSet, eval_set: DataSet, device
     note = "on a CPU one process counts as one device" if device == "cpu" else None
     files = {"train": train_set, "eval": eval_set}
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["scalerl", *sys.argv[1:]]) if Path(sys.argv[0]).stem in {"scalerl", "cli"} else None,
         "note": note,
         "config": config.model_dump(),
         "checkpoint": {"name": config.model_name, "sha256": checkpoint_hash(config.model_name)},
