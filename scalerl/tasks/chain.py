@@ -7,16 +7,14 @@ guessed (10^K answers). Chains that can be guessed make a policy drop the reason
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from scalerl.tasks import Item, split_of
+from scalerl.tasks.worked import WorkedTask
 
 OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
 
-class Chain:
+class Chain(WorkedTask):
     """Chains of 4 to 10 steps; the warm-up shows 4 to 8 only, so two lengths are never demonstrated.
 
     Examples
@@ -27,43 +25,26 @@ class Chain:
 
     name = "chain"
     characters = "0123456789+-*=#"
-    end_of_thinking = "#"
+    slip = 0.3
     steps = (4, 10)
     warmup_steps = (4, 8)
-    slip = 0.3
-    """Share of running values that a demonstration replaces by a random digit and goes on from."""
 
-    def prompts(self, split: str, seed: int) -> Iterator[Item]:
-        """Yield items of a split without end."""
-        rng = np.random.default_rng([seed, *split.encode()])
+    def draw(self, split: str, rng: np.random.Generator) -> str:
+        """Return a chain of random length, digits and operators."""
         low, high = self.warmup_steps if split == "warmup" else self.steps
-        while True:
-            steps = int(rng.integers(low, high + 1))
-            digits = rng.integers(0, 10, steps + 1)
-            operators = rng.choice(list(OPERATIONS), steps)
-            prompt = f"{digits[0]}" + "".join(f"{o}{d}" for o, d in zip(operators, digits[1:], strict=True)) + "="
-            if split_of(prompt) == split:
-                thinking, answer = _work_out(prompt)
-                yield {"prompt": prompt, "thinking": thinking, "solution": f"#{answer}", "answer": answer}
+        steps = int(rng.integers(low, high + 1))
+        digits = rng.integers(0, 10, steps + 1)
+        operators = rng.choice(list(OPERATIONS), steps)
+        return f"{digits[0]}" + "".join(f"{o}{d}" for o, d in zip(operators, digits[1:], strict=True)) + "="
 
-    def demonstration(self, item: Item, rng: np.random.Generator) -> str:
-        """Return a worked chain with slips: the procedure is shown, the arithmetic only mostly."""
-        thinking, answer = _work_out(item["prompt"], slip=self.slip, rng=rng)
-        return f"{thinking}#{answer}"
-
-    def score(self, item: Item, completion: str) -> bool:
-        """Return whether what follows the first ``#`` is the list of running values, to the last character."""
-        _, mark, answer = completion.partition(self.end_of_thinking)
-        return bool(mark) and answer == item["answer"]
-
-
-def _work_out(prompt: str, slip: float = 0.0, rng: np.random.Generator | None = None) -> tuple[str, str]:
-    value = int(prompt[0])
-    thinking, values = "", ""
-    for operator, digit in zip(prompt[1:-1:2], prompt[2:-1:2], strict=True):
-        value = OPERATIONS[operator](value, int(digit)) % 10
-        if rng is not None and rng.random() < slip:
-            value = int(rng.integers(0, 10))
-        thinking += f"{operator}{digit}{value}"
-        values += str(value)
-    return thinking, values
+    def work_out(self, prompt: str, slip: float = 0.0, rng: np.random.Generator | None = None) -> tuple[str, str]:
+        """Go through the chain from the left; a slip replaces the running value by a random digit."""
+        value = int(prompt[0])
+        thinking, values = "", ""
+        for operator, digit in zip(prompt[1:-1:2], prompt[2:-1:2], strict=True):
+            value = OPERATIONS[operator](value, int(digit)) % 10
+            if rng is not None and rng.random() < slip:
+                value = int(rng.integers(0, 10))
+            thinking += f"{operator}{digit}{value}"
+            values += str(value)
+        return thinking, values
