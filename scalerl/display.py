@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from types import TracebackType
@@ -25,7 +26,8 @@ class Display:
             from tqdm import tqdm
 
             form = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
-            self._bar = tqdm(total=1.0, bar_format=form, file=self._stream, leave=True)
+            columns = shutil.get_terminal_size().columns  # never 0, as tqdm's own guess can be
+            self._bar = tqdm(total=1.0, bar_format=form, file=self._stream, ncols=columns)
         return self
 
     def __exit__(

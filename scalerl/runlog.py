@@ -17,6 +17,7 @@ import datetime as dt
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -226,6 +227,24 @@ class RunLog:
             raise RunLogError(f"{self.folder / LOG_FILE}: a row was cut short; is the disk full?")
 
 
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a regular file.
+
+    Raises
+    ------
+    RunLogError
+        If it cannot be read, or is a pipe or a device, which could block or never end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise RunLogError(f"{path}: cannot be read: it is {kind}")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise RunLogError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
 class LogContent(NamedTuple):
     """Rows of a log, and whether its last line was cut (the cut line is not among the rows)."""
 
@@ -244,11 +263,7 @@ def read_log(path: str | os.PathLike[str]) -> LogContent:
     RunLogError
         With path and line, if the file cannot be read, is empty, or a line is not a JSON object.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RunLogError(f"{path}: cannot be read: {error.strerror}") from error
+    data = read_regular(path)
     if not data.strip():
         raise RunLogError(f"{path}: the log is empty")
     lines = data.split(b"\n")
@@ -278,13 +293,11 @@ def read_header(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(folder) / HEADER_FILE
     try:
-        header = json.loads(path.read_bytes())
-    except OSError as error:
-        raise RunLogError(f"{path}: cannot be read: {error.strerror}") from error
+        header = json.loads(read_regular(path))
     except (ValueError, RecursionError) as error:
         raise RunLogError(f"{path}: not JSON: {error}") from error
     version = header.get("schema_version") if isinstance(header, dict) else None
-    if not isinstance(header, dict) or not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+    if not isinstance(header, dict) or type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise RunLogError(f"{path}: schema_version is {version!r}; this version reads 1 to {SCHEMA_VERSION}")
     return dict(header)
 

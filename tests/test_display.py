@@ -1,0 +1,65 @@
+"""How a run shows itself: a bar on a terminal, one line an evaluation elsewhere."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import subprocess
+import sys
+
+from scalerl.display import Display
+from scalerl.train import Progress
+
+STEPS = [
+    Progress(0, 0.0, 0.1, 0.0, evaluated=True),
+    Progress(1, 0.01, 0.1, 0.5, evaluated=False),
+    Progress(2, 0.02, 0.4, 1.0, evaluated=True),
+]
+
+
+def test_plain_lines_say_step_pass_rate_gpu_hours_and_time_left():
+    stream = io.StringIO()
+    with Display(stream) as display:
+        for progress in STEPS:
+            display(progress)
+    first, last = stream.getvalue().splitlines()
+    assert first == "step 0  pass rate 0.100  0.0000 GPU-hours  started"
+    assert last == "step 2  pass rate 0.400  0.0200 GPU-hours  done"
+    assert "\r" not in stream.getvalue()
+
+
+def test_time_left_is_what_the_rate_so_far_says(monkeypatch):
+    clock = iter([100.0, 220.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with Display(stream) as display:
+        display(Progress(5, 0.01, 0.2, 0.25, evaluated=True))
+    assert "6.0 min left" in stream.getvalue()  # 2 minutes for a quarter
+
+
+def test_on_a_terminal_a_bar_is_redrawn_in_place():
+    """A real pseudo-terminal and a process of its own, as a person would start it."""
+    code = (
+        "from scalerl.display import Display\nfrom scalerl.train import Progress\nimport time\n"
+        "with Display() as display:\n"
+        "    for n in range(11):\n"
+        "        display(Progress(n, n / 100, n / 20, n / 10, evaluated=n % 5 == 0)); time.sleep(.05)\n"
+    )
+    leader, follower = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", code], stderr=follower) as process:
+        process.wait(timeout=60)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:  # how Linux says that the other side has closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(leader)
+    text = shown.decode()
+    assert text.count("\r") > 3 and "100%" in text
+    assert "step 10  pass rate 0.500  0.1000 GPU-hours" in text
