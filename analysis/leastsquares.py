@@ -92,11 +92,13 @@ class Optimum:
     start: Array
 
 
-def minimise(problem: Problem, box: Box, more_starts: tuple[Array, ...] = ()) -> Optimum:
+def minimise(
+    problem: Problem, box: Box, more_starts: tuple[Array, ...] = (), *, precision: float = PRECISION
+) -> Optimum:
     """Return the best optimum over starts from a grid of shapes, and over `more_starts`."""
     found = []
     for start in (*starts(problem, box), *more_starts):
-        theta, sse = descend(problem, box, start)
+        theta, sse = descend(problem, box, start, precision=precision)
         found.append(Optimum(theta, sse, start))
     return min(found, key=lambda optimum: optimum.sse)
 

@@ -4,16 +4,24 @@ A value v of a parameter lies inside the limits at `level` if, with the paramete
 again, (S(v) / S_min - 1) * dof < F(level; 1, dof). This is the definition of `lmfit.conf_interval`, and the tests hold
 the two against each other; it is computed here because lmfit takes two seconds to import and its search fails on
 some curves. It assumes independent noise of one size. A limit that is not reached inside the box is `None`.
+
+Where the curve is not past its midpoint the sum of squares has several valleys, and a descent from the point before
+can end in the wrong one: the value then looks excluded and is not. So nothing counts as beyond a limit, and no limit
+is returned, before a search over all valleys has said the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 from scipy.special import fdtri
 
-from analysis.leastsquares import Array, Box, Optimum, Problem, descend
+from analysis.leastsquares import Array, Box, Optimum, Problem, descend, minimise
 
 WIDTH = 1e-6  # a limit is found to this share of its distance from the best value
+AGREEMENT = 1e-4  # to this share the search over all valleys must give the same excess at a limit
 PRECISION = 1e-9  # of the sums of squares along the way; what is allowed differs from the best by parts in a hundred
 
 
@@ -40,6 +48,13 @@ def limits(
     return lo, hi
 
 
+class _Point(NamedTuple):
+    """A value, and how far the profile there lies beyond what is allowed, as a root so that it is nearly straight."""
+
+    value: float
+    excess: float
+
+
 class _Side:
     """Walk along the profile of one parameter; every fit starts from the one before."""
 
@@ -51,42 +66,61 @@ class _Side:
         value = float(self.best.theta[self.index])
         end = float(self.box.high[self.index] if sign > 0.0 else self.box.low[self.index])
         step = self._first_step()
-        inside, outside = value, value
-        at_inside = -self._distance_allowed()
+        inside = _Point(value, -self._distance_allowed())
         while True:
-            outside = inside + sign * step
-            if (end - outside) * sign <= 0.0:
-                outside = end
-            at_outside = self._excess(outside)
-            if at_outside > 0.0:
-                return self._root(inside, at_inside, outside, at_outside)
-            if outside == end:
+            at = inside.value + sign * step
+            if (end - at) * sign <= 0.0:
+                at = end
+            there = self._near(at)
+            if there.excess > 0.0:
+                there = self._anywhere(at)
+            if there.excess > 0.0:
+                return self._confirmed_root(inside, there)
+            if at == end:
                 return None
-            inside, at_inside, step = outside, at_outside, 2.0 * step
+            inside, step = there, 2.0 * step
 
-    def _root(self, inside: float, at_inside: float, outside: float, at_outside: float) -> float:
+    def _confirmed_root(self, inside: _Point, outside: _Point) -> float:
+        """The root found by descents from neighbours where all valleys agree on it, otherwise by the slow search."""
+        root = self._root(inside, outside, self._near)
+        there = self._anywhere(root)
+        if abs(there.excess) <= AGREEMENT * self._distance_allowed():
+            return root
+        inside, outside = (inside, there) if there.excess > 0.0 else (there, outside)
+        return self._root(inside, outside, self._anywhere)
+
+    def _root(self, inside: _Point, outside: _Point, excess: Callable[[float], _Point]) -> float:
         """Illinois false position: the excess is nearly straight in the parameter, so few fits are needed."""
-        tolerance = WIDTH * abs(outside - float(self.best.theta[self.index]))
+        tolerance = WIDTH * abs(outside.value - float(self.best.theta[self.index]))
+        at_inside, at_outside = inside.excess, outside.excess
         for _ in range(60):
-            if abs(outside - inside) <= tolerance:
+            if abs(outside.value - inside.value) <= tolerance:
                 break
-            middle = (inside * at_outside - outside * at_inside) / (at_outside - at_inside)
-            at_middle = self._excess(middle)
-            if abs(at_middle) <= WIDTH * self._distance_allowed():
-                return middle
-            if at_middle > 0.0:
-                outside, at_outside, at_inside = middle, at_middle, at_inside / 2.0
+            middle = excess((inside.value * at_outside - outside.value * at_inside) / (at_outside - at_inside))
+            if abs(middle.excess) <= WIDTH * self._distance_allowed():
+                return middle.value
+            if middle.excess > 0.0:
+                outside, at_outside, at_inside = middle, middle.excess, at_inside / 2.0
             else:
-                inside, at_inside, at_outside = middle, at_middle, at_outside / 2.0
-        return 0.5 * (inside + outside)
+                inside, at_inside, at_outside = middle, middle.excess, at_outside / 2.0
+        return 0.5 * (inside.value + outside.value)
 
-    def _excess(self, value: float) -> float:
-        """How far the profile at `value` lies beyond what is allowed, as a root so that it is nearly straight."""
-        theta, sse = descend(self.problem, self.box.fix(self.index, value), self._start(value), precision=PRECISION)
+    def _near(self, value: float) -> _Point:
+        """The profile at `value` by one descent from the last point: quick, and an upper bound."""
+        box = self.box.fix(self.index, value)
+        return self._point(value, *descend(self.problem, box, self._start(value), precision=PRECISION))
+
+    def _anywhere(self, value: float) -> _Point:
+        """The profile at `value` by a search over all valleys."""
+        box = self.box.fix(self.index, value)
+        found = minimise(self.problem, box, more_starts=(self._start(value),), precision=PRECISION)
+        return self._point(value, found.theta, found.sse)
+
+    def _point(self, value: float, theta: Array, sse: float) -> _Point:
         if sse < self.best.sse * (1.0 - 1e-7):
             raise BetterOptimumError(theta)
         self.theta = theta
-        return float(np.sqrt(max(sse - self.best.sse, 0.0))) - self._distance_allowed()
+        return _Point(value, float(np.sqrt(max(sse - self.best.sse, 0.0))) - self._distance_allowed())
 
     def _start(self, value: float) -> Array:
         start = self.theta.copy()
