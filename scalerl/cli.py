@@ -6,6 +6,7 @@ Heavy packages are imported inside the command that needs them, so that ``--help
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,19 +29,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if args.debug:
             raise
-        print("\n".join(f"scalerl: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        _complain(str(error))
+        return 2
+    except BrokenPipeError:  # the reader of a pipe had enough; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # whatever of files was not foreseen, a full disk above all
+        if args.debug:
+            raise
+        _complain(f"{error.filename or 'file'}: {error.strerror or error}")
         return 2
     except ModuleNotFoundError as error:
         if args.debug or error.name is None or error.name.split(".")[0] not in _TRAIN_PACKAGES:
             raise
-        print(f"scalerl: this command needs {error.name}: pip install 'scalerl[train]'", file=sys.stderr)
+        _complain(
+            f"this command needs the trainer, and {error.name} is missing: in the repository pip install '.[train]'"
+        )
         return 2
     except KeyboardInterrupt:
         print("scalerl: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe had enough
-        sys.stderr.close()
-        return 0
+
+
+def _complain(message: str) -> None:
+    """Print one line on stderr for each line of a message, without what could steer a terminal."""
+    for line in message.splitlines():
+        print("scalerl: " + "".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
+
+
+def _natural(text: str) -> int:
+    """Parse a whole number from 0, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,21 +75,21 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="train two small recipes, fit, compare, and write a report")
     demo.add_argument("--output", metavar="DIR", help="folder to make (default: runs/demo-seedN)")
-    demo.add_argument("--seed", type=int, default=0, metavar="N")
-    demo.add_argument("--steps", type=int, metavar="N", help="updates a recipe, fewer for a quick look")
+    demo.add_argument("--seed", type=_natural, default=0, metavar="N")
+    demo.add_argument("--steps", type=_natural, metavar="N", help="updates a recipe, fewer for a quick look")
     demo.set_defaults(run=_demo)
 
     prepare = commands.add_parser("prepare", help="write train.json, eval.json and test.json of a task")
     prepare.add_argument("--task", required=True, metavar="NAME", help="chain or addition")
     prepare.add_argument("--output", required=True, metavar="DIR")
     prepare.add_argument("--sizes", type=int, nargs=3, default=(1500, 256, 256), metavar=("TRAIN", "EVAL", "TEST"))
-    prepare.add_argument("--seed", type=int, default=0, metavar="N")
+    prepare.add_argument("--seed", type=_natural, default=0, metavar="N")
     prepare.set_defaults(run=_prepare)
 
-    warmup = commands.add_parser("warmup", help="make a small starting checkpoint for a task")
+    warmup = commands.add_parser("warmup", help="make a small starting checkpoint for a task (4 minutes)")
     warmup.add_argument("--task", required=True, metavar="NAME", help="chain or addition")
     warmup.add_argument("--output", required=True, metavar="DIR")
-    warmup.add_argument("--seed", type=int, default=0, metavar="N")
+    warmup.add_argument("--seed", type=_natural, default=0, metavar="N")
     warmup.add_argument("--layers", type=int, default=2, metavar="N")
     warmup.add_argument("--width", type=int, default=64, metavar="N")
     warmup.set_defaults(run=_warmup)
@@ -126,7 +147,7 @@ def _warmup(args: argparse.Namespace) -> int:
 
     def show(step: int, loss: float) -> None:
         if step % 50 == 0:
-            print(f"step {step}  loss {loss:.3f} nats a token", file=sys.stderr, flush=True)
+            print(f"step {step} of 750  loss {loss:.3f} nats a token", file=sys.stderr, flush=True)
 
     made = warmup(args.task, args.output, seed=args.seed, layers=args.layers, width=args.width, progress=show)
     figures = f"{made['parameters']:.0f} parameters, {made['loss']:.3f} nats a token, {made['cpu_s']:.0f} CPU-s"
@@ -150,7 +171,7 @@ def _train(args: argparse.Namespace) -> int:
                 config, args.train_data, args.eval_data, args.output_dir, log_file=args.log_file, report=display
             )
     except KeyboardInterrupt:
-        print(f"scalerl: interrupted; what was logged is whole: {args.output_dir}", file=sys.stderr)
+        _complain("interrupted" + (f"; what was logged is whole: {args.output_dir}" if display.told else ""))
         return 130
     print(f"wrote {folder}; look at it with: scalerl fit {folder}")
     return 0

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from scalerl.runlog import UserError
+from scalerl.runlog import RunLogError, UserError, read_regular
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -79,7 +79,7 @@ class ScaleRLConfig(BaseModel):
     advantage_normalization: Literal["batch", "prompt", "none"] = "batch"
     """Whose standard deviation divides the centred rewards."""
 
-    learning_rate: float = Field(5e-7, gt=0)
+    learning_rate: float = Field(5e-7, gt=0, le=10)
     warmup_steps: int = Field(100, ge=0)
     """Updates over which the learning rate rises linearly."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
@@ -87,20 +87,20 @@ class ScaleRLConfig(BaseModel):
     adam_beta2: float = Field(0.95, ge=0, lt=1)
     """(ours)"""
     adam_epsilon: float = Field(1e-15, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, le=10)
     max_grad_norm: float = Field(1.0, gt=0)
     """Norm that a larger gradient is scaled down to (ours)."""
     micro_batch_tokens: int = Field(32768, ge=1)
     """Padded tokens in one forward pass of training; changes memory and speed, not the update."""
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=1e-3, le=1e3)
     """Sampling temperature in training and evaluation (ours)."""
     use_fp32_lm_head: bool = True
     """Compute the logits in FP32, on the generator and on the trainer."""
     dtype: Literal["float32", "bfloat16", "float64"] = "bfloat16"
     """Precision of the weights and activations."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
     """CPU threads of this process; small models are fastest with one."""
 
     eval_every: int = Field(100, ge=1)
@@ -109,7 +109,7 @@ class ScaleRLConfig(BaseModel):
     """k of mean@k."""
     eval_prompts: int | None = Field(None, ge=1)
     """Use the first so many evaluation prompts; all if not set."""
-    eval_seed: int = Field(0, ge=0)
+    eval_seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the sampling noise of evaluations; the same for every run that is to be compared."""
 
     max_steps: int | None = Field(None, ge=1)
@@ -118,7 +118,7 @@ class ScaleRLConfig(BaseModel):
     """Stop after so many passes over the train prompts."""
     max_gpu_hours: float | None = Field(None, gt=0)
     """Stop at the first update that reaches so many GPU-hours."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
     @property
     def prompts_per_update(self) -> int:
@@ -161,6 +161,11 @@ class ScaleRLConfig(BaseModel):
             wrong.append("max_steps, max_epochs, max_gpu_hours: set at least one, or the run would never end")
         if self.off_policy_steps:
             wrong.append(f"off_policy_steps: {self.off_policy_steps}: this version trains on-policy only; set it to 0")
+        if self.dtype == "bfloat16":
+            wrong.append(
+                "dtype: bfloat16: this version has no FP32 copy of the weights for the optimizer, without which small "
+                "updates are rounded away; set it to float32"
+            )
         if self.no_positive_resampling:
             wrong.append("no_positive_resampling: true: not trained by this version; set it to false")
         if wrong:
@@ -197,7 +202,7 @@ def load_config(sources: Sequence[str | os.PathLike[str]] = (), settings: Sequen
             continue
         try:
             values[key.strip()] = _yaml(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             values[key.strip()] = text
         origin[key.strip()] = "--set"
     return _check(values, origin, problems)
@@ -227,7 +232,7 @@ def _check(values: dict[str, Any], origin: Mapping[str, str], problems: list[str
                 problems.extend(str(item["ctx"]["error"]).splitlines())
             else:
                 said = item["msg"][0].lower() + item["msg"][1:]
-                problems.append(f"{where}{key}: {item['input']!r}: {said}")
+                problems.append(f"{where}{key}: {repr(item['input'])[:80]}: {said}")
         raise ConfigError("\n".join(problems)) from None
     if problems:
         raise ConfigError("\n".join(problems))
@@ -235,14 +240,14 @@ def _check(values: dict[str, Any], origin: Mapping[str, str], problems: list[str
 
 
 def _read_yaml(source: str | os.PathLike[str]) -> dict[str, Any]:
-    shipped = RECIPES / f"{source}.yaml"
-    path = shipped if shipped.is_file() and not Path(source).is_file() else Path(source)
+    path = Path(source)
+    if str(source) in recipes() and not path.is_file():
+        path = RECIPES / f"{source}.yaml"
     try:
-        values = _yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        names = ", ".join(recipes())
-        raise ConfigError(f"{source}: {error.strerror}; give a YAML file or one of: {names}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        values = _yaml(read_regular(path).decode("utf-8"))
+    except RunLogError as error:
+        raise ConfigError(f"{error}; give a YAML file or one of: {', '.join(recipes())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{source}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
@@ -254,7 +259,19 @@ def _read_yaml(source: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 5e-7 is a number, as it is to everybody but YAML 1.1."""
+    """Safe YAML without aliases and repeated keys, in which 5e-7 is a number, as it is to all but YAML 1.1."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases have no use here")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"{key} stands there twice")
+        return super().construct_mapping(node, deep=deep)
 
 
 _Loader.add_implicit_resolver(

@@ -23,7 +23,8 @@ def train_demo(output: str | None, *, seed: int = 0, steps: int | None = None) -
     UserError
         If the folder exists, the starting checkpoint is missing, or a run fails.
     """
-    model = load_config([RECIPES[0], "demo"]).model_name
+    limit = [] if steps is None else [f"max_steps={steps}"]
+    model = load_config([RECIPES[0], "demo"], limit).model_name
     if not Path(model).is_dir():
         raise UserError(f"{model}: not found; run the demo from the folder of the repository")
     folder = Path(output) if output else _new_folder(Path(f"runs/demo-seed{seed}"))
@@ -32,7 +33,7 @@ def train_demo(output: str | None, *, seed: int = 0, steps: int | None = None) -
     prepare("chain", str(folder / "prompts"))
     runs = [folder / recipe for recipe in RECIPES]
     print(f"training {' and '.join(RECIPES)}, seed {seed}, into {folder}", flush=True)
-    _train_all(runs, folder / "prompts", ["--seed", str(seed), *(["--set", f"max_steps={steps}"] if steps else [])])
+    _train_all(runs, folder / "prompts", ["--seed", str(seed), *(part for s in limit for part in ("--set", s))])
     return runs
 
 

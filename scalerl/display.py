@@ -20,6 +20,7 @@ class Display:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream, self._began = stream or sys.stderr, time.monotonic()
         self._bar: Any = None
+        self.told = False  # whether the run has begun
 
     def __enter__(self) -> Self:
         if self._stream.isatty():
@@ -38,6 +39,7 @@ class Display:
 
     def __call__(self, progress: Progress) -> None:
         """Show the state of the run."""
+        self.told = True
         text = f"step {progress.step}  pass rate {progress.pass_rate:.3f}  {progress.gpu_hours:.4f} GPU-hours"
         if self._bar is not None:
             self._bar.n = progress.fraction

@@ -39,6 +39,16 @@ class LayerWeights(NamedTuple):
     down_bias: Tensor | None
 
 
+class Weights(NamedTuple):
+    """Weights of a causal LM: embedding (V, H), layers, final norm (H,), head (V, H) and its bias (V,) or None."""
+
+    embedding: Tensor
+    layers: list[LayerWeights]
+    norm: Tensor
+    head: Tensor
+    head_bias: Tensor | None
+
+
 class Prefix(NamedTuple):
     """What sequences continue: keys and values of P prompts, per layer (P, M, T_p, D), and who continues which."""
 
@@ -100,7 +110,7 @@ class Forward:
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        A Llama or Qwen3 causal LM. Its parameters are read at every call of `weights`, never copied for good.
+        A Llama or Qwen3 causal LM. It keeps owning its parameters.
     max_length : int
         Longest sequence, for the table of rotary angles.
 
@@ -113,7 +123,9 @@ class Forward:
     def __init__(self, model: Any, max_length: int) -> None:
         config = model.config
         windows = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or [])
-        if config.model_type not in FAMILY or config.hidden_act != "silu" or windows:
+        rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+        grows = rope in {"dynamic", "longrope"}  # angles that change with the length cannot stand in a table
+        if config.model_type not in FAMILY or config.hidden_act != "silu" or windows or grows:
             raise UserError(
                 f"model_name: a {config.model_type!r} model of this configuration cannot be trained yet; "
                 f"families: {', '.join(FAMILY)} with full attention"
@@ -131,11 +143,29 @@ class Forward:
         sign = torch.ones_like(sin).index_fill_(-1, torch.arange(self.head_dim // 2, device=self.device), -1)
         self.cos, self.sin = cos[0, :, None], (sin * sign)[0, :, None]  # (max_length, 1, D)
 
-    def weights(self) -> list[LayerWeights]:
-        """Gather the layers' weights, differentiably; call it anew after every update."""
-        return [self._layer_weights(layer) for layer in self.model.model.layers]
+    def weights(self) -> Weights:
+        """Gather the weights, differentiably; call it anew after every update."""
+        body = self.model.model
+        layers = [self._layer_weights(layer) for layer in body.layers]
+        return Weights(body.embed_tokens.weight, layers, body.norm.weight, *head_weights(self.model))
 
-    def hidden(self, ids: Tensor, weights: list[LayerWeights], prefix: Prefix | None = None) -> Hidden:
+    def snapshot(self) -> Weights:
+        """Copy the weights, so that a later change of the model's does not reach them."""
+
+        def copy(w: Tensor | None) -> Tensor | None:
+            return None if w is None else w.detach().clone()
+
+        now = self.weights()
+        layers = [LayerWeights(*map(copy, layer)) for layer in now.layers]  # type: ignore[arg-type]
+        return now._replace(
+            embedding=now.embedding.detach().clone(),
+            layers=layers,
+            norm=now.norm.detach().clone(),
+            head=now.head.detach().clone(),
+            head_bias=copy(now.head_bias),
+        )
+
+    def hidden(self, ids: Tensor, weights: Weights, prefix: Prefix | None = None) -> Hidden:
         """Run sequences, from their start or as continuations of prompts that were run before.
 
         Sequences are padded on the right. Attention is causal, so no real token ever sees padding, whatever id the
@@ -157,9 +187,9 @@ class Forward:
             causal = steps[:, None] >= steps
             mask = torch.cat([before[:, None].expand(b, t, -1), causal.expand(b, t, t)], dim=2)[:, None]
             cos, sin = self.cos[lengths + steps], self.sin[lengths + steps]
-        x = self._embed(ids)
+        x = self._embed(ids, weights)
         keys, values = [], []
-        for layer, w in enumerate(weights):
+        for layer, w in enumerate(weights.layers):
             q, k, v = (a.transpose(1, 2) for a in self._qkv(x, w, cos, sin))  # (B, heads, T, D)
             keys.append(k)
             values.append(v)
@@ -169,9 +199,9 @@ class Forward:
             grouped = self.heads != self.kv_heads
             y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=grouped)
             x = self._close(x, y.transpose(1, 2).reshape(b, t, -1), w)
-        return Hidden(_norm(x, self.model.model.norm.weight, self.eps), keys, values)
+        return Hidden(_norm(x, weights.norm, self.eps), keys, values)
 
-    def step(self, ids: Tensor, positions: Tensor, weights: list[LayerWeights], ring: Ring) -> Tensor:
+    def step(self, ids: Tensor, positions: Tensor, weights: Weights, ring: Ring) -> Tensor:
         """Run one more token of the sequences in the ring's first B slots; return hidden states (B, H).
 
         Parameters
@@ -186,8 +216,8 @@ class Forward:
         unseen = (age > positions[:, None])[:, None, None]  # (B, 1, 1, extent)
         cos, sin = self.cos[positions], self.sin[positions]  # (B, 1, D)
         scale = self.head_dim**-0.5
-        x = self._embed(ids)
-        for w, keys, values in zip(weights, ring.keys, ring.values, strict=True):
+        x = self._embed(ids, weights)
+        for w, keys, values in zip(weights.layers, ring.keys, ring.values, strict=True):
             q, k, v = self._qkv(x, w, cos, sin)  # (B, heads, D)
             keys[:b, :, column], values[:b, :, column] = k, v
             q = (q * scale).view(b, self.kv_heads, -1, self.head_dim)
@@ -196,11 +226,11 @@ class Forward:
             y = scores.softmax(-1) @ values[:b, :, :extent]
             x = self._close(x, y.reshape(b, -1), w)
         ring.column = (column + 1) % ring.length
-        return _norm(x, self.model.model.norm.weight, self.eps)
+        return _norm(x, weights.norm, self.eps)
 
-    def _embed(self, ids: Tensor) -> Tensor:
-        table = self.model.model.embed_tokens
-        return F.embedding(ids, table.weight, table.padding_idx)  # as in the model: a padding row learns nothing
+    def _embed(self, ids: Tensor, weights: Weights) -> Tensor:
+        # As in the model, the row of a padding id learns nothing.
+        return F.embedding(ids, weights.embedding, self.model.model.embed_tokens.padding_idx)
 
     def _qkv(self, x: Tensor, w: LayerWeights, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project (..., H) to turned queries (..., N, D) and keys (..., M, D), and values (..., M, D)."""

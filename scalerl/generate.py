@@ -16,10 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalerl.forward import Forward, Prefix, Ring, head_weights, logits
+from scalerl.forward import Forward, Prefix, Ring, logits
+from scalerl.runlog import UserError
 
 TRAIN_STREAM = 0
 """Stream of the training completions; evaluations take streams of their own."""
+
+
+class GenerationError(UserError):
+    """The policy cannot be sampled from."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ class Generator:
         self.forward = Forward(model, max_length)
         self.max_new_tokens, self.temperature, self.fp32_head = max_new_tokens, temperature, fp32_head
         self.seed, self.stream = seed, stream
-        self.prefilled_tokens = 0
+        self.prompt_tokens = 0
+        """Prompt tokens run since it was last set to 0."""
         device = self.forward.device
         self._end_ids = torch.tensor(sorted(end_ids), device=device)
         self._waiting: deque[Request] = deque()
@@ -109,10 +115,9 @@ class Generator:
 
     @torch.inference_mode()
     def load(self, version: int) -> None:
-        """Take the model's current weights, as policy `version`; completions in work go on with them."""
+        """Copy the model's current weights, as policy `version`; completions in work go on with them."""
         self.version = version
-        self._weights = self.forward.weights()
-        self._head = head_weights(self.forward.model)
+        self._weights = self.forward.snapshot()
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue requests; completions start in this order as slots become free."""
@@ -148,7 +153,7 @@ class Generator:
         ids = torch.zeros(len(chosen), extent, dtype=torch.long, device=device)
         for row, request in enumerate(chosen):
             ids[row, : len(request.prompt)] = torch.tensor(request.prompt, device=device)
-        self.prefilled_tokens += int(lengths.sum())
+        self.prompt_tokens += int(lengths.sum())
         run = self.forward.hidden(ids, self._weights)
         last = run.states[torch.arange(len(chosen), device=device), lengths - 1]
 
@@ -158,14 +163,24 @@ class Generator:
         self._ring.put(Prefix(run.keys, run.values, lengths, source), start)
         self._numbers[start:end] = np.concatenate([np.arange(r.first, r.first + r.count) for r in chosen])
         self._prompts[start:end] = [r.prompt for r in chosen for _ in range(r.count)]
-        noise = [sampling_noise(self.seed, self.stream, r.first, r.count, self.max_new_tokens) for r in chosen]
-        self._noise[start:end] = torch.from_numpy(np.concatenate(noise)).to(device)
+        self._noise[start:end] = torch.from_numpy(self._draw(chosen)).to(device)
         self._length[start:end] = 0
         self._entropy[start:end] = 0
         self._position[start:end] = lengths[source] - 1
         self._live = end
         self._sample(last[source], slice(start, end))
         self._retire(done)
+
+    def _draw(self, chosen: Sequence[Request]) -> np.ndarray:
+        """Return the noise of requests, drawn at once for numbers that follow one another."""
+        spans: list[list[int]] = []
+        for request in chosen:
+            if spans and sum(spans[-1]) == request.first:
+                spans[-1][1] += request.count
+            else:
+                spans.append([request.first, request.count])
+        length = self.max_new_tokens
+        return np.concatenate([sampling_noise(self.seed, self.stream, first, count, length) for first, count in spans])
 
     def _tick(self, done: list[Completion]) -> None:
         if not self._live:
@@ -177,13 +192,15 @@ class Generator:
 
     def _sample(self, hidden: Tensor, slots: slice) -> None:
         """Draw one token a row from hidden states (B, H) by inverting the distribution function at the noise."""
-        scores = logits(hidden, *self._head, fp32=self.fp32_head) / self.temperature  # (B, V)
+        scores = (
+            logits(hidden, self._weights.head, self._weights.head_bias, fp32=self.fp32_head) / self.temperature
+        )  # (B, V)
         logprobs = scores.log_softmax(-1)
         probs = logprobs.exp()
-        cumulative = probs.cumsum(-1)
+        cumulative = probs.double().cumsum(-1)  # in FP32 the rare tokens of a large vocabulary would be rounded away
         length = self._length[slots]
         rows = torch.arange(slots.start, slots.stop, device=length.device)
-        threshold = self._noise[rows, length].to(cumulative.dtype)[:, None] * cumulative[:, -1:]
+        threshold = self._noise[rows, length][:, None] * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=scores.shape[-1] - 1)
         self._logprobs[rows, length] = logprobs.gather(-1, token)[:, 0].double()
         self._entropy[slots] -= (probs * logprobs.clamp(min=-1e4)).sum(-1).double()
@@ -199,6 +216,11 @@ class Generator:
         finished = ended | (self._length[live] >= self.max_new_tokens)
         if not finished.any():
             return
+        if not torch.isfinite(self._entropy[live]).all():
+            raise GenerationError(
+                f"policy version {self.version} gives scores that are no numbers (NaN or infinite); "
+                "check the checkpoint, temperature and dtype"
+            )
         slots = finished.nonzero()[:, 0]
         columns = (self._tokens, self._logprobs, self._versions, self._length, self._entropy)
         tokens, logprobs, versions, length, entropy = (column[slots].tolist() for column in columns)
@@ -237,16 +259,18 @@ class Generator:
 def sampling_noise(seed: int, stream: int, first: int, count: int, length: int) -> np.ndarray:
     """Return uniform noise on [0, 1), shape (count, length): row i belongs to completion ``first + i``.
 
-    The Philox counter of a completion is its number times the blocks it may need, so a row depends on nothing but
-    (seed, stream, number, length).
+    Philox makes four numbers a counter. Its 256-bit counter holds the completion in the low word and a quarter of the
+    position in the next, so that a number depends on (seed, stream, completion, position) and on no length limit.
 
     Examples
     --------
     >>> both = sampling_noise(1, 0, first=6, count=2, length=5)
-    >>> bool((both[1:] == sampling_noise(1, 0, first=7, count=1, length=5)).all())
+    >>> bool((both[1:, :3] == sampling_noise(1, 0, first=7, count=1, length=3)).all())
     True
     """
     blocks = -(-length // 4)
-    bits = np.random.Philox(key=[seed, stream])
-    bits.advance(first * blocks)
-    return np.random.Generator(bits).random((count, blocks * 4))[:, :length]
+    noise = np.empty((count, blocks, 4))
+    for block in range(blocks):
+        bits = np.random.Philox(key=[seed, stream], counter=[first, block, 0, 0])
+        noise[:, block] = np.random.Generator(bits).random((count, 4))
+    return noise.reshape(count, -1)[:, :length]

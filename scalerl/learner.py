@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scalerl.config import ScaleRLConfig
-from scalerl.forward import Forward, Prefix, head_weights, logits
+from scalerl.forward import Forward, Prefix, logits
 from scalerl.generate import Completion
 from scalerl.loss import TokenLoss, cispo, clipped_surrogate
 from scalerl.runlog import UserError
@@ -85,6 +85,8 @@ class Learner:
             foreach=True,
         )
         self._token_loss = _token_loss(config)
+        self.prompt_tokens = 0
+        """Prompt tokens run since it was last set to 0."""
 
     def update(self, batch: Batch, step: int) -> dict[str, Any]:
         """Make update number `step` (from 1) and return its fields of the step row.
@@ -126,6 +128,7 @@ class Learner:
         """
         device = self.forward.device
         prompts = list(dict.fromkeys(c.prompt for c in completions))  # each is run once, whoever shares it
+        self.prompt_tokens += sum(map(len, prompts))
         row = {prompt: index for index, prompt in enumerate(prompts)}
         source = torch.tensor([row[c.prompt] for c in completions], device=device)
         weights = self.forward.weights()
@@ -139,7 +142,7 @@ class Learner:
         count = torch.tensor([len(c.tokens) for c in completions], device=device)
         states = states[torch.arange(states.shape[1], device=device) < count[:, None]]  # (N, H), row by row
         targets = torch.tensor([t for c in completions for t in c.tokens], device=device)
-        scores = logits(states, *head_weights(self.model), fp32=self.config.use_fp32_lm_head)
+        scores = logits(states, weights.head, weights.head_bias, fp32=self.config.use_fp32_lm_head)
         scores = scores / self.config.temperature
         return scores.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 

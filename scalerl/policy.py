@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
@@ -41,9 +42,18 @@ class Policy(NamedTuple):
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write a directory that `AutoModelForCausalLM` and `AutoTokenizer` load."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        """Write a directory that `AutoModelForCausalLM` and `AutoTokenizer` load.
+
+        Raises
+        ------
+        UserError
+            If it cannot be written.
+        """
+        try:
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder}: the model cannot be written: {error}") from error
 
 
 def load_policy(name: str, *, device: str = "cpu", dtype: str = "float32") -> Policy:
@@ -57,15 +67,25 @@ def load_policy(name: str, *, device: str = "cpu", dtype: str = "float32") -> Po
     path = Path(name)
     if path.exists() and not (path / "config.json").is_file():
         raise UserError(f"model_name: {name} is no model directory: it has no config.json")
+    if path.is_dir() and not [*path.glob("tokenizer*"), *path.glob("vocab*")]:
+        raise UserError(f"model_name: {name} has no tokenizer: no tokenizer.json, no vocabulary")
     if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") != 1):
         raise UserError(f"model_name: there is no directory {name}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda: this torch finds no CUDA device; set device to cpu or auto")
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
-        model = model.to(device)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        model, info = _load_model(name, dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a broken directory can fail anywhere inside transformers and safetensors
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"model_name: {name} cannot be loaded: {reason[0]}") from error
+    absent = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
+    if absent:
+        raise UserError(
+            f"model_name: {name}: {len(absent)} weights are missing or of another shape, the first is {absent[0]}; "
+            "training would start from random ones"
+        )
+    model = model.to(device)
     ends = model.generation_config.eos_token_id
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
@@ -73,6 +93,25 @@ def load_policy(name: str, *, device: str = "cpu", dtype: str = "float32") -> Po
     if not ends:
         raise UserError(f"model_name: {name} names no end-of-sequence token, so completions could not end")
     return Policy(model.eval(), tokenizer, tuple(ends))
+
+
+def _load_model(name: str, dtype: str) -> tuple[Any, dict[str, Any]]:
+    """Load a model and what was missing; never code from the directory, never a pickle."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what its load report says is an error of ours
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are listed, and refused below with the missing ones
+            trust_remote_code=False,
+        )
+    finally:
+        logging.set_verbosity(before)
+    model, info = loaded
+    return model, info
 
 
 def new_policy(

@@ -5,6 +5,7 @@ A run is a folder::
     run.json        what was run, written once before the first row (schema, recipe, seed, configuration, devices)
     log.jsonl       append-only; one JSON object a line, flushed to disk row by row; kinds: step, eval, event
     samples.jsonl   a few prompts, completions and rewards of every evaluation, to read
+    model/          the final policy, where the trainer leaves one
 
 Promises: a row is on disk before the call that wrote it returns; an existing log is never written over; the
 compute axes (`COMPUTE_AXES`) are cumulative over the whole run and stand in every step and eval row; no row holds
@@ -14,6 +15,7 @@ NaN or infinity. `docs/log-format.md` describes every field and a test holds it 
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 import math
 import os
@@ -25,7 +27,7 @@ from typing import Any, NamedTuple
 from scalerl.meter import Meter
 
 SCHEMA_VERSION = 1
-HEADER_FILE, LOG_FILE, SAMPLES_FILE = "run.json", "log.jsonl", "samples.jsonl"
+HEADER_FILE, LOG_FILE, SAMPLES_FILE, MODEL_FOLDER = "run.json", "log.jsonl", "samples.jsonl", "model"
 
 # Cumulative over the run, in every step and eval row: each can be the x of a curve.
 COMPUTE_AXES: dict[str, str] = {
@@ -33,7 +35,7 @@ COMPUTE_AXES: dict[str, str] = {
     "cpu_s": "CPU-seconds of the process over the same interval",
     "tokens_generated": "completion tokens sampled for training",
     "tokens_trained": "completion tokens that entered the loss",
-    "flops": "2 N a generated or prefilled token and 6 N a trained one (prompt included), N = weights that multiply",
+    "flops": "2 N a token run forward, 6 N a token also run backward, N = weights that multiply it; attention left out",
     "step": "updates tried so far, skipped ones included",
 }
 STEP_FIELDS: dict[str, str] = {
@@ -150,10 +152,8 @@ class RunLog:
 
     def __enter__(self) -> RunLog:
         """Make the folder, write the header, begin the metered interval unless told not to."""
+        self.refuse_if_taken()
         path = self.folder / LOG_FILE
-        for taken in (path, self.folder / HEADER_FILE):
-            if taken.exists():
-                raise RunLogError(f"{taken}: this folder holds a run already; choose another one or move it away")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / HEADER_FILE, self._header)
@@ -168,15 +168,26 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Close the log with an event that says how the run ended."""
         self.meter.stop()
-        if kind is None:
-            self.event("end")
-        elif issubclass(kind, KeyboardInterrupt):
-            self.event("interrupted")
-        else:
-            self.event("failed", error=f"{kind.__name__}: {error}")
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        try:
+            if kind is None:
+                self.event("end")
+            elif issubclass(kind, KeyboardInterrupt):
+                self.event("interrupted")
+            else:
+                self.event("failed", error=f"{kind.__name__}: {error}")
+        except RunLogError:
+            if error is None:
+                raise  # otherwise the log is closed already by what went wrong before, and that is what to report
+        finally:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+    def refuse_if_taken(self) -> None:
+        """Raise `RunLogError` if the folder holds a file of a run."""
+        for name in (LOG_FILE, HEADER_FILE, SAMPLES_FILE, MODEL_FOLDER):
+            if os.path.lexists(self.folder / name):
+                raise RunLogError(f"{self.folder}: holds a run already ({name}); choose another folder or move it away")
 
     def step(self, *, step: int, **fields: Any) -> None:
         """Append a step row; compute and phase seconds are filled in from the meter unless given."""
@@ -218,13 +229,14 @@ class RunLog:
             if isinstance(value, float) and not math.isfinite(value):
                 raise RunLogError(f"{self.folder}: {name} is {value}; a log holds finite numbers or null")
         line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        whole = os.fstat(self._fd).st_size
         try:
-            written = os.write(self._fd, line)
+            if os.write(self._fd, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._fd)
         except OSError as error:
+            os.ftruncate(self._fd, whole)  # half a row would make a damaged line of the next one
             raise RunLogError(f"{self.folder / LOG_FILE}: cannot be written: {error.strerror}") from error
-        if written != len(line):
-            raise RunLogError(f"{self.folder / LOG_FILE}: a row was cut short; is the disk full?")
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:
@@ -236,7 +248,7 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
         If it cannot be read, or is a pipe or a device, which could block or never end.
     """
     try:
-        mode = os.stat(path).st_mode
+        mode = Path(path).stat().st_mode
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
             raise RunLogError(f"{path}: cannot be read: it is {kind}")

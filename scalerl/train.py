@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,12 +22,12 @@ import torch
 import scalerl
 from scalerl.advantage import advantages, keep_prompts, token_weights
 from scalerl.config import ScaleRLConfig
-from scalerl.data import DataSet, PromptOrder, check_lengths, load_data
+from scalerl.data import DataSet, PromptOrder, check_apart, check_prompts, load_data
 from scalerl.evaluate import Evaluation, evaluate
 from scalerl.generate import Completion, Generator, Request
 from scalerl.learner import Batch, Learner
 from scalerl.policy import Policy, checkpoint_hash, load_policy
-from scalerl.runlog import RunLog, UserError
+from scalerl.runlog import HEADER_FILE, LOG_FILE, MODEL_FOLDER, SAMPLES_FILE, RunLog, UserError
 from scalerl.tasks import Task, get_task
 
 CSV_COLUMNS = ("step", "gpu_hours", "cpu_s", "tokens_generated", "tokens_trained", "flops", "pass_rate", "accuracy")
@@ -73,10 +74,10 @@ def train(
     train_set, eval_set = load_data(train_data), load_data(eval_data, limit=config.eval_prompts)
     policy = load_policy(config.model_name, device=device, dtype=config.dtype)
     prompts = [policy.encode(item["prompt"]) for item in train_set.items]
-    check_lengths(train_set, prompts, config.prompt_tokens)
-    check_lengths(eval_set, [policy.encode(item["prompt"]) for item in eval_set.items], config.prompt_tokens)
-    if log_file is not None and Path(log_file).exists():
-        raise UserError(f"{log_file}: exists already; choose another --log-file or move it away")
+    check_apart(train_set, eval_set)
+    for data, encoded in ((train_set, prompts), (eval_set, [policy.encode(i["prompt"]) for i in eval_set.items])):
+        unknown = policy.tokenizer.unk_token_id
+        check_prompts(data, encoded, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
     device_kind = torch.cuda.get_device_name() if device == "cuda" else "cpu process"
     log = RunLog(
         output_dir,
@@ -96,6 +97,9 @@ def train(
         seed=config.seed,
         fp32_head=config.use_fp32_lm_head,
     )
+    log.refuse_if_taken()
+    if log_file is not None:
+        _begin_csv(Path(log_file), log.folder)
     with log:
         _Run(
             config=config,
@@ -112,7 +116,7 @@ def train(
             report=report,
         ).loop()
         with log.meter.apart("checkpoint"):
-            policy.save(log.folder / "model")
+            policy.save(log.folder / MODEL_FOLDER)
     return log.folder
 
 
@@ -145,13 +149,14 @@ class _Run:
     pass_rate: float = 0.0
 
     def loop(self) -> None:
-        step = 0
+        step, done = 0, False
         self._evaluate(step)  # before anything was spent: compute 0
         self.log.meter.start()
-        while self._used(step) < 1:
+        while not done:
             step += 1
             self._step(step)
-            if step % self.config.eval_every == 0 or self._used(step) >= 1:
+            done = self._used(step) >= 1
+            if done or step % self.config.eval_every == 0:
                 self._evaluate(step)
 
     def _step(self, step: int) -> None:
@@ -191,38 +196,39 @@ class _Run:
         return torch.tensor(right, dtype=torch.float64).view(-1, count) * 2 - 1
 
     def _count(self, batch: Batch, completions: list[Completion]) -> None:
-        """Advance the compute axes: 2 N for a token forward, 6 N for a token forward and backward."""
+        """Advance the compute axes: 2 N for a token forward, 6 N for a token forward and backward.
+
+        Exact but for attention: a shared prompt counts once where it is run once, and the last token of a completion
+        is sampled by the head but never run.
+        """
         generated = sum(len(c.tokens) for c in completions)
         trained = sum(len(c.tokens) for c in batch.completions)
-        passed = trained + sum(len(c.prompt) for c in batch.completions)
-        prefilled, self.generator.prefilled_tokens = self.generator.prefilled_tokens, 0
+        prefilled, self.generator.prompt_tokens = self.generator.prompt_tokens, 0
+        relearned, self.learner.prompt_tokens = self.learner.prompt_tokens, 0
         backbone, head = multiplying_weights(self.policy.model)
         self.compute.tokens_generated += generated
         self.compute.tokens_trained += trained
-        self.compute.flops += 2.0 * (backbone * (prefilled + generated) + head * generated)
-        self.compute.flops += 6.0 * (backbone * passed + head * trained)
+        decoded, passed = generated - len(completions), trained - len(batch.completions)
+        self.compute.flops += 2.0 * (backbone * (prefilled + decoded) + head * generated)
+        self.compute.flops += 6.0 * (backbone * (relearned + passed) + head * trained)
 
     def _evaluate(self, step: int) -> None:
         with self.log.meter.apart("evaluate"):
-            began = self.log.meter.apart_s["evaluate"]
+            began = time.perf_counter()
             result = evaluate(self.policy, self.task, self.eval_set, self.config, step)
-        seconds = self.log.meter.apart_s["evaluate"] - began
-        self.log.evaluate(step=step, evaluate_s=seconds, **asdict(self.compute), **result.row)
-        self.log.samples(result.samples)
-        if self.log_file is not None:
-            self._append_csv(step, result)
-        self.pass_rate = result.pass_rate
-        self._report(step, evaluated=True)
+            seconds = time.perf_counter() - began
+            self.log.evaluate(step=step, evaluate_s=seconds, **asdict(self.compute), **result.row)
+            self.log.samples(result.samples)
+            if self.log_file is not None:
+                self._append_csv(step, result)
+            self.pass_rate = result.pass_rate
+            self._report(step, evaluated=True)
 
     def _append_csv(self, step: int, result: Evaluation) -> None:
-        path = Path(str(self.log_file))
-        new = not path.exists()
-        path.parent.mkdir(parents=True, exist_ok=True)
         meter = self.log.meter
         values = (step, meter.gpu_hours, meter.cpu_s, *asdict(self.compute).values(), *[result.pass_rate] * 2)
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerows(([CSV_COLUMNS] if new else []) + [values])
+        with Path(str(self.log_file)).open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(values)
 
     def _used(self, step: int) -> float:
         """Return the largest share of a limit that is used up; 1 or more ends the run."""
@@ -238,6 +244,20 @@ class _Run:
     def _report(self, step: int, *, evaluated: bool = False) -> None:
         used = min(1.0, self._used(step))
         self.report(Progress(step, self.log.meter.gpu_hours, self.pass_rate, used, evaluated))
+
+
+def _begin_csv(path: Path, run: Path) -> None:
+    """Make the CSV with its header line; nothing that is there is touched."""
+    if path.resolve() in {(run / name).resolve() for name in (HEADER_FILE, LOG_FILE, SAMPLES_FILE, MODEL_FOLDER)}:
+        raise UserError(f"{path}: is a file of the run itself; choose another --log-file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(CSV_COLUMNS)
+    except FileExistsError as error:
+        raise UserError(f"{path}: exists already; choose another --log-file or move it away") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror} (--log-file)") from error
 
 
 def make_batch(rewards: torch.Tensor, completions: list[Completion], config: ScaleRLConfig) -> Batch:

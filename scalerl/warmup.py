@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from scalerl.forward import Forward, head_weights, logits
+from scalerl.forward import Forward, logits
 from scalerl.policy import Policy, new_policy
 from scalerl.runlog import UserError
 from scalerl.tasks import get_task
@@ -49,8 +49,10 @@ def warmup(
     Raises
     ------
     UserError
-        If the output directory exists and is not empty.
+        If the output directory exists and is not empty, or the size makes no model.
     """
+    if layers < 1 or width < 8 or width % 8:
+        raise UserError(f"--layers {layers} --width {width}: at least one layer, and a width that 8 divides")
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already; choose another --output or move it away")
@@ -88,6 +90,8 @@ def _loss(policy: Policy, forward: Forward, texts: list[tuple[str, str]]) -> tor
     for row, (prompt, completion) in enumerate(rows):
         ids[row, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
         target[row, len(prompt) - 1 : len(prompt) + len(completion) - 1] = torch.tensor(completion)
-    hidden = forward.hidden(ids, forward.weights()).states
+    weights = forward.weights()
+    hidden = forward.hidden(ids, weights).states
     counted = target >= 0
-    return F.cross_entropy(logits(hidden[counted], *head_weights(policy.model), fp32=True), target[counted])
+    scores = logits(hidden[counted], weights.head, weights.head_bias, fp32=True)
+    return F.cross_entropy(scores, target[counted])

@@ -27,7 +27,7 @@ def test_prepare_train_fit_as_documented(tmp_path, chain_model, capsys):
     main(["fit", str(run), "--json"])
     assert json.loads(capsys.readouterr().out)["runs"][0]["n"] == 7
     assert main(train) == 2
-    assert capsys.readouterr().err.startswith(f"scalerl: {tmp_path / 'log.csv'}: exists already")
+    assert capsys.readouterr().err.startswith(f"scalerl: {run}: holds a run already")
 
 
 def test_recipes_and_fields_are_listed(capsys):
@@ -43,7 +43,10 @@ def test_recipes_and_fields_are_listed(capsys):
     ("argv", "message"),
     [
         (["prepare", "--task", "chess", "--output", "x"], "there is no task 'chess'"),
-        (["train", "--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["prepare", "--task", "chain", "--output", "x", "--sizes", "10", "0", "5"], "sizes start at 1"),
+        (["warmup", "--task", "chain", "--output", "x", "--width", "3"], "a width that 8 divides"),
+        (["demo", "--steps", "0"], "max_steps: 0"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file"),
         (["train", "--config", "demo", "--set", "batch_sise=1"], "did you mean batch_size?"),
         (["train", "--config", "demo", "--set", "max_steps=9O"], "max_steps: '9O'"),
         (["train"], "set at least one, or the run would never end"),

@@ -42,7 +42,7 @@ def test_every_problem_is_listed_with_source_key_and_nearest_name(tmp_path):
     assert f"{path}: learning_rate: 'fast': " in text
     assert f"{path}: epsilon_max: -1: input should be greater than 0" in text
     assert "--set: max_steps: '9O': " in text
-    assert "--set: temperature: 0: input should be greater than 0" in text
+    assert "--set: temperature: 0: input should be greater than or equal to 0.001" in text
     assert "--set: 'nonsense' is not key=value" in text
 
 
@@ -86,13 +86,17 @@ def test_recipes_differ_in_no_size_and_all_of_them_load():
 
 
 def test_bad_files_are_one_clear_line(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml: No such file.*one of: demo, grpo, scalerl"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read: No such file.*one of: demo, grpo, scalerl"):
         load_config(["nowhere.yaml"])
     path = tmp_path / "broken.yaml"
     for text, message in (
         ("a: [1,", "not YAML"),
         ("- 1\n- 2", "key: value"),
         ("!!python/object/apply:os.system [id]", "not YAML"),
+        ("a: &x 1\nb: *x", "aliases"),
+        ("seed: 1\nseed: 2", "twice"),
+        ("seed: " + "9" * 5000, "not YAML"),
+        ("recipe: 2020-13-45", "not YAML"),
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):

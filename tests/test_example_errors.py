@@ -133,13 +133,17 @@ def test_evaluation_that_ignores_the_model(policy, prompts, quick):
     assert evaluate(policy, task, recorded, config, 0).row["correct"] == result.row["correct"]
 
 
-def test_whole_model_in_fp32_instead_of_the_head(prompts, tmp_path):
-    config = load_config(["scalerl", "demo"], ["dtype=bfloat16", "batch_size=16", "max_steps=1"])
-    folder = train(config, str(prompts / "train.json"), str(prompts / "eval.json"), str(tmp_path / "run"))
-    model = load_policy(str(folder / "model"), dtype="bfloat16").model
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+def test_whole_model_in_fp32_instead_of_the_head(quick):
+    """A BF16 policy samples and learns in BF16, with the head's product in FP32 on both sides."""
+    policy = load_policy(CHECKPOINT, dtype="bfloat16")
+    generator = Generator(policy.model, slots=4, max_new_tokens=50, max_length=72, end_ids=policy.end_ids)
+    generator.submit([Request(0, 4, policy.encode("7+3*4-2="))])
+    done = generator.poll()
+    assert {p.dtype for p in policy.model.parameters()} == {torch.bfloat16}
+    assert Learner(policy.model, quick()).logprobs(done).dtype == torch.float32
+    assert any(p != torch.tensor(p).bfloat16().item() for c in done for p in c.logprobs)  # finer than BF16 can be
     hidden = torch.randn(3, 64).bfloat16()
-    assert logits(hidden, *head_weights(model), fp32=True).dtype == torch.float32
+    assert logits(hidden, *head_weights(policy.model), fp32=True).dtype == torch.float32
 
 
 def test_head_bias_that_is_not_there(policy):

@@ -94,6 +94,7 @@ def test_slots_and_order_of_admission_do_not_change_what_is_drawn(chain_model):
         )
     backwards = generate(policy, wanted=requests(policy)[::-1])
     assert [c.tokens for c in backwards] == [c.tokens for c in all_at_once]
+    assert [c.entropy for c in few] == pytest.approx([c.entropy for c in all_at_once], rel=1e-9)
 
 
 def test_ticks_give_back_the_same_as_running_to_the_end(chain_model):
@@ -155,6 +156,8 @@ def test_a_version_is_recorded_with_every_token_and_new_weights_are_taken_over(c
     assert all(set(c.versions) == {0} for c in early)
     swapped = [c for c in late if len(c.tokens) > 5]
     assert swapped and all(c.versions[0] == 0 and c.versions[-1] == 1 for c in swapped)
+    for c in late:  # one version after the other, also for completions that were moved to another slot
+        assert list(c.versions) == sorted(c.versions) and c.versions.count(0) == min(4, len(c.versions))
     unswapped = {c.number: c for c in generate(load_policy(str(chain_model), dtype="float64"))}
     assert any(c.tokens != unswapped[c.number].tokens for c in swapped)
 
@@ -169,6 +172,18 @@ def test_noise_of_a_completion_depends_on_its_number_alone(seed, stream, first, 
     assert block.shape == (count, length) and (block >= 0).all() and (block < 1).all()
     for row in (0, count - 1):
         assert (sampling_noise(seed, stream, first + row, 1, length)[0] == block[row]).all()
+    assert (sampling_noise(seed, stream, first, count, length + 9)[:, :length] == block).all()
+
+
+def test_weights_that_change_before_they_are_loaded_reach_no_completion(chain_model):
+    policy = load_policy(str(chain_model), dtype="float64")
+    generator = Generator(policy.model, slots=32, max_new_tokens=24, max_length=72, end_ids=policy.end_ids, seed=5)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.mul_(1.5)
+    generator.submit(requests(policy))
+    fresh = generate(load_policy(str(chain_model), dtype="float64"))
+    assert [(c.tokens, c.logprobs) for c in generator.poll()] == [(c.tokens, c.logprobs) for c in fresh]
 
 
 def test_noise_is_uniform_and_rows_are_not_related():

@@ -158,6 +158,27 @@ def test_a_step_rows_phases_are_its_own(tmp_path):
     assert one["generate_s"] >= 0.02 and "generate_s" not in two
 
 
+@pytest.mark.parametrize("name", ["log.jsonl", "run.json"])
+def test_pipes_and_devices_are_not_read(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(RunLogError, match="no regular file"):
+        read_log(tmp_path / name) if name == "log.jsonl" else read_header(tmp_path)
+    with pytest.raises(RunLogError, match="no regular file"):
+        read_log("/dev/zero")
+
+
+def test_a_row_that_does_not_fit_on_the_disk_leaves_no_half_line(tmp_path, monkeypatch):
+    """os.write that writes half, as on a full disk: the half is taken back and the file stays readable."""
+    real = os.write
+    with pytest.raises(RunLogError, match="No space left"), RunLog(tmp_path / "run", recipe="x") as log:
+        log.step(step=1)
+        monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[: len(data) // 2]))
+        log.step(step=2)
+    monkeypatch.undo()
+    rows, cut = read_log(tmp_path / "run" / "log.jsonl")
+    assert not cut and [row.get("step", row.get("event")) for row in rows] == ["start", 1]
+
+
 def test_every_field_is_described_in_the_docs():
     text = Path("docs/log-format.md").read_text()
     for fields in (COMPUTE_AXES, STEP_FIELDS, EVAL_FIELDS):

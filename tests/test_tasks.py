@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import islice
 
 import numpy as np
@@ -151,6 +152,19 @@ def test_bad_data_files_are_named(tmp_path, text, message):
     assert str(path) in str(caught.value)
 
 
+def test_a_task_that_runs_out_of_prompts_says_so(monkeypatch):
+    from scalerl.data import _distinct
+
+    with pytest.raises(DataError, match=r"not many more than \d+ distinct prompts"):
+        _distinct(iter([{"prompt": str(n % 7), "answer": "1"} for n in range(5000)]), 8)
+
+
+def test_a_pipe_is_no_data_file(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="no regular file"):
+        load_data(tmp_path / "fifo")
+
+
 def test_missing_data_file():
-    with pytest.raises(DataError, match=r"nowhere\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"nowhere\.json: cannot be read"):
         load_data("nowhere.json")

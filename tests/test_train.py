@@ -96,22 +96,108 @@ def test_compute_grows_and_adds_up(run):
         assert row["reward_var"] == pytest.approx(1 - mean**2)  # rewards are +1 and -1
 
 
-def test_flops_agree_with_torchs_own_counter():
-    """2 N a generated and 6 N a trained token, attention left out, against the operations that torch counts."""
-    from torch.utils.flop_counter import FlopCounterMode
+def flops_by_torch(do) -> float:
+    """Floating-point operations of a call by torch's own formulas, without attention, which the log leaves out."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
 
-    policy = load_policy("data/checkpoints/chain")
-    counter = FlopCounterMode(display=False)
-    ids = torch.randint(3, 15, (4, 30))
-    with counter:
-        policy.model(input_ids=ids).logits.sum().backward()
-    attention = sum(
-        count
-        for name, count in counter.get_flop_counts()["Global"].items()
-        if "attention" in str(name) or "bmm" in str(name)
+    class Counter(TorchDispatchMode):
+        total = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if func._overloadpacket is torch.ops.aten.linear:  # stays whole in inference mode
+                self.total += 2 * args[0].numel() * args[1].shape[0]
+            elif func._overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+                self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+            return out
+
+    with Counter() as counter:
+        do()
+    return counter.total
+
+
+@pytest.mark.parametrize("recipe", ["scalerl", "grpo"])
+def test_logged_flops_agree_with_torchs_own_counter(run, quick, prompts, recipe):
+    """The flops of a real step row: what torch counts in the run less what it counts in its two evaluations."""
+    from scalerl.data import load_data
+    from scalerl.evaluate import evaluate
+
+    folders = []
+    # The weights stay, so that both evaluations can be made again. One prompt, and one completion a micro-batch: there
+    # is no padding, which the log does not count; completions run one by one share no prompt, which it does.
+    fields = {"max_steps": 1, "learning_rate": "1e-30", "batch_size": 4, "micro_batch_tokens": 1}
+    total = flops_by_torch(lambda: folders.append(run(recipe=recipe, **fields)))
+    policy, data, config = (
+        load_policy("data/checkpoints/chain"),
+        load_data(prompts / "eval.json"),
+        quick(recipe, **fields),
     )
-    backbone, head = multiplying_weights(policy.model)
-    assert 6 * (backbone + head) * ids.numel() == pytest.approx(counter.get_total_flops() - attention, rel=0.003)
+    evaluations = sum(
+        flops_by_torch(lambda step=step: evaluate(policy, get_task("chain"), data, config, step)) for step in (0, 1)
+    )
+    (row,) = rows_of(folders[0], "step")
+    assert row["flops"] == pytest.approx(total - evaluations, rel=0.003)
+
+
+def test_a_run_hands_on_what_it_is_told(run, quick, prompts, monkeypatch):
+    """Noise numbers, seeds, streams, versions and optimizer settings as they reach their users, recorded in passing."""
+    import scalerl.evaluate
+    import scalerl.generate
+    import scalerl.learner
+
+    drawn, optimizers, norms, versions = [], [], [], []
+    noise, adam, clip = scalerl.generate.sampling_noise, torch.optim.AdamW, torch.nn.utils.clip_grad_norm_
+    update = scalerl.learner.Learner.update
+    monkeypatch.setattr(scalerl.generate, "sampling_noise", lambda *a: (drawn.append(a), noise(*a))[1])
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *a, **k: (optimizers.append(k), adam(*a, **k))[1])
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, n: (norms.append(n), clip(p, n))[1])
+
+    def recorded(self, batch, step):
+        versions.append({v for c in batch.completions for v in c.versions})
+        return update(self, batch, step)
+
+    monkeypatch.setattr(scalerl.learner.Learner, "update", recorded)
+    run(recipe="grpo", seed=11, eval_seed=5, max_steps=3, eval_every=2, max_grad_norm=0.7, weight_decay=0.03)
+    train_draws = [(seed, stream, first, count) for seed, stream, first, count, _ in drawn if stream == 0]
+    assert train_draws == [(11, 0, 0, 32), (11, 0, 32, 32), (11, 0, 64, 32)]
+    assert [(seed, stream, first) for seed, stream, first, _, _ in drawn if stream] == [(5, 1, 0), (5, 3, 0), (5, 4, 0)]
+    assert versions == [{0}, {1}, {2}]
+    assert norms == [0.7] * 3
+    assert optimizers[0]["weight_decay"] == 0.03 and optimizers[0]["betas"] == (0.9, 0.95)
+    assert optimizers[0]["eps"] == 1e-15
+
+
+def test_row_statistics_are_those_of_the_completions(run, monkeypatch):
+    """Entropy, zero-variance share, lengths and truncation, worked out again from what the generator gave back."""
+    import scalerl.generate
+
+    given = []
+    poll = scalerl.generate.Generator.poll
+
+    def recorded(self, ticks=None):
+        done = poll(self, ticks)
+        if self.stream == 0:
+            given.append(done)
+        return done
+
+    monkeypatch.setattr(scalerl.generate.Generator, "poll", recorded)
+    rows = rows_of(run(max_steps=2, thinking_tokens=10), "step")
+    task = get_task("chain")
+    policy = load_policy("data/checkpoints/chain")
+    for row, done in zip(rows, given, strict=True):
+        tokens = sum(len(c.tokens) for c in done)
+        assert row["entropy"] == pytest.approx(sum(c.entropy for c in done) / tokens, rel=1e-12)
+        assert row["length_mean"] == tokens / 32
+        assert row["truncation_rate"] == sum(c.tokens[-1] != policy.end_ids[0] for c in done) / 32 > 0
+        right = []
+        for c in done:
+            prompt = policy.decode(c.prompt)
+            answer = next(task_answer for task_answer in [task.work_out(prompt)[1]])
+            right.append(task.score({"prompt": prompt, "answer": answer}, policy.decode(c.tokens)))
+        groups = [right[i : i + 4] for i in range(0, 32, 4)]
+        assert row["zero_variance_share"] == sum(len(set(g)) == 1 for g in groups) / 8
+        assert row["reward_sum"] == 2 * sum(right) - 32
 
 
 def test_the_csv_holds_the_evaluations(run, tmp_path):
@@ -193,12 +279,98 @@ def test_progress_is_told(run):
         ({"prompt_tokens": 5}, "do not have 1 to prompt_tokens = 5 tokens"),
         ({"task": "nothing"}, "there is no task 'nothing'"),
         ({"off_policy_steps": 8}, "on-policy only"),
+        ({"dtype": "bfloat16"}, "no FP32 copy of the weights"),
+        ({"device": "cuda"}, "finds no CUDA device"),
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_is_written(run, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         run("never", **change)
     assert not (tmp_path / "never").exists()
+
+
+def copied(tmp_path: Path) -> Path:
+    shutil.copytree("data/checkpoints/chain", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def without_head(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_config(**fields):
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **fields}))
+
+    return change
+
+
+def only_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": torch.zeros(1)}, folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_head, "1 weights are missing or of another shape, the first is lm_head.weight"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 64), "cannot be loaded"),
+        (only_a_pickle, "cannot be loaded"),
+        (with_config(num_hidden_layers=4, layer_types=["full_attention"] * 4), "weights are missing"),
+        (with_config(vocab_size=30), "another shape"),
+        (with_config(num_hidden_layers="x"), "cannot be loaded"),
+        (with_config(model_type="mine", auto_map={"AutoConfig": "mine.Mine"}), "cannot be loaded"),
+        (lambda f: [p.unlink() for p in f.glob("token*")], "cannot be loaded|no tokenizer"),
+    ],
+)
+def test_broken_model_directories_are_refused_before_anything_is_written(run, tmp_path, damage, message):
+    folder = copied(tmp_path)
+    damage(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        run("never", model_name=str(folder))
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "never").exists()
+
+
+def test_prompts_that_cannot_be_used_are_named(quick, tmp_path, prompts):
+    good = json.loads((prompts / "train.json").read_text())
+    for bad, message in (
+        ([{"prompt": "日本=", "answer": "1"}], "1 of 1 prompts hold characters that the tokenizer does not know"),
+        ([{"prompt": "\ud800", "answer": "1"}], "item 0: 'prompt' holds half a character"),
+        (good, "24 of 24 prompts are in .*train.json, too"),
+    ):
+        path = tmp_path / "eval.json"
+        path.write_text(json.dumps(bad))
+        with pytest.raises(UserError, match=message):
+            train(quick(), str(prompts / "train.json"), str(path), str(tmp_path / "never"))
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_csv_that_cannot_be_written_is_said_before_the_run_begins(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    for bad in (tmp_path / "file" / "x.csv", tmp_path / ("x" * 300), tmp_path / "never" / "log.jsonl"):
+        with pytest.raises(UserError, match="log-file"):
+            run("never", log_file=str(bad))
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "model", "run.json"])
+def test_files_of_a_run_that_are_there_already_are_left_alone(run, tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("precious")
+    with pytest.raises(UserError, match="holds a run already"):
+        run()
+    assert [(p.name, p.read_text()) for p in (tmp_path / "run").iterdir()] == [(name, "precious")]
+
+
+def test_a_run_that_ends_on_its_compute_budget_is_evaluated_at_its_end(run):
+    folder = run(max_steps="null", max_gpu_hours="1e-4", eval_every=1000)
+    assert rows_of(folder, "eval")[-1]["step"] == rows_of(folder, "step")[-1]["step"]
 
 
 def test_nothing_is_written_over(run, tmp_path):
@@ -220,10 +392,9 @@ def test_a_model_that_goes_wrong_stops_with_its_log_whole(run, chain_model, tmp_
     with torch.no_grad():
         policy.model.model.norm.weight.fill_(float("nan"))
     policy.save(broken)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="policy version 0 gives scores that are no numbers"):
         run(model_name=str(broken), recipe="grpo")
-    events = [row["event"] for row in rows_of(tmp_path / "run", "event")]
-    assert events == ["start", "failed"]
+    assert [row.get("event") for row in rows_of(tmp_path / "run")] == ["start", "failed"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
