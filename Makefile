@@ -30,15 +30,16 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing torch, transformers and the analysis into $(VENV)"
+	@echo "installing torch, transformers and the analysis into $(VENV), about two minutes"
 	$(PIP) -e '.[train]'
 	@touch $@
 
 $(VENV)/.notebook: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing JupyterLab, torch and the analysis into $(VENV), about three minutes"
 	$(PIP) -e '.[train,notebook]'
 	@touch $@ $(VENV)/.train
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing what the tests need into $(VENV)"
+	@echo "installing what the tests need into $(VENV), about three minutes"
 	$(PIP) -e '.[train,notebook,dev]'
 	@touch $@ $(VENV)/.train $(VENV)/.notebook
