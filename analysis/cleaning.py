@@ -88,13 +88,15 @@ def clean(
             kept.append(i)
     if not kept:
         total = len(table.lines)
-        raise UserError(f"{table.where}: none of the {total} rows holds a number in both {main} and {y}")
+        what = f"none of the {total} rows holds a number in both {main} and {y}"
+        raise UserError(f"{table.where}: {what}{_hint(table, (main, y), bad)}")
 
     findings = []
     if empty:
         findings.append(finding("rows-empty", f"{len(empty)} of {len(rate)} rows have no {y}", float(len(empty))))
     if bad:
         what = f"{len(bad)} rows left out: not a usable number in {main} or {y} ({_lines(table, bad)})"
+        what += _hint(table, (main, y), bad)
         findings.append(finding("rows-dropped", what, float(len(bad))))
     data = {main: np.array([compute[i] for i in kept], dtype=float)}
     for axis in axes[1:]:
@@ -159,6 +161,16 @@ def _order(table: Table, main: str, compute: Sequence[float | None], kept: Array
         what = f"{repeated} evaluations stand at a compute that another one has too; each counts as a point"
         findings.append(finding("compute-repeated", what, float(repeated)))
     return findings
+
+
+def _hint(table: Table, columns: Sequence[str], rows: Sequence[int]) -> str:
+    """What ails the cells, where it is a habit of spreadsheets."""
+    texts = [cell.strip() for name in columns for i in rows if isinstance(cell := table.columns[name][i], str)]
+    if any(number(text.removesuffix("%")) is not None for text in texts if text.endswith("%")):
+        return "; write 65.0 and not 65.0%"
+    if any(text.count(",") == 1 and number(text.replace(",", ".")) is not None for text in texts):
+        return "; write decimals with a point, not a comma"
+    return ""
 
 
 def _lines(table: Table, rows: Sequence[int], most: int = 3) -> str:

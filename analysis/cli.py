@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,10 +90,15 @@ def _add_output(parser: argparse.ArgumentParser, example: str, what: str) -> Non
 
 
 def _fits(args: argparse.Namespace) -> Fits:
+    from analysis.cleaning import printable
     from analysis.fitting import fit
     from analysis.logs import read
 
     runs = read(args.paths, x=args.x, y=args.y, scale=args.scale)
+    if runs.skipped:
+        named = ", ".join(printable(str(path)) for path in runs.skipped[:5])
+        more = f" and {len(runs.skipped) - 5} more" if len(runs.skipped) > 5 else ""
+        print(f"scalerl: skipped, no run or table that can be read: {named}{more}", file=sys.stderr)
     return fit(runs, x=args.x, r0=args.r0, window=(args.start, args.stop))
 
 

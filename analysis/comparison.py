@@ -1,4 +1,4 @@
-"""Runs at equal compute: the pass rate of each run's curve at the largest compute that all of them reached.
+"""Runs at equal compute: the pass rate of each curve at the largest compute that all runs with a curve reached.
 
 Promises: no extrapolation; a run that has no curve there is left out and named. Does not promise significance: with
 one seed a recipe nothing can be tested, and with several only means are given here.
@@ -87,7 +87,8 @@ def _on_axis(
         who = f"only {there[0].name} logs" if there else "no run logs"
         return [finding("axis-missing", f"{who} {axis}; it is left out")]
     fits = [g if isinstance(g, Fit) and g.x == axis else _curve(g, axis) for g in there]
-    common[axis] = min(float(f.run.data[axis].max()) for f in fits)
+    fitted = [f for f in fits if f.fitted] or fits  # a run without a curve must not hold back those that have one
+    common[axis] = min(float(f.run.data[axis].max()) for f in fitted)
     for f in fits:
         covered = f.fitted and f.compute[0] <= common[axis] <= f.compute[-1]
         rates[f.name][axis] = float(f.predict(common[axis])) if covered else None

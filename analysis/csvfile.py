@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.cleaning import Table, printable
-from scalerl.runlog import UserError
+from scalerl.runlog import UserError, read_regular
 
-_BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # spreadsheets save "Unicode text" this way
+# Spreadsheets save "Unicode text" this way. The mark of UTF-32 begins with that of UTF-16, so it is looked for first.
+_MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
 def read_csv(path: Path) -> tuple[bytes, Table]:
@@ -27,16 +28,19 @@ def read_csv(path: Path) -> tuple[bytes, Table]:
     UserError
         If the file cannot be read, is empty, is not text, or has no row under its header.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    data = read_regular(path)
     if not data.strip():
         raise UserError(f"{path}: the file is empty")
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8-sig")
     try:
-        text = data.decode(_BOMS.get(data[:2], "utf-8-sig"))
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 (byte {error.start}); save it as CSV in UTF-8") from error
+        shown = encoding.upper().removesuffix("-SIG")
+        raise UserError(f"{path}: not a text file in {shown} (byte {error.start}); save it as CSV in UTF-8") from error
+    if "\0" in text and data[:200].count(0) * 3 >= len(data[:200]):
+        raise UserError(
+            f"{path}: not a text file in UTF-8, but like UTF-16 or UTF-32 unmarked; save it as CSV in UTF-8"
+        )
     if "\0" in text:
         raise UserError(f"{path}: not a text file (it holds null bytes); give a CSV file or a run folder")
     lines, rows = _rows(path, text)
@@ -57,15 +61,18 @@ def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
     """Non-empty rows and the line on which each ends."""
     header = text.lstrip("\r\n").split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     lines, rows = [], []
+    begin = 1
     try:
         for row in reader:
             if any(cell.strip() for cell in row):
                 lines.append(reader.line_num)
                 rows.append(row)
+            begin = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: not CSV: {error}") from error
+        what = "a quote opens and does not close" if "unexpected end" in str(error) else str(error)
+        raise UserError(f"{path}:{begin}: not CSV: {what}") from error
     return lines, rows
 
 
@@ -82,6 +89,8 @@ def choose(table: Table, name: str | None, known: Sequence[str], what: str, opti
     UserError
         That lists the columns and names the nearest one.
     """
+    if name is not None and not name.strip():
+        raise UserError(f"{table.where}: {option} is empty; name a column or leave {option} away")
     if name is not None and name in table.columns:
         return name
     there = [known_name for known_name in known if known_name in table.columns]

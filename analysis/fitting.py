@@ -23,6 +23,9 @@ from scalerl.runlog import UserError
 
 EXACT_RMS = 1e-11  # residuals below this are rounding, not noise
 REFITS = 5
+# Findings that leave no parameter identified, and the reason given; of several the first here. A collapse can make the
+# fitted curve fall, and a curve that is no better than a constant can do either by chance.
+SPOILT = {"flat-curve": "the curve is flat", "decay": "the run decays", "falling-curve": "the curve falls"}
 
 Window = tuple[float | None, float | None]
 Mask = NDArray[np.bool_]
@@ -94,12 +97,13 @@ def fit(
 
 
 def _fit_run(run: Run, x: str | None, r0: str | float, window: Window, level: float | None) -> Fit:
-    x = x or run.axes[0]
+    x = run.axes[0] if x is None else x
     if x not in run.axes:
         raise UserError(f"{run.name}: no compute axis {x!r}; it has {', '.join(run.axes)}")
     compute, pass_rate = _sorted(run.data[x], run.data["pass_rate"])
     use = _inside(compute, window)
-    findings = list(run.findings)
+    # Wall time on a busy machine is a doubt about gpu_hours alone.
+    findings = [f for f in run.findings if f.code != "busy-machine" or x == "gpu_hours"]
     if not use.all():
         findings.append(
             finding("window", f"{int((~use).sum())} of {len(use)} points lie outside the window", float((~use).sum()))
@@ -162,7 +166,8 @@ def _estimate(
         findings.append(finding("exact-data", "the points lie on the curve to rounding: no noise, so no interval"))
     elif level is not None and dof > 0 and not flat:
         findings += [*doubts.of_intervals(params), *doubts.of_residuals(problem.residual(best.theta))]
-    spoilt = {f.code for f in findings} & {"flat-curve", "falling-curve", "decay"}
+    raised = {f.code for f in findings}
+    spoilt = next((why for code, why in SPOILT.items() if code in raised), "")
     return _judged(params, float(c.max()), x, spoilt), findings
 
 
@@ -183,7 +188,7 @@ def _limits(problem: Problem, box: Box, best: Optimum, dof: int, level: float) -
     return best, dict.fromkeys(NAMES, (None, None))
 
 
-def _judged(params: dict[str, Param], last: float, x: str, spoilt: set[str]) -> dict[str, Param]:
+def _judged(params: dict[str, Param], last: float, x: str, spoilt: str) -> dict[str, Param]:
     """Set `identified`, and in a few words why not."""
     C_mid = params["C_mid"]
     judged = {}
@@ -191,9 +196,7 @@ def _judged(params: dict[str, Param], last: float, x: str, spoilt: set[str]) -> 
         if p.fixed:
             why = "given, not fitted"
         elif spoilt:
-            why = {"flat-curve": "the curve is flat", "falling-curve": "the curve falls", "decay": "the run decays"}[
-                min(spoilt)
-            ]
+            why = spoilt
         elif p.lo is None or p.hi is None:
             side = " and ".join(s for s, limit in (("lower", p.lo), ("upper", p.hi)) if limit is None)
             why = "no upper limit below 1" if name == "A" and p.lo is not None else f"no {side} limit"

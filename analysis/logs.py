@@ -20,11 +20,22 @@ import numpy as np
 from analysis.cleaning import Table, clean, printable
 from analysis.csvfile import choose, choose_compute, read_csv
 from analysis.schema import Finding, Run, Runs, finding
-from scalerl.runlog import COMPUTE_AXES, HEADER_FILE, LOG_FILE, UserError, read_header, read_log
+from scalerl.runlog import (
+    COMPUTE_AXES,
+    HEADER_FILE,
+    LOG_FILE,
+    SAMPLES_FILE,
+    UserError,
+    read_header,
+    read_log,
+    read_regular,
+)
 
 PASS_RATE_COLUMNS = ("pass_rate", "accuracy")
 DEPTH = 4  # levels of folders that are searched for runs
-_ENDINGS = {"end", "interrupted", "failed"}
+BUSY = 1.3  # wall seconds a CPU-second from which on a run on a CPU is said to have shared its machine
+_ENDINGS = ("end", "interrupted", "failed")
+_TABLES = {".jsonl", ".csv", ".tsv"}
 
 PathLike = str | os.PathLike[str]
 
@@ -48,7 +59,9 @@ def read(
     Returns
     -------
     Runs
-        Sorted within a folder, otherwise in the order given; names are unique.
+        Sorted within a folder, otherwise in the order given; names are unique. Of several paths, as a shell makes
+        them of ``runs/*``, those that plainly hold no run are left out and stand in ``skipped``, and so do folders
+        that may not be opened.
 
     Raises
     ------
@@ -66,21 +79,38 @@ def read(
     given: list[PathLike] = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not given:
         raise UserError("no path was given; name a run folder, a log.jsonl or a CSV file")
-    sources = [source for path in given for source in _sources(path)]
+    if any(not os.fspath(path) for path in given):
+        raise UserError("a path is empty; name a run folder, a log.jsonl or a CSV file")
+    skipped = [Path(path) for path in given if len(given) > 1 and _holds_no_run(path)]
+    if len(skipped) == len(given):
+        skipped = []  # then the first of them gives the reason
+    used = [path for path in given if Path(path) not in skipped]
+    sources = [source for path in used for source in _sources(path, skipped)]
     unique = list({_resolved(source): source for source in sources}.values())
     runs = [_read_log(s, x, y, scale) if s.suffix == ".jsonl" else _read_csv(s, x, y, scale) for s in unique]
-    return Runs(_with_unique_names(runs))
+    return Runs(_with_unique_names(runs), skipped)
 
 
-def _sources(path: PathLike) -> list[Path]:
-    """The log files that `path` stands for."""
+def _holds_no_run(path: PathLike) -> bool:
+    """Whether a path among several is a bystander: a folder without a run, or a file that is no log by its name."""
+    here = Path(path)
+    try:
+        if here.is_dir():
+            return not (here / HEADER_FILE).exists() and not _runs_below(here, DEPTH, [])
+        return here.exists() and (here.suffix.lower() not in _TABLES or here.name == SAMPLES_FILE)
+    except (OSError, ValueError):
+        return False
+
+
+def _sources(path: PathLike, closed: list[Path]) -> list[Path]:
+    """The log files that `path` stands for; folders below it that may not be opened are added to `closed`."""
     text = os.fspath(path)
     here = Path(text)
     try:
         if here.is_dir():
-            return _in_folder(here)
+            return _in_folder(here, closed)
         if not here.exists() and any(c in text for c in "*?["):
-            return _in_pattern(text)
+            return _in_pattern(text, closed)
         if not here.exists():
             raise UserError(f"{printable(text)}: there is no such file or folder")
     except (OSError, ValueError) as error:  # no permission to look; a null byte in the name
@@ -88,10 +118,13 @@ def _sources(path: PathLike) -> list[Path]:
     return [here]
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    found = _runs_below(folder, DEPTH)
+def _in_folder(folder: Path, closed: list[Path]) -> list[Path]:
+    before = len(closed)
+    found = _runs_below(folder, DEPTH, closed)
     if found:
         return found
+    if len(closed) > before:
+        raise UserError(f"{closed[before]}: cannot be opened, and no other run lies in {folder}")
     if (folder / HEADER_FILE).exists():
         raise UserError(f"{folder}: has a {HEADER_FILE} but no {LOG_FILE}; the run has not logged anything")
     tables = sorted(p.name for p in folder.glob("*.csv"))
@@ -99,23 +132,27 @@ def _in_folder(folder: Path) -> list[Path]:
     raise UserError(f"{folder}: no run in it (a run is a folder with a {LOG_FILE}){hint}")
 
 
-def _runs_below(folder: Path, depth: int) -> list[Path]:
+def _runs_below(folder: Path, depth: int, closed: list[Path]) -> list[Path]:
     log = folder / LOG_FILE
-    if log.exists():
-        return [log]
-    if depth == 0:
+    try:
+        if log.exists():
+            return [log]
+        if depth == 0:
+            return []
+        below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError:  # one closed folder must not hide the runs beside it
+        closed.append(folder)
         return []
-    below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return [log for p in below for log in _runs_below(p, depth - 1)]
+    return [log for p in below for log in _runs_below(p, depth - 1, closed)]
 
 
-def _in_pattern(pattern: str) -> list[Path]:
+def _in_pattern(pattern: str, closed: list[Path]) -> list[Path]:
     """Matches that are runs; a pattern may also match pictures and notes that lie beside them."""
     found: list[Path] = []
     for match in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207, a pattern may be absolute
         if match.is_dir():
-            found += _runs_below(match, DEPTH)
-        elif match.suffix in {".jsonl", ".csv"} and match.name != "samples.jsonl":
+            found += _runs_below(match, DEPTH, closed)
+        elif match.suffix in _TABLES and match.name != SAMPLES_FILE:
             found.append(match)
     if not found:
         raise UserError(f"{pattern}: matches no run folder, log.jsonl or CSV file")
@@ -144,6 +181,8 @@ def _read_log(path: Path, x: str | None, y: str | None, scale: float | None) -> 
     else:
         said.append(finding("no-header", f"no {HEADER_FILE} beside the log: recipe and seed are unknown"))
     extras, about = _describe(table, kept)
+    last = content.rows[-1]
+    ended = not content.cut and last.get("event") in _ENDINGS  # a row behind an end belongs to a run that went on
     recipe = printable(str(header.get("recipe") or path.parent.resolve().name))
     seed = header.get("seed")
     seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
@@ -153,12 +192,12 @@ def _read_log(path: Path, x: str | None, y: str | None, scale: float | None) -> 
         seed=seed,
         data={**data, **extras},
         axes=tuple(a for a in axes if a in data),
-        findings=(*said, *findings, *about),
+        findings=(*said, *findings, *about, *_busy(header, data)),
         source=path,
         sha256=sha256,
         header=header,
         start_time=_text(header.get("start_time")),
-        end_time=next((_text(r.get("time")) for r in reversed(content.rows) if r.get("event") in _ENDINGS), None),
+        end_time=_text(last.get("time")) if ended else None,
     )
 
 
@@ -176,8 +215,26 @@ def _describe(table: Table, kept: Sequence[int]) -> tuple[dict[str, Any], list[F
     attempts = {str(a) for a in extras.get("attempt", ())}
     if len(attempts) > 1:
         what = f"the run was resumed ({len(attempts)} attempts); every evaluation is kept"
-        findings.append(finding("steps-repeated", what, float(len(attempts))))
+        findings.append(finding("resumed", what, float(len(attempts))))
     return extras, findings
+
+
+def _busy(header: Mapping[str, Any], data: Mapping[str, Any]) -> list[Finding]:
+    """Wall time far above CPU time at the last evaluation of a run on a CPU, where one process is one device."""
+    devices = header.get("devices")
+    if not isinstance(devices, dict) or "cpu" not in str(devices.get("kind")).lower():
+        return []
+    count = devices.get("count", 1)
+    if type(count) is not int or count < 1 or not {"gpu_hours", "cpu_s"} <= set(data):
+        return []
+    wall_s, cpu_s = float(data["gpu_hours"][-1]) * 3600.0 / count, float(data["cpu_s"][-1])
+    if cpu_s <= 0.0 or wall_s <= BUSY * cpu_s:
+        return []
+    what = (
+        f"wall time is {wall_s / cpu_s:.2g} x the CPU time: the machine was busy, so gpu_hours say little here; "
+        "fit over CPU-seconds too (--x cpu_s)"
+    )
+    return [finding("busy-machine", what, wall_s / cpu_s)]
 
 
 def _read_csv(path: Path, x: str | None, y: str | None, scale: float | None) -> Run:
@@ -217,10 +274,7 @@ def _resolved(path: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    return hashlib.sha256(read_regular(path)).hexdigest()
 
 
 def _text(value: object) -> str | None:

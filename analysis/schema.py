@@ -34,7 +34,8 @@ CODES: dict[str, tuple[str, str]] = {
     "compute-restarts": ("warning", "compute falls back inside the file: runs joined end to end, or a restart"),
     "compute-unordered": ("note", "rows are not in order of compute; they are sorted"),
     "compute-repeated": ("note", "several evaluations stand at one compute; each counts as a point"),
-    "steps-repeated": ("note", "the step counter falls back after a resume; every evaluation is kept"),
+    "resumed": ("note", "the run was interrupted and resumed; every evaluation is kept"),
+    "busy-machine": ("warning", "wall time is far above CPU time on a CPU: the machine was busy with other work"),
     "prompt-set-changed": ("warning", "the evaluation prompts change inside the run"),
     # fitting
     "no-fit": ("error", "fewer points than free parameters: nothing can be fitted"),
@@ -274,7 +275,11 @@ class _Named(Sequence[T]):
 
 
 class Runs(_Named[Run]):
-    """Runs that were read together, by position or by name."""
+    """Runs that were read together, by position or by name; `skipped` are the paths beside them that held none."""
+
+    def __init__(self, items: Sequence[Run], skipped: Sequence[Path] = ()) -> None:
+        super().__init__(items)
+        self.skipped = tuple(skipped)
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self))
@@ -322,7 +327,7 @@ class Comparison:
     Attributes
     ----------
     common : mapping of axis to float
-        The largest compute that every run on the axis has reached.
+        The largest compute that every run with a curve on the axis has reached.
     runs : tuple of Standing
     recipes : tuple of RecipeMean
     ahead : mapping of axis to str or None
@@ -335,6 +340,11 @@ class Comparison:
     recipes: tuple[RecipeMean, ...]
     ahead: Mapping[str, str | None]
     findings: tuple[Finding, ...]
+
+    @property
+    def tested(self) -> bool:
+        """Whether `ahead` rests on a test of the difference, not on the means alone."""
+        return all(f.code != "not-tested" for f in self.findings)
 
     def __repr__(self) -> str:
         from analysis.tables import comparison_text

@@ -116,7 +116,7 @@ def comparison_text(comparison: Comparison) -> str:
         )
     for axis, recipe in comparison.ahead.items():
         if recipe is not None:
-            lines.append(f"ahead at equal {unit(axis)}: {recipe}")
+            lines.append(f"ahead at equal {unit(axis)}: {recipe}{'' if comparison.tested else ' (not tested)'}")
     return "\n".join([*lines, *(f"  {f.severity:<8} {f.message}" for f in comparison.findings)])
 
 
@@ -128,8 +128,9 @@ def comparison_html(comparison: Comparison) -> str:
         tag = "th" if is_mean else "td"
         marked = [f"<td>{escape(cell)}</td>" for cell in cells]
         body.append(f"<tr><{tag}>{escape(label)}</{tag}>{''.join(marked)}</tr>")
+    before, after = ("<b>", "</b>") if comparison.tested else ("", " (not tested)")
     ahead = "".join(
-        f"<p>Ahead at equal {escape(unit(axis))}: <b>{escape(recipe)}</b></p>"
+        f"<p>Ahead at equal {escape(unit(axis))}: {before}{escape(recipe)}{after}</p>"
         for axis, recipe in comparison.ahead.items()
         if recipe is not None
     )

@@ -66,6 +66,25 @@ def test_json_is_the_promised_shape_and_holds_no_nan(tmp_path, capsys):
     assert capsys.readouterr().out == out
 
 
+def test_what_a_shell_expands_a_pattern_to_is_fitted_and_the_rest_named_in_one_line(tmp_path, capsys):
+    write_run(tmp_path / "a")
+    (tmp_path / "README.md").write_text("# notes")
+    (tmp_path / "prompts").mkdir()
+    assert command("fit", *sorted(tmp_path.iterdir())) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("scalerl/seed0") and err.count("\n") == 1
+    assert str(tmp_path / "README.md") in err and str(tmp_path / "prompts") in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"), [(["--y", ""], "--y is empty"), (["--x", ""], "--x is empty"), ([""], "empty")]
+)
+def test_an_empty_word_is_one_clear_line(tmp_path, argv, says):
+    with pytest.raises(UserError, match=says) as error:
+        command("fit", write_run(tmp_path / "a"), *argv)
+    assert "\n" not in str(error.value)
+
+
 def test_nothing_fitted_is_exit_code_1_with_the_reason(tmp_path, capsys):
     assert command("fit", write_run(tmp_path / "a", n=2)) == 1
     assert "error    nothing fitted" in capsys.readouterr().out

@@ -85,6 +85,20 @@ def test_a_run_that_cannot_be_fitted_is_left_out_and_named():
     assert result.ahead["gpu_hours"] == "fast"
 
 
+def test_a_run_without_a_curve_does_not_set_the_common_compute():
+    runs = [made("fast", FAST, last=4.0), made("slow", SLOW, last=6.0), made("short", SLOW, n=2, last=0.5)]
+    result = an.compare_at_equal_compute(runs)
+    assert result.common["gpu_hours"] == 4.0 and result.runs[2].pass_rate["gpu_hours"] is None
+
+
+def test_ahead_says_that_it_is_not_tested():
+    result = an.compare_at_equal_compute([made("fast", FAST), made("slow", SLOW)])
+    assert not result.tested
+    assert "ahead at equal gpu_hours: fast (not tested)" in repr(result)
+    html = result._repr_html_()
+    assert "Ahead at equal gpu_hours: fast (not tested)" in html and "<b>fast" not in html
+
+
 def test_no_curve_is_read_outside_its_points():
     early = an.fit(made("fast", FAST), window=(None, 2.0))
     result = an.compare_at_equal_compute([early, made("slow", SLOW)])

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import analysis as an
 from analysis.curve import R
+from analysis.fitting import SPOILT
 from analysis.leastsquares import Problem, default_box, descend, minimise
 from analysis.schema import CODES, SEVERITIES
 from scalerl.runlog import UserError
@@ -294,6 +295,7 @@ def test_a_window_leaves_points_out_and_keeps_them_for_the_plot():
         {"window": (math.nan, None)},
         {"level": 95},
         {"x": "hours"},
+        {"x": ""},
     ],
 )
 def test_an_option_that_makes_no_sense_is_one_clear_line(options):
@@ -391,6 +393,14 @@ def test_a_collapse_is_told_from_a_curve_that_falls_throughout():
     assert "decay" in codes(collapsed) and "falling-curve" in codes(collapsed)
     assert "decay" not in codes(falling) and "falling-curve" in codes(falling)
     assert not collapsed.params["A"].identified
+
+
+def test_of_several_reasons_the_flat_curve_comes_first_and_a_decay_before_a_fall():
+    assert list(SPOILT) == ["flat-curve", "decay", "falling-curve"]
+    compute = np.linspace(0, 10, 25)
+    risen = 0.3 + 0.3 * np.minimum(compute, 2) / 2 - 0.6 / (1 + np.exp(-3 * (compute - 5)))
+    fit = an.fit(as_run(compute, risen + np.random.default_rng(0).normal(0, 0.005, 25)))
+    assert {"decay", "falling-curve"} <= set(codes(fit)) and fit.params["A"].why == "the run decays"
 
 
 def test_healthy_curves_are_rarely_called_decaying():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import analysis as an
+from scalerl.meter import Meter
 from scalerl.runlog import RunLog, UserError
 
 DATA = Path(__file__).parent / "data"
@@ -20,7 +23,9 @@ DATA = Path(__file__).parent / "data"
 def write_run(folder, *, recipe="scalerl", seed=0, compute=(0.0, 1.0, 2.0), correct=(1, 2, 3), **fields):
     with RunLog(folder, recipe=recipe, seed=seed, device_kind="cpu") as log:
         for i, (c, right) in enumerate(zip(compute, correct, strict=True)):
-            log.evaluate(step=10 * i, correct=[right, right], k=4, gpu_hours=c, cpu_s=2.0 * c, prompt_set="p", **fields)
+            log.evaluate(
+                step=10 * i, correct=[right, right], k=4, gpu_hours=c, cpu_s=3600.0 * c, prompt_set="p", **fields
+            )
             log.step(step=10 * i + 1, gpu_hours=c, reward_sum=0.0, reward_count=1)
     return folder
 
@@ -49,7 +54,7 @@ def test_a_run_folder_gives_every_axis_and_what_describes_an_evaluation(tmp_path
     assert (run.name, run.recipe, run.seed) == ("scalerl/seed0", "scalerl", 0)
     assert run.axes == ("gpu_hours", "cpu_s", "step")
     assert run.data["gpu_hours"].tolist() == [0.0, 1.0, 2.0]
-    assert run.data["cpu_s"].tolist() == [0.0, 2.0, 4.0]
+    assert run.data["cpu_s"].tolist() == [0.0, 3600.0, 7200.0]
     assert run.data["pass_rate"].tolist() == [0.25, 0.5, 0.75]
     assert run.data["correct"].tolist() == [[1, 1], [2, 2], [3, 3]]
     assert run.data["n_prompts"].tolist() == [2, 2, 2]
@@ -126,7 +131,57 @@ def test_a_resumed_run_and_a_changed_prompt_set_are_said(tmp_path):
     with RunLog(tmp_path / "mine", recipe="r") as log:
         for i in range(3):
             log.evaluate(step=i, correct=[1], k=2, gpu_hours=float(i), cpu_s=0.0, attempt=1 + i // 2, prompt_set=str(i))
-    assert {"steps-repeated", "prompt-set-changed"} <= set(codes(an.read(tmp_path / "mine")[0]))
+    run = an.read(tmp_path / "mine")[0]
+    assert {"resumed", "prompt-set-changed"} <= set(codes(run))
+    said = next(f for f in run.findings if f.code == "resumed")
+    assert said.severity == "note" and "resumed (2 attempts)" in said.message and "step" not in said.message
+
+
+@pytest.mark.parametrize("event", ["interrupted", "end"])
+def test_an_end_that_later_rows_follow_is_no_end(tmp_path, event):
+    log = write_run(tmp_path / "mine") / "log.jsonl"
+    rows = log.read_text().splitlines(keepends=True)
+    assert '"event": "end"' in rows[-1]
+    more = '{"kind": "event", "event": "resume"}\n'
+    log.write_text("".join([*rows[:-1], rows[-1].replace('"end"', f'"{event}"'), more]))
+    assert an.read(log)[0].end_time is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices", "wall_s", "busy"),
+    [
+        ("cpu", 1, 2.0, True),
+        ("cpu", 1, 1.25, False),
+        ("x86 CPU", 2, 2.6, True),
+        ("cpu", 4, 0.5, False),
+        ("NVIDIA H100", 1, 50.0, False),
+    ],
+)
+def test_a_run_that_shared_its_machine_is_warned_of_on_a_cpu_alone(tmp_path, kind, devices, wall_s, busy):
+    """Clocks that tick one CPU-second and `wall_s` wall seconds at every look."""
+    walls, cpus = itertools.count(0, wall_s), itertools.count(0)
+    meter = Meter(devices, wall=lambda: next(walls), cpu=lambda: next(cpus))
+    made = RunLog(tmp_path / "a", recipe="r", devices=devices, device_kind=kind)
+    made.meter = meter
+    with made as log:
+        for i in range(6):
+            log.evaluate(step=i, correct=[i], k=8)
+    run = an.read(tmp_path / "a")[0]
+    assert (codes(run) == ["busy-machine"]) == busy and (codes(run) == []) == (not busy)
+    if busy:
+        said = run.findings[0]
+        assert said.severity == "warning" and "--x cpu_s" in said.message
+        assert said.figure == pytest.approx(wall_s)
+        assert "busy-machine" in [f.code for f in an.fit(run).findings]
+        assert "busy-machine" not in [f.code for f in an.fit(run, x="cpu_s").findings]
+
+
+def test_a_header_of_other_programs_raises_no_warning_and_no_error(tmp_path):
+    for i, devices in enumerate(["cpu", {"kind": "cpu", "count": 0}, {"kind": None}, {"kind": "cpu", "count": "2"}]):
+        folder = write_run(tmp_path / str(i))
+        header = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**header, "devices": devices}))
+        assert codes(an.read(folder)[0]) == []
 
 
 def test_two_logs_in_one_file_are_said(tmp_path):
@@ -158,6 +213,72 @@ def test_a_name_cannot_carry_control_characters(tmp_path):
     assert run.name == "a?[31mb/seed0"
 
 
+# ---- several paths, as a shell makes them of a pattern
+
+
+def test_bystanders_among_several_paths_are_skipped_and_named(tmp_path):
+    write_run(tmp_path / "a")
+    (tmp_path / "prompts").mkdir()
+    for name in ("README.md", "curves.png", "samples.jsonl"):
+        (tmp_path / name).write_bytes(b"\x89 not a log")
+    write_csv(tmp_path / "t.csv", "gpu_hours,accuracy\n0,.1\n1,.2\n")
+    runs = an.read(sorted(tmp_path.iterdir()))
+    assert runs.names == ("scalerl/seed0", "t")
+    assert runs.skipped == tuple(tmp_path / n for n in ("README.md", "curves.png", "prompts", "samples.jsonl"))
+    assert an.read(tmp_path / "a").skipped == ()
+
+
+def test_a_path_that_is_meant_is_never_skipped(tmp_path):
+    write_run(tmp_path / "a")
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "note.md").write_text("a note")
+    (begun := write_run(tmp_path / "begun")).joinpath("log.jsonl").unlink()
+    for paths, says in [
+        ([tmp_path / "note.md"], "no rows"),
+        ([tmp_path / "prompts"], "no run in it"),
+        ([tmp_path / "prompts", tmp_path / "note.md"], "no run in it"),
+        ([tmp_path / "a", tmp_path / "no.csv"], "no such file"),
+        ([tmp_path / "a", begun], "has not logged anything"),
+        ([write_csv(tmp_path / "bad.csv", "a,b\n"), tmp_path / "a"], "no rows"),
+        ([tmp_path / "a", ""], "a path is empty"),
+    ]:
+        with pytest.raises(UserError) as error:
+            an.read(paths)
+        assert says in one_line(error)
+
+
+def test_a_closed_folder_is_named_and_hides_no_run(tmp_path, monkeypatch):
+    write_run(tmp_path / "runs" / "a")
+    (tmp_path / "runs" / "closed").mkdir()
+    (tmp_path / "alone" / "closed").mkdir(parents=True)
+    real = Path.exists
+
+    def exists(path):
+        if "closed" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    runs = an.read(tmp_path / "runs")
+    assert runs.names == ("scalerl/seed0",) and runs.skipped == (tmp_path / "runs" / "closed",)
+    with pytest.raises(UserError, match="alone/closed: cannot be opened"):
+        an.read(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "run.json", "t.csv"])
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_pipes_and_devices_are_refused_at_once(tmp_path, name, what):
+    folder = write_run(tmp_path / "a")
+    path = folder / name
+    path.unlink(missing_ok=True)
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=rf"{name}: cannot be read: it is no regular file"):
+        an.read(path if name == "t.csv" else folder)
+
+
 # ---- CSV files
 
 
@@ -181,7 +302,7 @@ def test_other_columns_are_chosen_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_delimiters_and_encodings_of_spreadsheets_are_read(tmp_path, delimiter, encoding):
     text = "gpu_hours,accuracy\r\n0,0.1\r\n1,0.2\r\n".replace(",", delimiter)
     (tmp_path / "a.csv").write_bytes(text.encode(encoding))
@@ -273,7 +394,14 @@ def test_scale_settles_the_unit(tmp_path):
         (b"gpu_hours,eval_acc\n0,1\n", "did you mean --y eval_acc?"),
         (b"gpu_hours,accuracy\na,b\nc,d\n", "none of the 2 rows"),
         (b"gpu_hours,accuracy,accuracy\n0,.1,.2\n", "no pass-rate column"),
-        (b'gpu_hours,accuracy\n0,"' + b"x" * 200_000, "not CSV"),
+        (b'gpu_hours,accuracy\n0,"' + b"x" * 200_000, ":2: not CSV"),
+        (b'gpu_hours,accuracy\n0,.1\n1,".2\n2,.3\n3,.4\n', ":3: not CSV: a quote opens and does not close"),
+        (b'gpu_hours,accuracy\n0,.1\n1,".2"x\n', ":3: not CSV"),
+        ("gpu_hours,accuracy\n0,.1\n".encode("utf-16-le"), "like UTF-16"),
+        ("gpu_hours,accuracy\n0,.1\n".encode("utf-32-be"), "like UTF-16 or UTF-32"),
+        (b"\xff\xfea", "UTF-16"),
+        (b"gpu_hours,accuracy\n0,65.0%\n1,66.0%\n", "write 65.0 and not 65.0%"),
+        (b"gpu_hours;accuracy\n0;0,65\n1;0,66\n", "with a point, not a comma"),
     ],
 )
 def test_a_bad_table_is_one_clear_line(tmp_path, content, says):
