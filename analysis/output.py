@@ -1,16 +1,19 @@
 """Write pictures to files that are not there yet.
 
 Promises: no window, no pyplot; an existing file is written over only when forced, and a refusal comes before the work.
+A file is there whole or not at all: when writing fails, what was there before is still there.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.cleaning import printable
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
@@ -39,12 +42,35 @@ def save(ax: Axes, path: str | os.PathLike[str], *, force: bool = False) -> None
     path = Path(path)
     refuse_unless_new(path, force, endings=(".png", ".svg", ".pdf"))
     figure: Figure = ax.get_figure(root=True)  # type: ignore[assignment]
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # a box is drawn
+        figure.savefig(picture, dpi=160, format=path.suffix.lower().removeprefix("."))
+    write(path, picture.getvalue())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write `content` beside `path` and rename it into place.
+
+    Raises
+    ------
+    UserError
+        If it cannot be written; a file that was there is left as it was.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # a box is drawn
-            figure.savefig(path, dpi=160)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        target = path.resolve()  # a link stays a link
+        beside = target.with_name(f".{os.getpid()}.part")  # short: `path` may be as long as a name can be
+        try:
+            beside.write_bytes(content)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError | ValueError) -> UserError:
+    return UserError(f"{printable(str(path))}: cannot be written: {getattr(error, 'strerror', None) or error}")
 
 
 def refuse_unless_new(path: Path, force: bool, *, endings: Sequence[str]) -> None:
@@ -53,13 +79,29 @@ def refuse_unless_new(path: Path, force: bool, *, endings: Sequence[str]) -> Non
     Raises
     ------
     UserError
-        If it exists (without `force`), its folder does not, or its ending is not one of `endings`.
+        If it exists (without `force`) or is no regular file, its folder does not or may not be written to, or its
+        ending is not one of `endings`.
     """
+    try:
+        _refuse_unless_new(path, force, endings)
+    except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be looked into
+        if isinstance(error, UserError):
+            raise
+        raise _unwritable(path, error) from error
+
+
+def _refuse_unless_new(path: Path, force: bool, endings: Sequence[str]) -> None:
     if path.suffix.lower() not in endings:
         raise UserError(f"{path}: ends in none of {', '.join(endings)}; choose one of them")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path}: is a link to nothing; remove it or choose another name")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no regular file; choose another name")
     if path.exists() and not force:
         raise UserError(f"{path}: exists already; choose another name or say --force")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: there is no such folder to write to")
+    if not os.access(path.resolve().parent, os.W_OK):
+        raise UserError(f"{path.parent}: this folder may not be written to")

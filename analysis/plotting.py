@@ -35,6 +35,9 @@ LABELS = {
     "step": "compute (optimizer steps)",
 }
 CURVE_POINTS = 200
+DRAWABLE = (1e-200, 1e200)  # beyond, the room that a log axis needs left and right is no number any more
+NAME_LENGTH = 56  # a longer name is cut in the middle, so that its seed at the end can be read
+LEGEND_RUNS = 15  # more than these are counted and not named; twice as many would leave the axes no room
 
 
 class CurveParams(NamedTuple):
@@ -81,6 +84,10 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
         raise UserError(f"the runs are on different compute axes ({', '.join(axes)}); choose one with --x")
     if not extend >= 1.0 or not math.isfinite(extend):
         raise UserError(f"extend: {extend:g} is not a multiple of the compute, 1 or more (--extend)")
+    for fit in fits:
+        _refuse_what_no_axis_holds(fit, extend)
+    from matplotlib.lines import Line2D
+
     if ax is None:
         import matplotlib.pyplot as plt
 
@@ -90,8 +97,10 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
     ax.set_xscale("log")
     handles = []
     ceilings = 0
+    # Colours by recipe and name, so that the same runs look the same in whichever order they are given.
+    rank = {i: r for r, i in enumerate(sorted(range(len(fits)), key=lambda i: (fits[i].run.recipe, fits[i].name)))}
     for i, fit in enumerate(fits):
-        look = _Look.of(i)
+        look = _Look.of(i, rank[i])
         handles.append(_draw_points(ax, fit, scale, look))
         if fit.fitted:
             _curve(ax, fit, scale, look, extend)
@@ -100,10 +109,14 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
     ax.set_xlabel(LABELS.get(axes[0], axes[0]))
     ax.set_ylabel("pass rate")
     ax.spines[["top", "right"]].set_visible(False)
+    labels = [_label(fit) for fit in fits]
+    if len(fits) > LEGEND_RUNS:
+        handles = [*handles[:LEGEND_RUNS], Line2D([], [], lw=0.0)]
+        labels = [*labels[:LEGEND_RUNS], f" and {len(fits) - LEGEND_RUNS} more"]
     # Below the axes: no corner is free of points for every set of runs.
     legend = ax.legend(
         handles,
-        [_label(fit) for fit in fits],
+        labels,
         loc="upper left",
         bbox_to_anchor=(0.0, -0.16),
         borderaxespad=0.0,
@@ -164,9 +177,9 @@ class _Look(NamedTuple):
     width: float
 
     @staticmethod
-    def of(i: int) -> _Look:
-        style = {"color": COLOURS[i % len(COLOURS)], "zorder": 3.0 + 0.01 * i}
-        return _Look(i, style, MARKERS[i % len(MARKERS)], (1.8, 1.1, 2.6)[(i + i // len(COLOURS)) % 3])
+    def of(place: int, i: int) -> _Look:
+        style = {"color": COLOURS[i % len(COLOURS)], "zorder": 3.0 + 0.01 * place}
+        return _Look(place, style, MARKERS[i % len(MARKERS)], (1.8, 1.1, 2.6)[(i + i // len(COLOURS)) % 3])
 
     def gid(self, what: str) -> str:
         return f"{what}-{self.place}"
@@ -187,7 +200,7 @@ class _Scale(NamedTuple):
         positive = compute[compute > 0.0]
         low, last = (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 1.0)
         high = max([last, *(float(fit.compute[-1]) * extend for fit in fits if fit.fitted)])
-        step = max(high / low, 2.0) ** 0.02
+        step = math.exp(0.02 * max(math.log(high) - math.log(low), math.log(2.0)))  # high / low may overflow
         return _Scale(low / step**6, low, high, step, bool(np.any(compute == 0.0)))
 
     def place(self, compute: Any) -> Any:
@@ -264,6 +277,21 @@ def _round_numbers(low: float, high: float) -> list[float]:
     return [t for d in decades if d % every == 0 for s in steps if low <= (t := s * 10.0**d) <= high]
 
 
+def _refuse_what_no_axis_holds(fit: Fit, extend: float) -> None:
+    compute = np.r_[fit.compute, fit.left_out[:, 0]]
+    positive = compute[compute > 0.0]
+    if not len(positive):
+        return
+    low, high = float(positive.min()), float(positive.max())
+    if low < DRAWABLE[0] or high > DRAWABLE[1]:
+        span = f"{DRAWABLE[0]:g} to {DRAWABLE[1]:g}"
+        raise UserError(
+            f"{fit.name}: compute from {low:g} to {high:g} cannot be drawn, only {span}; choose another unit"
+        )
+    if extend > DRAWABLE[1] / high:
+        raise UserError(f"{fit.name}: {extend:g} times its compute cannot be drawn; say less (--extend)")
+
+
 def _label(fit: Fit) -> str:
     A = fit.params["A"]
     if not fit.fitted:
@@ -274,7 +302,9 @@ def _label(fit: Fit) -> str:
         text = "A not identified"
     doubts = sum(f.severity != "note" for f in fit.findings)
     warned = f", {doubts} warning{'s' if doubts > 1 else ''}" if doubts else ""
-    return f" {fit.name}: {text}{warned}"  # the leading space keeps a name that starts with _ in the legend
+    half = NAME_LENGTH // 2 - 2
+    name = fit.name if len(fit.name) <= NAME_LENGTH else f"{fit.name[:half]} ... {fit.name[-half:]}"
+    return f" {name}: {text}{warned}"  # the leading space keeps a name that starts with _ in the legend
 
 
 def caption(fits: Iterable[Fit]) -> str:

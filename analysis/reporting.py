@@ -16,11 +16,10 @@ from typing import Any
 
 from analysis.cleaning import printable
 from analysis.comparison import AXES, compare_at_equal_compute
-from analysis.output import new_axes, refuse_unless_new
+from analysis.output import new_axes, refuse_unless_new, write
 from analysis.plotting import caption, plot_curves
 from analysis.schema import Comparison, Fit, Run
 from analysis.tables import comparison_html, fits_html
-from scalerl.runlog import UserError
 
 # Colours that stand for the reader's own text colour; no curve uses them.
 _INK = "#010203"
@@ -39,7 +38,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 figure { margin: 0; color: var(--ink); } figure svg { width: 100%; height: auto; max-width: 52rem; }
 figcaption, small { opacity: .8; }
-.wide { overflow-x: auto; }
+@media screen and (prefers-color-scheme: dark) { figure svg { filter: brightness(1.4); } }
+.wide { overflow-x: auto; } .limits { white-space: nowrap; } h1, th { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line); }
 td ul { margin: 0; padding-left: 1rem; min-width: 16rem; }
@@ -83,13 +83,7 @@ def write_report(
     refuse_unless_new(path, force, endings=(".html", ".htm"))
     axes = list(dict.fromkeys([*AXES, *(fit.x for fit in fits)]))
     comparison = compare_at_equal_compute(fits, axes) if len(fits) > 1 else None
-    html = _page(fits, comparison, extend)
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(html, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    write(path, _page(fits, comparison, extend).encode())
     return comparison
 
 

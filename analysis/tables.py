@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import escape
 
 from analysis.schema import PARAMETERS, Comparison, Finding, Fit, Param
@@ -61,18 +62,51 @@ def fit_text(fit: Fit, *, findings_first: bool = False) -> str:
 
 
 def fits_html(fits: Iterable[Fit]) -> str:
-    """Return fits as one HTML table, one row a run, findings before the numbers; every text is escaped."""
+    """Return fits as one HTML table, one row a run, findings before the numbers; every text is escaped.
+
+    A finding that every run has stands once, above the table.
+    """
+    fits = list(fits)
+    shared = _shared(fits)
+    above = f"<p>Every run:</p>{findings_html(shared.values())}" if shared else ""
     heads = "".join(f"<th>{escape(h)}</th>" for h in ("run", "findings", *PARAMETERS, "points", "x", "method"))
     rows = []
     for fit in fits:
-        cells = [f"<th>{escape(fit.name)}</th>", f"<td>{findings_html(fit.findings)}</td>"]
+        cells = [
+            f"<th>{escape(fit.name)}</th>",
+            f"<td>{findings_html(f for f in fit.findings if _stem(f) not in shared)}</td>",
+        ]
         for name in PARAMETERS:
             value, limits = figures(fit.params[name])
-            small = f"<br><small>{escape(limits)}</small>" if limits else ""
+            small = f'<br><small class="limits">{escape(limits)}</small>' if limits else ""
             cells.append(f"<td>{escape(value)}{small}<br><small>{escape(standing(fit.params[name]))}</small></td>")
         cells += [f"<td>{escape(t)}</td>" for t in (str(fit.n), span(fit), fit.method)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<table class="fits"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'{above}<table class="fits"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _shared(fits: Sequence[Fit]) -> dict[tuple[str, str], Finding]:
+    """Findings that all of several runs have; where they differ in the parenthesis at the end, with all of those."""
+    if len(fits) < 2:
+        return {}
+    shared = {}
+    for stem in dict.fromkeys(map(_stem, fits[0].findings)):
+        same = [(fit.name, f) for fit in fits for f in fit.findings if _stem(f) == stem]
+        if [name for name, _ in same] != [fit.name for fit in fits]:
+            continue
+        messages = dict.fromkeys(f.message for _, f in same)
+        message = same[0][1].message
+        if len(messages) > 1:
+            tails = (f"{name}: {f.message[len(stem[1]) :].strip(' ()') or 'none'}" for name, f in same)
+            message = f"{stem[1]} ({', '.join(tails)})"
+        shared[stem] = replace(same[0][1], message=message)
+    return shared
+
+
+def _stem(f: Finding) -> tuple[str, str]:
+    """Code and message of a finding without the parenthesis that a note may end with."""
+    cut = f.message.rfind(" (") if f.severity == "note" and f.message.endswith(")") else -1
+    return f.code, f.message[:cut] if cut > 0 else f.message
 
 
 def findings_html(findings: Iterable[Finding]) -> str:

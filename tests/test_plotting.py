@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +132,52 @@ def test_any_name_can_be_drawn(name, tmp_path):
     assert ax.get_legend().get_texts()[0].get_text().strip().startswith(name)
 
 
+@pytest.mark.parametrize("name", ["W" * 900, "$x_" * 200])
+def test_a_long_name_is_cut_in_the_middle(name, tmp_path):
+    run = made(name)
+    ax = an.plot_curves(an.fit([made("short"), dataclasses.replace(run, name=f"{name}/seed7")]), new_axes())
+    save(ax, tmp_path / "a.png")
+    text = ax.get_legend().get_texts()[1].get_text()
+    assert text.startswith(f" {name[:20]}") and " ... " in text and "/seed7: A" in text and len(text) < 120
+
+
+def test_many_runs_are_drawn_and_the_legend_names_as_many_as_have_room(tmp_path):
+    ax = an.plot_curves(an.fit([made(f"run{i:02}", n=12) for i in range(40)], level=None), new_axes())
+    save(ax, tmp_path / "a.png")
+    texts = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert texts[-1] == f" and {41 - len(texts)} more" and has(ax, "fit-39")
+
+
+def test_the_colour_of_a_run_does_not_depend_on_the_order_of_the_runs():
+    fits = an.fit([made(name, seed=i) for i, name in enumerate("cab")])
+    one, other = (an.plot_curves(given, new_axes()) for given in (list(fits), list(fits)[::-1]))
+    for i in range(3):
+        mine, theirs = artist(one, f"fit-{i}"), artist(other, f"fit-{2 - i}")
+        assert mine.get_color() == theirs.get_color() and mine.get_linewidth() == theirs.get_linewidth()
+        assert np.array_equal(mine.get_ydata(), theirs.get_ydata())
+
+
+@pytest.mark.parametrize("unit", [1e-310, 1e-195, 1e195, 1e307])
+def test_extreme_compute_is_drawn_or_refused_in_one_line_that_names_the_run(unit, tmp_path):
+    run = made()
+    data = {"gpu_hours": run.data["gpu_hours"] * unit, "pass_rate": run.data["pass_rate"]}
+    fit = an.fit(dataclasses.replace(run, data=data))
+    if 1e-200 < unit < 1e200:
+        save(an.plot_curves(fit, new_axes()), tmp_path / "a.png")
+        return
+    with pytest.raises(UserError, match=r"^made: compute .* cannot be drawn") as error:
+        an.plot_curves(fit, new_axes())
+    assert "\n" not in str(error.value)
+
+
+def test_an_extreme_extension_is_refused_and_a_wide_axis_is_drawn(tmp_path):
+    with pytest.raises(UserError, match=r"^made: 1e\+308 times .*--extend"):
+        an.plot_curves(an.fit(made()), new_axes(), extend=1e308)
+    run = made()
+    data = {"gpu_hours": np.geomspace(1e-190, 1e190, 25), "pass_rate": run.data["pass_rate"]}
+    save(an.plot_curves(an.fit(dataclasses.replace(run, data=data)), new_axes(), extend=10), tmp_path / "a.png")
+
+
 def test_what_cannot_be_fitted_is_drawn_as_points():
     fit = an.fit(made(n=2))
     ax = an.plot_curves(fit, new_axes())
@@ -176,6 +225,54 @@ def test_saving_refuses_what_exists_and_unknown_endings(tmp_path):
     (tmp_path / "d.png").mkdir()
     with pytest.raises(UserError, match="is a folder"):
         save(ax, tmp_path / "d.png")
+
+
+def test_an_output_that_cannot_be_is_one_clear_line(tmp_path):
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "none.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    ax = an.plot_curves(an.fit(made()), new_axes())
+    for name, says in [
+        ("x" * 300 + ".png", "File name too long"),
+        ("dangling.png", "link to nothing"),
+        ("pipe.png", "no regular file"),
+        ("a\0b.png", "cannot be written"),
+    ]:
+        with pytest.raises(UserError, match=says) as error:
+            save(ax, tmp_path / name, force=True)
+        assert "\n" not in str(error.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling.png", "pipe.png"]
+
+
+def test_a_folder_that_may_not_be_written_to_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="may not be written to"):
+        save(an.plot_curves(an.fit(made()), new_axes()), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "x" * 251 + ".png"])
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, name):
+    ax = an.plot_curves(an.fit(made()), new_axes())
+    save(ax, tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(UserError, match="No space left"):
+            save(ax, tmp_path / name, force=True)
+    assert (tmp_path / name).read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [name]
+    save(ax, tmp_path / name, force=True)
+
+
+def test_writing_through_a_link_keeps_the_link(tmp_path):
+    (tmp_path / "real.png").write_bytes(b"old")
+    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+    save(an.plot_curves(an.fit(made()), new_axes()), tmp_path / "link.png", force=True)
+    assert (tmp_path / "link.png").is_symlink() and (tmp_path / "real.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_plot_training_curves_reads_fits_and_draws_in_one_call(tmp_path):

@@ -91,10 +91,27 @@ def test_every_fitted_figure_and_finding_is_in_it(page):
     for fit in fits:
         for p in fit.params.values():
             assert all(text in parsed.text for text in figures(p))
-        assert all(f.message in parsed.text for f in fit.findings)
+        assert all(f.message.split(" (")[0] in parsed.text for f in fit.findings)
     for standing in comparison.runs:
         assert all(f"{rate:.3f}" in parsed.text for rate in standing.pass_rate.values())
     assert "one seed a recipe: differences between recipes are not tested" in parsed.text
+
+
+def test_what_is_true_of_every_run_is_said_once(page, tmp_path):
+    fits, _, _html, parsed = page
+    assert parsed.text.count("the intervals assume independent noise") == 1
+    assert parsed.text.index("Every run:") < parsed.text.index("the intervals assume")
+    for fit in fits:
+        rho = next(f.message for f in fit.findings if f.code == "independent-noise").split(" (")[1].strip(")")
+        assert f"{fit.name}: {rho}" in parsed.text
+    write_run(tmp_path / "c", recipe="short", n=6)
+    an.write_report(an.fit([fits[0].run, an.read(tmp_path / "c")[0]]), tmp_path / "r.html")
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert text.index("pointsxmethod") < text.index("only 6 points")  # what one run has stands in its row
+
+
+def test_an_interval_does_not_break(page):
+    assert '<small class="limits">' in page[2] and ".limits { white-space: nowrap; }" in page[2]
 
 
 def test_it_says_how_each_run_was_made(page):
