@@ -36,7 +36,7 @@ LABELS = {
 }
 CURVE_POINTS = 200
 DRAWABLE = (1e-200, 1e200)  # beyond, the room that a log axis needs left and right is no number any more
-NAME_LENGTH = 56  # a longer name is cut in the middle, so that its seed at the end can be read
+NAME_LENGTH = 40  # a longer name is cut in the middle, so that its seed at the end can be read
 LEGEND_RUNS = 15  # more than these are counted and not named; twice as many would leave the axes no room
 
 
