@@ -138,7 +138,7 @@ def test_a_long_name_is_cut_in_the_middle(name, tmp_path):
     ax = an.plot_curves(an.fit([made("short"), dataclasses.replace(run, name=f"{name}/seed7")]), new_axes())
     save(ax, tmp_path / "a.png")
     text = ax.get_legend().get_texts()[1].get_text()
-    assert text.startswith(f" {name[:20]}") and " ... " in text and "/seed7: A" in text and len(text) < 120
+    assert text.startswith(f" {name[:18]} ... ") and "/seed7: A" in text and len(text) < 120
 
 
 def test_many_runs_are_drawn_and_the_legend_names_as_many_as_have_room(tmp_path):
