@@ -24,9 +24,7 @@ lab: $(VENV)/.notebook
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-# One stamp a set of extras: a second call installs nothing unless what is asked for has changed. JupyterLab's tree of
-# packages sends pip's resolver on a search of many minutes even with every version pinned; so the pinned versions go in
-# first as they stand, and the resolver only finds that nothing is missing.
+# One stamp a set of extras: a second call installs nothing unless what is asked for has changed.
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
@@ -38,12 +36,10 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.notebook: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing JupyterLab, torch and the analysis into $(VENV), about three minutes"
-	$(PIP) --no-deps -r constraints.txt
 	$(PIP) -e '.[train,notebook]'
 	@touch $@ $(VENV)/.train
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing what the tests need into $(VENV), about three minutes"
-	$(PIP) --no-deps -r constraints.txt
 	$(PIP) -e '.[train,notebook,dev]'
 	@touch $@ $(VENV)/.train $(VENV)/.notebook
