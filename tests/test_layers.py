@@ -6,7 +6,10 @@ import ast
 import resource
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "pandas", "scipy", "lmfit", "matplotlib", "seaborn", "pydantic")
@@ -62,6 +65,15 @@ def test_help_and_package_imports_load_nothing_heavy():
         probe = f"{code}; print([m for m in {HEAVY!r} if m in sys.modules])"
         done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "[]"
+
+
+def test_what_is_pinned_installs_on_every_python_that_is_promised():
+    """One pin that asks for 3.11.5 sends pip on a search without end on 3.11.2."""
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
+    installed = {d.metadata["Name"].lower().replace("_", "-"): d.metadata["Requires-Python"] for d in distributions()}
+    assert {"torch", "transformers", "jupyterlab", "nbconvert", "soupsieve"} <= pinned & set(installed)
+    for name in pinned & set(installed):
+        assert SpecifierSet(installed[name] or "").contains("3.11.0"), name
 
 
 def cold_cpu_s(*argv: str) -> float:
