@@ -27,8 +27,8 @@ class Display:
             from tqdm import tqdm
 
             form = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
-            columns = shutil.get_terminal_size().columns  # never 0, as tqdm's own guess can be
-            self._bar = tqdm(total=1.0, bar_format=form, file=self._stream, ncols=columns)
+            size = shutil.get_terminal_size()  # never 0 x 0, as tqdm's own guess can be; then it would show nothing
+            self._bar = tqdm(total=1.0, bar_format=form, file=self._stream, ncols=size.columns, nrows=size.lines)
         return self
 
     def __exit__(
