@@ -54,10 +54,16 @@ def test_split_shares_are_met():
 
 
 def running_values(prompt: str) -> str:
-    """Chain arithmetic worked out by Python itself, one longer prefix after the other, left to right."""
+    """Chain arithmetic left to right, every operation written out."""
     value, out = int(prompt[0]), ""
     for place in range(1, len(prompt) - 1, 2):
-        value = eval(f"({value}){prompt[place : place + 2]}") % 10  # noqa: S307 - our own digits and operators
+        digit = int(prompt[place + 1])
+        if prompt[place] == "+":
+            value = (value + digit) % 10
+        elif prompt[place] == "-":
+            value = (value + 10 - digit) % 10
+        else:
+            value = sum([value] * digit) % 10
         out += str(value)
     return out
 
