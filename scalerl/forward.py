@@ -3,7 +3,7 @@
 Why our own: both passes share weights and arithmetic, so that the log-probability a token was sampled with and the
 one it is trained with differ by rounding only; the decode step keeps finished completions out of the batch; and
 both are faster on a CPU than the general modules. The model of `transformers` stays the owner of the weights, the
-format on disk, and the oracle in the tests.
+format on disk, and the oracle in the tests. Both passes and their cache stand in one file because they must agree.
 
 Shapes: B sequences, T tokens, H hidden width, N query heads, M key-value heads, D head width, P prompts, S cache slots.
 """

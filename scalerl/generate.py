@@ -192,10 +192,8 @@ class Generator:
 
     def _sample(self, hidden: Tensor, slots: slice) -> None:
         """Draw one token a row from hidden states (B, H) by inverting the distribution function at the noise."""
-        scores = (
-            logits(hidden, self._weights.head, self._weights.head_bias, fp32=self.fp32_head) / self.temperature
-        )  # (B, V)
-        logprobs = scores.log_softmax(-1)
+        scores = logits(hidden, self._weights.head, self._weights.head_bias, fp32=self.fp32_head)  # (B, V)
+        logprobs = (scores / self.temperature).log_softmax(-1)
         probs = logprobs.exp()
         cumulative = probs.double().cumsum(-1)  # in FP32 the rare tokens of a large vocabulary would be rounded away
         length = self._length[slots]

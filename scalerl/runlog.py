@@ -9,7 +9,8 @@ A run is a folder::
 
 Promises: a row is on disk before the call that wrote it returns; an existing log is never written over; the
 compute axes (`COMPUTE_AXES`) are cumulative over the whole run and stand in every step and eval row; no row holds
-NaN or infinity. `docs/log-format.md` describes every field and a test holds it against the tables below.
+NaN or infinity. `docs/log-format.md` describes every field and a test holds it against the tables below, which make
+this file long: writer, reader and schema stand together because they must change together.
 """
 
 from __future__ import annotations

@@ -7,26 +7,21 @@ value function, no reward shaping, no partial rewards. On-policy, one update a b
 from __future__ import annotations
 
 import csv
-import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-import scalerl
 from scalerl.advantage import advantages, keep_prompts, token_weights
 from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet, PromptOrder, check_apart, check_prompts, load_data
+from scalerl.describe import completion_fields, header, multiplying_weights, reward_fields
 from scalerl.evaluate import Evaluation, evaluate
 from scalerl.generate import Completion, Generator, Request
 from scalerl.learner import Batch, Learner
-from scalerl.policy import Policy, checkpoint_hash, load_policy
+from scalerl.policy import Policy, load_policy
 from scalerl.runlog import HEADER_FILE, LOG_FILE, MODEL_FOLDER, SAMPLES_FILE, RunLog, UserError
 from scalerl.tasks import Task, get_task
 
@@ -84,7 +79,7 @@ def train(
         recipe=config.recipe,
         seed=config.seed,
         device_kind=device_kind,
-        header=_header(config, train_set, eval_set, device),
+        header=header(config, train_set, eval_set, device),
         start_meter=False,
     )
     generator = Generator(
@@ -180,8 +175,8 @@ class _Run:
             step=step,
             epoch=step * group / len(self.prompts),
             **asdict(self.compute),
-            **_reward_fields(rewards),
-            **_completion_fields(completions),
+            **reward_fields(rewards),
+            **completion_fields(completions),
             **update,
         )
         self._report(step)
@@ -276,53 +271,3 @@ def make_batch(rewards: torch.Tensor, completions: list[Completion], config: Sca
     advantage = advantages(rewards[keep], config.advantage_normalization)
     weight = token_weights(lengths, config.aggregation)
     return Batch(kept, advantage.flatten(), weight.flatten())
-
-
-def _reward_fields(rewards: torch.Tensor) -> dict[str, Any]:
-    same = (rewards == rewards[:, :1]).all(dim=1)
-    return {
-        "reward_sum": float(rewards.sum()),
-        "reward_count": rewards.numel(),
-        "reward_var": float(rewards.var(correction=0)),
-        "prompts": len(rewards),
-        "zero_variance_share": float(same.double().mean()),
-    }
-
-
-def _completion_fields(completions: list[Completion]) -> dict[str, Any]:
-    tokens = sum(len(c.tokens) for c in completions)
-    return {
-        "length_mean": tokens / len(completions),
-        "truncation_rate": sum(c.truncated for c in completions) / len(completions),
-        "entropy": sum(c.entropy for c in completions) / tokens,
-    }
-
-
-def multiplying_weights(model: Any) -> tuple[int, int]:
-    """Return how many weights of backbone and head multiply a token; an embedding is looked up, not multiplied."""
-    head = model.get_output_embeddings().weight
-    looked_up = model.get_input_embeddings().weight
-    backbone = sum(p.numel() for p in model.parameters()) - looked_up.numel()
-    backbone -= 0 if head is looked_up else head.numel()  # a tied head is one parameter with the embedding
-    return backbone, head.numel()
-
-
-def _header(config: ScaleRLConfig, train_set: DataSet, eval_set: DataSet, device: str) -> dict[str, Any]:
-    import transformers
-
-    note = "on a CPU one process counts as one device" if device == "cpu" else None
-    files = {"train": train_set, "eval": eval_set}
-    return {
-        "command": shlex.join(["scalerl", *sys.argv[1:]]) if Path(sys.argv[0]).stem in {"scalerl", "cli"} else None,
-        "note": note,
-        "config": config.model_dump(),
-        "checkpoint": {"name": config.model_name, "sha256": checkpoint_hash(config.model_name)},
-        "data": {name: {"file": d.path, "items": len(d.items), "sha256": d.sha256} for name, d in files.items()},
-        "versions": {
-            "scalerl": scalerl.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": config.threads},
-    }

@@ -15,10 +15,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from scalerl.describe import multiplying_weights
 from scalerl.policy import load_policy, new_policy
 from scalerl.runlog import COMPUTE_AXES, EVAL_FIELDS, STEP_FIELDS, TIME_FIELDS, UserError, read_header, read_log
 from scalerl.tasks import get_task
-from scalerl.train import multiplying_weights, train
+from scalerl.train import train
 
 
 def rows_of(folder: Path, kind: str | None = None) -> list[dict]:
