@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from analysis.comparison import compare_at_equal_compute
     from analysis.curve import R, compute_to, gradient, slope
+    from analysis.findings import Finding
     from analysis.fitting import fit
     from analysis.logs import read
     from analysis.plotting import plot_curves, plot_training_curves
     from analysis.reporting import write_report
-    from analysis.schema import Comparison, Finding, Fit, Fits, Param, Run, Runs
+    from analysis.results import Fit, Fits, Param
+    from analysis.schema import Comparison, Run, Runs
     from scalerl.runlog import UserError
 
 _HOME = {
@@ -35,13 +37,13 @@ _HOME = {
     "plot_training_curves": "plotting",
     "write_report": "reporting",
     "Comparison": "schema",
-    "Finding": "schema",
-    "Fit": "schema",
-    "Fits": "schema",
-    "Param": "schema",
+    "Finding": "findings",
+    "Fit": "results",
+    "Fits": "results",
+    "Param": "results",
     "Run": "schema",
     "Runs": "schema",
-    "UserError": "schema",  # scalerl.runlog defines it
+    "UserError": "results",  # scalerl.runlog defines it
 }
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.schema import Finding, finding
+from analysis.findings import Finding, finding
 from scalerl.runlog import UserError
 
 Array = NDArray[np.float64]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from analysis.schema import Fits
+    from analysis.results import Fits
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 

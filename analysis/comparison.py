@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from analysis.findings import Finding, finding
 from analysis.fitting import fit
-from analysis.schema import Comparison, Finding, Fit, RecipeMean, Run, Standing, finding
+from analysis.results import Fit
+from analysis.schema import Comparison, RecipeMean, Run, Standing
 from scalerl.runlog import UserError
 
 AXES = ("gpu_hours", "cpu_s")

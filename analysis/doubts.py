@@ -9,8 +9,9 @@ import numpy as np
 from scipy.special import fdtrc, stdtr
 
 from analysis.curve import R
+from analysis.findings import Finding, finding
 from analysis.leastsquares import NAMES, Array, Box, Optimum
-from analysis.schema import Finding, Param, finding
+from analysis.results import Param
 
 FEW_SPARE_POINTS = 4  # fewer points beyond the parameters than this: an interval means little
 CORRELATION_POINTS, CORRELATION = 8, 0.3  # lag-1 autocorrelation is reported from so many points, and warned of

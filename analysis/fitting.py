@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import doubts, leastsquares, profiles
+from analysis.findings import Finding, finding
 from analysis.leastsquares import NAMES, Array, Box, Optimum, Problem
-from analysis.schema import PARAMETERS, Finding, Fit, Fits, Param, Run, finding
+from analysis.results import PARAMETERS, Fit, Fits, Param
+from analysis.schema import Run
 from scalerl.runlog import UserError
 
 EXACT_RMS = 1e-11  # residuals below this are rounding, not noise

@@ -19,7 +19,8 @@ import numpy as np
 
 from analysis.cleaning import Table, clean, printable
 from analysis.csvfile import choose, choose_compute, read_csv
-from analysis.schema import Finding, Run, Runs, finding
+from analysis.findings import Finding, finding
+from analysis.schema import Run, Runs
 from scalerl.runlog import (
     COMPUTE_AXES,
     HEADER_FILE,

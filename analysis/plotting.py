@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from analysis.output import new_axes, save
-from analysis.schema import Fit
+from analysis.results import Fit
 from analysis.tables import figures, unit
 from scalerl.runlog import UserError
 

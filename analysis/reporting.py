@@ -18,7 +18,8 @@ from analysis.cleaning import printable
 from analysis.comparison import AXES, compare_at_equal_compute
 from analysis.output import new_axes, refuse_unless_new, write
 from analysis.plotting import caption, plot_curves
-from analysis.schema import Comparison, Fit, Run
+from analysis.results import Fit
+from analysis.schema import Comparison, Run
 from analysis.tables import comparison_html, fits_html
 
 # Colours that stand for the reader's own text colour; no curve uses them.

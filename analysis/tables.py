@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from html import escape
 
-from analysis.schema import PARAMETERS, Comparison, Finding, Fit, Param
+from analysis.findings import Finding
+from analysis.results import PARAMETERS, Fit, Param
+from analysis.schema import Comparison
 
 UNITS = {
     "cpu_s": "CPU-seconds",

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 import analysis as an
 from analysis.curve import R
+from analysis.findings import CODES, SEVERITIES
 from analysis.fitting import SPOILT
 from analysis.leastsquares import Problem, default_box, descend, minimise
-from analysis.schema import CODES, SEVERITIES
 from scalerl.runlog import UserError
 
 TESTS = Path(__file__).parent
@@ -449,7 +449,7 @@ def test_every_code_has_a_severity_and_a_sentence_and_is_the_one_used():
     assert all(
         severity in SEVERITIES and meaning and code == code.lower() for code, (severity, meaning) in CODES.items()
     )
-    source = "".join(p.read_text() for p in (TESTS.parent / "analysis").glob("*.py") if p.name != "schema.py")
+    source = "".join(p.read_text() for p in (TESTS.parent / "analysis").glob("*.py") if p.name != "findings.py")
     assert [code for code in CODES if f'finding("{code}"' not in re.sub(r"\(\s+", "(", source)] == []
 
 

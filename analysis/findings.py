@@ -1,0 +1,73 @@
+"""The doubts that a run, a fit or a comparison can carry: one table of codes, and what carries one.
+
+Promises: every code has one usual severity and one meaning, here and nowhere else; importing this loads nothing heavy.
+Does not say when a doubt is raised: that stands where the figures are, in `analysis.doubts` and its neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SEVERITIES = ("note", "warning", "error")
+
+# Every doubt that a run, a fit or a comparison can carry: code -> (severity, what it means).
+CODES: dict[str, tuple[str, str]] = {
+    # reading
+    "log-cut": ("warning", "the last line of the log is cut; the whole rows before it are used"),
+    "no-header": ("note", "a log without run.json: recipe and seed are unknown"),
+    "rows-empty": ("note", "rows without a pass rate are left out, as logs of sparse evaluations have them"),
+    "rows-dropped": ("warning", "rows with text, NaN, infinity or a negative compute are left out"),
+    "percent": ("note", "the pass rate was in percent and is divided by 100"),
+    "scaled": ("note", "the pass rate is multiplied by the factor that was asked for"),
+    "compute-restarts": ("warning", "compute falls back inside the file: runs joined end to end, or a restart"),
+    "compute-unordered": ("note", "rows are not in order of compute; they are sorted"),
+    "compute-repeated": ("note", "several evaluations stand at one compute; each counts as a point"),
+    "resumed": ("note", "the run was interrupted and resumed; every evaluation is kept"),
+    "busy-machine": ("warning", "wall time is far above CPU time on a CPU: the machine was busy with other work"),
+    "prompt-set-changed": ("warning", "the evaluation prompts change inside the run"),
+    # fitting
+    "no-fit": ("error", "fewer points than free parameters: nothing can be fitted"),
+    "no-interval": ("warning", "as many points as free parameters: no interval exists"),
+    "few-points": ("warning", "too few points for an interval to mean much"),
+    "exact-data": ("note", "residuals are at the level of rounding: no interval can come from them"),
+    "flat-curve": ("warning", "the pass rate does not change measurably: A, B and C_mid mean nothing"),
+    "falling-curve": ("warning", "the pass rate falls: A is a floor that the curve falls to, not a ceiling"),
+    "decay": ("warning", "the pass rate peaks and then falls: a curve that only rises is the wrong law here"),
+    "at-bound": ("warning", "the best value of a parameter lies on the edge of its allowed range"),
+    "open-interval": ("warning", "the data do not close an interval inside the allowed range"),
+    "not-past-midpoint": ("warning", "the run ends before twice C_mid: the ceiling is a guess"),
+    "independent-noise": ("note", "the interval assumes independent noise; successive evaluations are not"),
+    "correlated-residuals": ("warning", "residuals are correlated: the interval is too narrow"),
+    "r0-pinned": ("note", "R0 is not fitted; the intervals do not hold its error"),
+    "window": ("note", "points outside the window are left out of the fit"),
+    # comparing
+    "not-tested": ("note", "one seed a recipe: differences are not tested"),
+    "axis-missing": ("note", "a run does not log this compute axis and is left out there"),
+    "not-covered": ("warning", "a run has no curve at the common compute and is left out there"),
+    "prompt-sets-differ": ("warning", "the runs were evaluated on different prompts"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One doubt: a code of `CODES`, how severe it is, one sentence, and the figure behind it if there is one."""
+
+    code: str
+    severity: str
+    message: str
+    figure: float | None = None
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the three fields that the JSON output holds."""
+        return {"code": self.code, "severity": self.severity, "message": self.message}
+
+
+def finding(code: str, message: str, figure: float | None = None) -> Finding:
+    """Make the finding `code`; its severity stands in `CODES`.
+
+    Examples
+    --------
+    >>> finding("percent", "eval_acc is in percent").severity
+    'note'
+    """
+    return Finding(code, CODES[code][0], message, figure)
