@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from analysis.comparison import compare_at_equal_compute
     from analysis.curve import R, compute_to, gradient, slope
+    from analysis.draws import Draws
     from analysis.findings import Finding
     from analysis.fitting import fit
     from analysis.logs import read
     from analysis.plotting import plot_curves, plot_training_curves
     from analysis.reporting import write_report
     from analysis.results import Fit, Fits, Param
-    from analysis.schema import Comparison, Run, Runs
+    from analysis.schema import Comparison, Event, Run, Runs
     from scalerl.runlog import UserError
 
 _HOME = {
@@ -37,6 +38,8 @@ _HOME = {
     "plot_training_curves": "plotting",
     "write_report": "reporting",
     "Comparison": "schema",
+    "Draws": "draws",
+    "Event": "schema",
     "Finding": "findings",
     "Fit": "results",
     "Fits": "results",
@@ -48,6 +51,8 @@ _HOME = {
 
 __all__ = [
     "Comparison",
+    "Draws",
+    "Event",
     "Finding",
     "Fit",
     "Fits",

@@ -20,7 +20,8 @@ from analysis.output import new_axes, refuse_unless_new, write
 from analysis.plotting import caption, plot_curves
 from analysis.results import Fit
 from analysis.schema import Comparison, Run
-from analysis.tables import comparison_html, fits_html
+from analysis.standings import comparison_html
+from analysis.tables import fits_html
 
 # Colours that stand for the reader's own text colour; no curve uses them.
 _INK = "#010203"

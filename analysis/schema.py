@@ -19,6 +19,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@dataclass(frozen=True)
+class Event:
+    """Something that changed while a run went on.
+
+    Attributes
+    ----------
+    kind : str
+        What changed, such as ``learning_rate``, ``batch``, ``data``, ``evaluation`` or ``attempt``.
+    what : str
+        One sentence without a full stop.
+    at : mapping of compute axis to float
+        The last compute that was logged before the change; 0 where nothing was.
+    """
+
+    kind: str
+    what: str
+    at: Mapping[str, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """The evaluations of one run, in the order they were logged.
@@ -37,6 +56,8 @@ class Run:
         What ``run.json`` says; empty for a CSV file.
     source : Path
         The file that was read; `sha256` is its hash.
+    events : tuple of Event
+        What changed while the run went on, as far as the log shows it.
     """
 
     name: str
@@ -50,6 +71,7 @@ class Run:
     header: Mapping[str, Any] = field(default_factory=dict)
     start_time: str | None = None
     end_time: str | None = None
+    events: tuple[Event, ...] = ()
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -161,11 +183,11 @@ class Comparison:
         return all(f.code != "not-tested" for f in self.findings)
 
     def __repr__(self) -> str:
-        from analysis.tables import comparison_text
+        from analysis.standings import comparison_text
 
         return comparison_text(self)
 
     def _repr_html_(self) -> str:
-        from analysis.tables import comparison_html
+        from analysis.standings import comparison_html
 
         return comparison_html(self)

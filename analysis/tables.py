@@ -1,15 +1,20 @@
-"""Fits as text and as HTML. Only formatting: every figure is read from the result."""
+"""Fits as text and as HTML. Only formatting: every figure is read from the result.
+
+Promises: doubts stand before numbers; as many digits as the width of an interval deserves, and never an error of 0;
+every text from a log is escaped in HTML.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
+from typing import Any
 
+from analysis.draws import Reached
 from analysis.findings import Finding
-from analysis.results import PARAMETERS, Fit, Param
-from analysis.schema import Comparison
+from analysis.results import FARTHEST, PARAMETERS, Fit, Param
 
 UNITS = {
     "cpu_s": "CPU-seconds",
@@ -18,6 +23,22 @@ UNITS = {
     "flops": "FLOPs",
     "step": "steps",
 }
+OPEN_ABOVE = "no upper limit below 1"  # how a fit says that the data leave A open
+NEW_PROMPTS = "A on new prompts"
+# What a fit report should carry, in this order; what a report has beyond it follows.
+CHECKLIST = (
+    "equation",
+    "free parameters",
+    "unit of x",
+    "points used",
+    "points dropped",
+    "loss",
+    "method",
+    "starts",
+    "bounds",
+    "priors",
+    "versions",
+)
 
 
 def unit(x: str) -> str:
@@ -26,20 +47,106 @@ def unit(x: str) -> str:
 
 
 def figures(p: Param) -> tuple[str, str]:
-    """Return value and limits as text, with as many digits as the width of the interval deserves."""
+    """Return value and limits as text, with as many digits as the width of the interval deserves.
+
+    Examples
+    --------
+    >>> figures(Param(0.74412, 0.73081, 0.76049, identified=True))
+    ('0.744', '0.731 - 0.760')
+    >>> figures(Param(0.74412, 0.52, None, identified=False))
+    ('0.744', '>= 0.52')
+    """
     if p.value is None:
         return "unknown", ""
     digits = _decimals(p)
-    value = f"{p.value:.{digits}f}" if digits is not None else f"{p.value:.3g}"
 
-    def limit(v: float) -> str:
+    def shown(v: float) -> str:
         return f"{v:.{digits}f}" if digits is not None else f"{v:.3g}"
 
     if p.lo is not None and p.hi is not None:
-        return value, f"{limit(p.lo)} - {limit(p.hi)}"
+        if shown(p.lo) != shown(p.hi):
+            return shown(p.value), f"{shown(p.lo)} - {shown(p.hi)}"
+        for more in range(4, 18):  # an interval narrower than three digits: as many as tell its ends apart
+            if f"{p.lo:.{more}g}" != f"{p.hi:.{more}g}":
+                return f"{p.value:.{more}g}", f"{p.lo:.{more}g} - {p.hi:.{more}g}"
+        return shown(p.value), ""
     if p.lo is not None:
-        return value, f">= {limit(p.lo)}"
-    return value, "" if p.hi is None else f"<= {limit(p.hi)}"
+        return shown(p.value), f">= {shown(p.lo)}"
+    return shown(p.value), "" if p.hi is None else f"<= {shown(p.hi)}"
+
+
+def cells(fit: Fit, name: str) -> tuple[str, str, str]:
+    """Return value, limits and standing of a parameter as text; an A that is open above is its lower limit alone."""
+    p = fit.params[name]
+    value, limits = figures(p)
+    said = standing(p)
+    if name != "A" or p.fixed or p.value is None:
+        return value, limits, said
+    if fit.grade is not None:
+        grade = f"P(C_max > 2 C_mid) {_probability(fit.grade)}"
+        if p.identified:
+            said = f"usable: {grade}"
+        elif "P(C_max" not in p.why:
+            said += f" ({grade})"
+    if p.lo is not None and p.hi is None:
+        value, limits = limits, OPEN_ABOVE
+        said = said.replace(f": {OPEN_ABOVE}", "", 1)
+    return value, limits, said
+
+
+def _probability(p: float) -> str:
+    """A probability behind its sign, two digits; never one that reads as certain."""
+    if p > 0.995:
+        return "> .99"
+    return "< .01" if p < 0.005 else f"= {p:.2f}".replace("0.", ".", 1)
+
+
+def reach_text(fit: Fit) -> str:
+    """Return how far ahead the curve can be read, or an empty text if the method has no band."""
+    if fit.reach is None:
+        return ""
+    margin = f"+-{fit.tolerance:g}".replace("0.", ".", 1)
+    if fit.reach < 1.0:
+        return f"reach below 1x: the pass rate is not known to {margin} even at the last evaluation"
+    if fit.reach == 1.0:
+        return f"reach 1x: the pass rate is known to {margin} up to the last evaluation and not beyond"
+    far = f"{fit.reach * float(fit.compute[-1]):.2g} {unit(fit.x)}" if fit.n else "an unknown compute"
+    shown = f">= {FARTHEST:g}x" if fit.reach >= FARTHEST else f"{math.floor(fit.reach * 10.0 + 1e-9) / 10.0:g}x"
+    return f"reach {shown}: the pass rate is known to {margin} up to {far}"
+
+
+def reached_text(reached: Reached) -> str:
+    """Return the compute to a pass rate as one line."""
+
+    def shown(v: float) -> str:
+        return f"{v:.3g}" if math.isfinite(v) else "never"
+
+    text = f"pass rate {reached.target:g} at {shown(reached.value)}"
+    if math.isfinite(reached.value):
+        text += f" {unit(reached.x)}"
+    if reached.lo is None or reached.hi is None:
+        return text
+    return f"{text} ({reached.level:.0%}: {shown(reached.lo)} to {shown(reached.hi)})"
+
+
+def checklist_text(fit: Fit) -> str:
+    """Return the fit report, one line an item; an item that the fit does not say is said to be missing."""
+    report = {str(key).replace("_", " "): value for key, value in fit.report.items()}
+    items = dict.fromkeys(CHECKLIST, "not said") | {key: _plain(value) for key, value in report.items()}
+    width = max(map(len, items))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in items.items())
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(v)}" for key, v in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value)) or "none"
+    return str(value)
 
 
 def standing(p: Param) -> str:
@@ -58,8 +165,12 @@ def fit_text(fit: Fit, *, findings_first: bool = False) -> str:
     """Return a fit as a few lines of text."""
     head = f"{fit.name}   {fit.n} evaluations, {span(fit)}, {fit.method}"
     doubts = [f"  {f.severity:<8} {f.message}" for f in fit.findings]
+    reach = [f"  {text}"] if (text := reach_text(fit)) else []
     rows = [_row(fit, name) for name in PARAMETERS] if fit.fitted else []
-    body = [*doubts, *rows] if findings_first else [*rows, *doubts]
+    if rows and fit.A_population is not None:
+        value, limits = figures(fit.A_population)
+        rows.insert(1, f"  {NEW_PROMPTS}  {value}   {limits}".rstrip())
+    body = [*doubts, *reach, *rows] if findings_first else [*reach, *rows, *doubts]
     return "\n".join([head, *body])
 
 
@@ -71,19 +182,24 @@ def fits_html(fits: Iterable[Fit]) -> str:
     fits = list(fits)
     shared = _shared(fits)
     above = f"<p>Every run:</p>{findings_html(shared.values())}" if shared else ""
-    heads = "".join(f"<th>{escape(h)}</th>" for h in ("run", "findings", *PARAMETERS, "points", "x", "method"))
+    reach = ("reach",) if any(fit.reach is not None for fit in fits) else ()
+    names = ("run", "findings", *reach, *PARAMETERS, "points", "x", "method")
+    heads = "".join(f"<th>{escape(h)}</th>" for h in names)
     rows = []
     for fit in fits:
-        cells = [
+        row = [
             f"<th>{escape(fit.name)}</th>",
             f"<td>{findings_html(f for f in fit.findings if _stem(f) not in shared)}</td>",
+            *(f"<td>{escape(reach_text(fit).removeprefix('reach ') or 'unknown')}</td>" for _ in reach),
         ]
         for name in PARAMETERS:
-            value, limits = figures(fit.params[name])
+            value, limits, said = cells(fit, name)
             small = f'<br><small class="limits">{escape(limits)}</small>' if limits else ""
-            cells.append(f"<td>{escape(value)}{small}<br><small>{escape(standing(fit.params[name]))}</small></td>")
-        cells += [f"<td>{escape(t)}</td>" for t in (str(fit.n), span(fit), fit.method)]
-        rows.append(f"<tr>{''.join(cells)}</tr>")
+            if name == "A" and fit.A_population is not None:
+                said += f"; on new prompts {' '.join(figures(fit.A_population))}".rstrip()
+            row.append(f"<td>{escape(value)}{small}<br><small>{escape(said)}</small></td>")
+        row += [f"<td>{escape(t)}</td>" for t in (str(fit.n), span(fit), fit.method)]
+        rows.append(f"<tr>{''.join(row)}</tr>")
     return f'{above}<table class="fits"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
@@ -120,10 +236,13 @@ def findings_html(findings: Iterable[Finding]) -> str:
 
 
 def _row(fit: Fit, name: str) -> str:
-    p = fit.params[name]
-    value, limits = figures(p)
-    numbers = f"{value:<9} {limits}".rstrip() + (f" {unit(fit.x)}" if name == "C_mid" and p.value is not None else "")
-    return f"  {name:<6} {numbers:<40} {standing(p)}"
+    value, limits, said = cells(fit, name)
+    if limits == OPEN_ABOVE:
+        numbers = f"{value}, {limits}"
+    else:
+        numbers = f"{value:<9} {limits}".rstrip()
+        numbers += f" {unit(fit.x)}" if name == "C_mid" and fit.params[name].value is not None else ""
+    return f"  {name:<6} {numbers:<40} {said}"
 
 
 def _decimals(p: Param) -> int | None:
@@ -135,60 +254,3 @@ def _decimals(p: Param) -> int | None:
         return None
     decimals = 1 - math.floor(math.log10(width))
     return max(decimals, 0) if decimals <= 7 and abs(p.value) < 1e7 else None
-
-
-def comparison_text(comparison: Comparison) -> str:
-    """Return a comparison as a few lines of text, best recipe first."""
-    axes = list(comparison.common)
-    if not axes:
-        return "\n".join(["nothing to compare", *(f"  {f.severity:<8} {f.message}" for f in comparison.findings)])
-    head = [f"at {comparison.common[a]:.3g} {unit(a)}" for a in axes]
-    rows = [[label, *cells] for label, _, cells in _comparison_rows(comparison)]
-    width = max(len(row[0]) for row in rows)
-    lines = [f"{'pass rate':<{width}}  {'   '.join(head)}"]
-    for label, *cells in rows:
-        lines.append(
-            f"{label:<{width}}  {'   '.join(f'{c:<{len(h)}}' for c, h in zip(cells, head, strict=True))}".rstrip()
-        )
-    for axis, recipe in comparison.ahead.items():
-        if recipe is not None:
-            lines.append(f"ahead at equal {unit(axis)}: {recipe}{'' if comparison.tested else ' (not tested)'}")
-    return "\n".join([*lines, *(f"  {f.severity:<8} {f.message}" for f in comparison.findings)])
-
-
-def comparison_html(comparison: Comparison) -> str:
-    """Return a comparison as an HTML table with its findings below; every text is escaped."""
-    heads = ["recipe or run", *(f"at {c:.3g} {unit(a)}" for a, c in comparison.common.items())]
-    body = []
-    for label, is_mean, cells in _comparison_rows(comparison):
-        tag = "th" if is_mean else "td"
-        marked = [f"<td>{escape(cell)}</td>" for cell in cells]
-        body.append(f"<tr><{tag}>{escape(label)}</{tag}>{''.join(marked)}</tr>")
-    before, after = ("<b>", "</b>") if comparison.tested else ("", " (not tested)")
-    ahead = "".join(
-        f"<p>Ahead at equal {escape(unit(axis))}: {before}{escape(recipe)}{after}</p>"
-        for axis, recipe in comparison.ahead.items()
-        if recipe is not None
-    )
-    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-    table = f'<table class="comparison"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    return f"{table}{ahead}{findings_html(comparison.findings)}"
-
-
-def _comparison_rows(comparison: Comparison) -> list[tuple[str, bool, list[str]]]:
-    """(label, whether it is a mean over seeds, one cell an axis): a recipe, and its runs below it if it has several."""
-    rows = []
-    for mean in comparison.recipes:
-        runs = [s for s in comparison.runs if s.recipe == mean.recipe]
-        cells = [
-            _rate(mean.pass_rate[a]) + (f" (mean of {mean.n[a]})" if mean.n[a] > 1 else "") for a in comparison.common
-        ]
-        label = mean.recipe if len(runs) > 1 else runs[0].run
-        rows.append((label, True, cells))
-        if len(runs) > 1:
-            rows += [(f"  {s.run}", False, [_rate(s.pass_rate[a]) for a in comparison.common]) for s in runs]
-    return rows
-
-
-def _rate(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"

@@ -56,7 +56,7 @@ def test_json_is_the_promised_shape_and_holds_no_nan(tmp_path, capsys):
     runs = json.loads(out, parse_constant=refuse)["runs"]
     assert [run["run"] for run in runs] == ["scalerl/seed0", "b/seed0"]
     for run in runs:
-        assert list(run) == ["run", "n", "x", "method", "params", "findings"]
+        assert list(run) == ["run", "n", "x", "method", "reach", "grade", "params", "findings"]
         assert list(run["params"]) == ["A", "B", "C_mid", "R0"]
         assert all(list(p) == ["value", "lo", "hi", "identified"] for p in run["params"].values())
         assert all(list(f) == ["code", "severity", "message"] for f in run["findings"])

@@ -456,7 +456,7 @@ def test_every_code_has_a_severity_and_a_sentence_and_is_the_one_used():
 def test_json_has_the_promised_shape_and_order():
     out = an.fit([noisy(0)]).to_dict()
     assert list(out) == ["runs"]
-    assert list(out["runs"][0]) == ["run", "n", "x", "method", "params", "findings"]
+    assert list(out["runs"][0]) == ["run", "n", "x", "method", "reach", "grade", "params", "findings"]
     assert list(out["runs"][0]["params"]) == ["A", "B", "C_mid", "R0"]
     assert all(list(p) == ["value", "lo", "hi", "identified"] for p in out["runs"][0]["params"].values())
     assert all(list(f) == ["code", "severity", "message"] for f in out["runs"][0]["findings"])
