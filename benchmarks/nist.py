@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.solver import Array, Index, minimise
+from analysis.solver import Array, Dense, Index, minimise
 
 FOLDER = Path(__file__).parent.parent / "data" / "nist"
 CERTIFIED_DIGITS = 11
@@ -107,20 +107,20 @@ def solve(name: str, iterations: int = 2000) -> Digits:
     """Fit a set from both starts and count correct digits."""
     reference, formula = load(name), MODELS[name]
 
-    def model(theta: Array, _: Index) -> tuple[Array, Array]:
+    def model(theta: Array, _: Index) -> Dense:
         residual = np.stack([formula(reference.x, b) - reference.y for b in theta])
         jacobian = np.empty((*residual.shape, theta.shape[1]))
         for k in range(theta.shape[1]):
             moved = theta.astype(complex)
             moved[:, k] += 1e-30j
             jacobian[..., k] = np.stack([formula(reference.x, b).imag for b in moved]) / 1e-30
-        return residual, jacobian
+        return Dense(residual, jacobian)
 
     found = minimise(model, reference.starts, iterations=iterations)
     n, p = len(reference.y), reference.starts.shape[1]
     errors = []
     for theta, sse in zip(found.theta, found.sse, strict=True):
-        triangle = np.linalg.qr(model(theta[None], np.zeros(1, np.intp))[1][0], mode="r")
+        triangle = np.linalg.qr(model(theta[None], np.zeros(1, np.intp)).jacobian[0], mode="r")
         errors.append(np.sqrt((np.linalg.pinv(triangle) ** 2).sum(axis=1) * sse / (n - p)))
     return Digits(_digits(found.theta, reference.theta), _digits(np.stack(errors), reference.standard_error))
 

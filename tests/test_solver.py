@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
-from analysis.solver import minimise
+from analysis.solver import Dense, minimise
 from benchmarks import nist
 
 # From its first start MGH10 follows a long bent valley; two thousand steps do not reach the end.
@@ -37,7 +37,7 @@ def decays(data: np.ndarray):
 
     def model(theta, rows):
         e = np.exp(-theta[:, 1:] * X)
-        return theta[:, :1] * e - data[rows], np.stack([e, -theta[:, :1] * X * e], axis=2)
+        return Dense(theta[:, :1] * e - data[rows], np.stack([e, -theta[:, :1] * X * e], axis=2))
 
     return model
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_evaluated_is_not_converged_and_stays():
 
 def test_steps_that_overflow_are_taken_back():
     def model(theta, _):
-        return np.exp(theta) - 1e-3, np.exp(theta)[:, :, None]
+        return Dense(np.exp(theta) - 1e-3, np.exp(theta)[:, :, None])
 
     found = minimise(model, np.array([[-600.0], [5.0]]))
     assert found.theta[1, 0] == pytest.approx(np.log(1e-3)) and np.isfinite(found.theta).all()

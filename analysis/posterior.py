@@ -1,0 +1,479 @@
+"""The posterior of a curve by quadrature: no Markov chain, no normal approximation.
+
+Given the shape (ln B, ln C_mid) and a node of the noise the curve is linear in R0 and A, so these and the size of the
+noise integrate out in closed form, and A stays inside [0, ceiling]. What is left, two dimensions of shape, is covered
+by a quadtree that splits the heaviest cells until none holds more than `HEAVY` of the mass. Draws are taken from the
+cells and weighted by what the density at the draw is to that of its cell, so the size of the cells leaves no trace.
+
+Promises: proper priors, stated in `Priors`; draws that depend on the seed alone; a self-check (`checks`) that says where
+the quadrature cannot be trusted. Does not promise coverage where the law is wrong: see the findings of misfit.
+
+Shapes: n points, K nodes of the noise, m shapes, M draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, stdtr
+
+from analysis import noise
+from analysis.families import SIGMOID
+from analysis.noise import Nodes
+from analysis.projection import fit_many
+
+Array = NDArray[np.float64]
+Index = NDArray[np.intp]
+
+HEAVY = 0.004  # no cell of the final grid holds more of the mass
+LEVELS = 16  # halvings of a cell at most
+ROOT = (12, 16)  # first cells along ln B and ln C_mid
+LOG_B_SDS = 3.5  # how far the grid reaches in ln B, in standard deviations of its prior
+NEGLIGIBLE = 1e-5  # nodes of the noise with less of the mass are dropped once the peak is found
+CELLS = 6000
+DRAWS = 4000
+LEAST_SIZE = 200  # effective number of draws below which nothing is believed
+EDGE_MASS = 0.02
+
+
+@dataclass(frozen=True)
+class Priors:
+    """What is assumed before the data; all of it stands in the report of a fit.
+
+    Attributes
+    ----------
+    log_B : (mean, sd)
+        ln B is normal.
+    C_mid : (low, high)
+        ln C_mid is uniform from `low` x the first positive compute to `high` x the last compute.
+    rho : (low, high)
+        Correlation of neighbouring evaluations, uniform.
+    ceiling : float
+        A is uniform on [0, ceiling].
+    R0 : (mean, sd) or None
+        R0 is normal, inside [0, 1]; None takes the evaluations at the lowest compute as mean and `R0_SD` as sd.
+    """
+
+    log_B: tuple[float, float] = (math.log(1.5), 0.7)
+    C_mid: tuple[float, float] = (math.exp(-2.0), 20.0)
+    rho: tuple[float, float] = (0.0, 1.0)
+    ceiling: float = 1.0
+    R0: tuple[float, float] | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the fields as plain values."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+
+R0_SD = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """Weighted draws.
+
+    Attributes
+    ----------
+    R0, A, B, C_mid, rho, sigma, white : (M,) arrays
+        `sigma` is the standard deviation of all noise, `white` the share of its variance that is evaluation noise.
+    weight : (M,) array
+        Adds up to 1.
+    size : float
+        Effective number of draws, 1 / sum of squared weights.
+    checks : mapping
+        Self-check: ``edge`` (mass in cells at the edge of the grid), ``cells``, ``heaviest`` (share of the heaviest
+        cell), ``missed`` (how far, in log density, the optimum of least squares lies above the best cell).
+    """
+
+    R0: Array
+    A: Array
+    B: Array
+    C_mid: Array
+    rho: Array
+    sigma: Array
+    white: Array
+    weight: Array
+    size: float
+    log_evidence: float
+    checks: Mapping[str, float] = field(default_factory=dict)
+
+    def quantile(self, values: Array, share: float | Array) -> Array:
+        """Weighted quantiles of a value of each draw, (M,) or (M, q) by column."""
+        return weighted_quantile(values, self.weight, share)
+
+
+def weighted_quantile(values: Array, weight: Array, share: float | Array) -> Array:
+    """Return the quantiles of weighted values, linear between the midpoints of the weights.
+
+    Parameters
+    ----------
+    values : (M,) or (M, q) array
+    weight : (M,) array
+    share : float or (k,) array
+
+    Returns
+    -------
+    array, shape of `share` followed by (q,)
+
+    Examples
+    --------
+    >>> float(weighted_quantile(np.array([3.0, 1.0, 2.0]), np.array([0.25, 0.25, 0.5]), 0.5))
+    2.0
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim == 2:
+        return np.stack([weighted_quantile(column, weight, share) for column in values.T], axis=-1)
+    order = np.argsort(values, kind="stable")
+    w = weight[order]
+    middle = np.cumsum(w) - 0.5 * w
+    return np.asarray(np.interp(share, middle / w.sum(), values[order]))
+
+
+def posterior(
+    compute: Array,
+    pass_rate: Array,
+    *,
+    variance: Array | None = None,
+    time: Array | None = None,
+    priors: Priors | None = None,
+    r0: float | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    start: Array | None = None,
+) -> Posterior:
+    """Return draws of the curve's parameters given one run.
+
+    Parameters
+    ----------
+    compute : (n,) array
+        Ascending, at least 0.
+    pass_rate : (n,) array
+        Fractions.
+    variance : (n,) array, optional
+        Variance of each evaluation's own noise, from its counts; without it an unknown white share is integrated out.
+    time : (n,) array, optional
+        What the correlation of the noise decays over, ascending; by default compute.
+    priors : Priors, optional
+    r0 : float, optional
+        Hold R0 at this value.
+    draws, seed : int
+    start : (2,) array, optional
+        ln B and ln C_mid of the least squares fit, if it is known already.
+
+    Returns
+    -------
+    Posterior
+
+    Examples
+    --------
+    >>> C = np.linspace(0.1, 5, 40)
+    >>> y = 0.1 + 0.6 / (1 + C**-1.5) + 0.01 * np.sin(7.0 * np.arange(40))
+    >>> p = posterior(C, y)
+    >>> lo, hi = p.quantile(p.A, np.array([0.025, 0.975]))
+    >>> bool(lo < 0.7 < hi), bool(hi - lo < 0.08)
+    (True, True)
+    """
+    priors = Priors() if priors is None else priors
+    problem = _Problem(compute, pass_rate, variance, time, priors, r0, start)
+    grid = _Grid(problem)
+    grid.refine()
+    return grid.sample(draws, np.random.default_rng(seed))
+
+
+class _Problem:
+    """Everything that does not depend on the shape, and the density of a shape."""
+
+    def __init__(
+        self,
+        compute: Array,
+        y: Array,
+        variance: Array | None,
+        time: Array | None,
+        priors: Priors,
+        r0: float | None,
+        start: Array | None,
+    ) -> None:
+        self.priors, self.y, self.n = priors, y, len(y)
+        with np.errstate(divide="ignore"):
+            self.log_c = np.log(compute)
+        positive = compute[compute > 0]
+        mean, sd = priors.log_B
+        reach = LOG_B_SDS * sd
+        self.low = np.array([mean - reach, math.log(float(positive[0]) * priors.C_mid[0])])
+        self.high = np.array([mean + reach, math.log(float(positive[-1]) * priors.C_mid[1])])
+        gaps = noise.spacing(compute if time is None else time)
+        if start is None:
+            best = fit_many(self.log_c, y[None], shape_low=self.low, shape_high=self.high, linear_high=priors.ceiling)
+            start = best.shape[0]
+        self.optimum = np.clip(start, self.low + 1e-9, self.high - 1e-9)
+        s = SIGMOID.rise(self.log_c, self.optimum[None])[0]
+        self.center, self.r0_sd = _r0_prior(compute, y, priors, r0)
+        if variance is None:
+            self.nodes = noise.unknown_share(gaps, priors.rho)
+            self.dof = self.n - 1.0
+        else:
+            basis = np.concatenate([1.0 - s, s]).T
+            residual = y - basis @ np.linalg.lstsq(basis, y, rcond=None)[0]
+            self.nodes = noise.known_white(gaps, variance, float(np.sqrt((residual**2).mean())), priors.rho)
+            self.dof = math.inf
+        self._prepare()
+        self.table = _cdf_table(self.dof)
+        self.ratio = np.full(len(self.nodes.rho), 1.0 / self.r0_sd**2)
+        if self.nodes.scaled:  # the prior of R0 is relative to sigma, whose size at the optimum is known well enough
+            sums = self._sums(s)
+            for _ in range(3):
+                S = self._conditional(sums, self.ratio[:, None]).S
+                self.ratio = np.maximum(S[:, 0] / (self.n - 1), 1e-24) / self.r0_sd**2
+
+    def _prepare(self) -> None:
+        """Products of the data alone, for each node."""
+        ones = np.ones(self.n)
+        self.v_one, self.v_y = self.nodes.solve(ones), self.nodes.solve(self.y)
+        self.one_one, self.one_y = self.v_one.sum(axis=1), self.v_one @ self.y
+        self.y_y = self.v_y @ self.y
+        self.constant = self.nodes.log_prior - 0.5 * self.nodes.log_det()
+
+    def keep(self, nodes: Index) -> None:
+        """Drop the other nodes."""
+        self.nodes, self.ratio = self.nodes.keep(nodes), self.ratio[nodes]
+        self._prepare()
+
+    def _sums(self, s: Array) -> _Sums:
+        """Products with the rises s (m, n), (K, m) each."""
+        return _Sums(
+            self.v_one @ s.T,
+            self.v_y @ s.T,
+            self.nodes.quadratic(s),
+            *(a[:, None] for a in (self.one_one, self.one_y, self.y_y)),
+        )
+
+    def _conditional(self, sums: _Sums, ratio: Array) -> _Conditional:
+        """R0 and A given shape and node."""
+        pp = np.maximum(sums.one_one - 2.0 * sums.one_s + sums.s_s, 0.0) + ratio
+        pq, qq = sums.one_s - sums.s_s, sums.s_s
+        py, qy = sums.one_y - sums.s_y + ratio * self.center, sums.s_y
+        det = np.maximum(pp * qq - pq * pq, 1e-14 * pp * qq + 1e-300)
+        A = (pp * qy - pq * py) / det
+        R0 = (py - pq * A) / pp
+        S = np.maximum(sums.y_y + ratio * self.center**2 - R0 * py - A * qy, 1e-30)
+        return _Conditional(pp, pq, py, det, A, S)
+
+    def _density(self, c: _Conditional, ratio: Array, constant: Array, log_b: Array) -> Array:
+        """Log posterior density of shape and node, without a constant."""
+        mean, sd = self.priors.log_B
+        scale2 = c.pp / c.det
+        out = constant + 0.5 * np.log(ratio) - 0.5 * np.log(c.det) - 0.5 * ((log_b - mean) / sd) ** 2
+        if self.nodes.scaled:
+            scale2 = scale2 * c.S / self.dof
+            out = out - 0.5 * self.dof * np.log(c.S)
+        else:
+            out = out - 0.5 * c.S
+        scale = np.sqrt(scale2)
+        low, high = -c.A / scale, (self.priors.ceiling - c.A) / scale
+        inside = self._cdf(high) - self._cdf(low)
+        # Where A is hardly seen at all the difference drowns in rounding; the density is level there.
+        width = high - low
+        flat = width * np.exp(-0.5 * (0.5 * (low + high)) ** 2) / math.sqrt(2.0 * math.pi)
+        inside = np.where(width < 1e-3, flat, inside)
+        return np.asarray(out + np.log(np.maximum(inside, 1e-300)))
+
+    def _cdf(self, x: Array) -> Array:
+        return np.asarray(np.interp(x, self.table[0], self.table[1]))
+
+    def density(self, shapes: Array) -> Array:
+        """Log density (K, m) of shapes (m, 2)."""
+        s = SIGMOID.rise(self.log_c, shapes)[0]
+        ratio = self.ratio[:, None]
+        return self._density(self._conditional(self._sums(s), ratio), ratio, self.constant[:, None], shapes[:, 0])
+
+    def draw(self, shapes: Array, node: Index, rng: np.random.Generator) -> tuple[Array, dict[str, Array]]:
+        """Log density (m,) of each shape under its own node, and draws of the other parameters."""
+        s = SIGMOID.rise(self.log_c, shapes)[0]
+        sums = _Sums(
+            np.einsum("mn,mn->m", self.v_one[node], s),
+            np.einsum("mn,mn->m", self.v_y[node], s),
+            self.nodes.quadratic_each(s, node),
+            *(a[node] for a in (self.one_one, self.one_y, self.y_y)),
+        )
+        ratio = self.ratio[node]
+        c = self._conditional(sums, ratio)
+        log_density = self._density(c, ratio, self.constant[node], shapes[:, 0])
+        m = len(shapes)
+        size = np.sqrt(c.S / self.dof) if self.nodes.scaled else np.ones(m)
+        scale = np.sqrt(c.pp / c.det) * size
+        low, high = self._cdf(-c.A / scale), self._cdf((self.priors.ceiling - c.A) / scale)
+        u = rng.permutation((np.arange(m) + rng.random(m)) / m)
+        t = np.interp(low + u * (high - low), self.table[1], self.table[0])
+        hardly = self.priors.ceiling / scale < 1e-3
+        A = np.where(hardly, u * self.priors.ceiling, np.clip(c.A + scale * t, 0.0, self.priors.ceiling))
+        R0_mean = (c.py - c.pq * A) / c.pp
+        left = c.S + (A - c.A) ** 2 * c.det / c.pp
+        if self.nodes.scaled:
+            R0 = R0_mean + np.sqrt(left / self.n / c.pp) * rng.standard_t(self.n, m)
+            sigma = np.sqrt((left + (R0 - R0_mean) ** 2 * c.pp) / rng.chisquare(self.n + 1, m))
+            white = self.nodes.white[node]
+        else:
+            R0 = R0_mean + rng.standard_normal(m) / np.sqrt(c.pp)
+            total = self.nodes.tau[node] ** 2 + self.nodes.white[node]
+            sigma, white = np.sqrt(total), self.nodes.white[node] / total
+        return log_density, {"R0": R0, "A": A, "sigma": sigma, "white": white, "rho": self.nodes.rho[node]}
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Inner products under V^-1, broadcasting against each other."""
+
+    one_s: Array
+    s_y: Array
+    s_s: Array
+    one_one: Array
+    one_y: Array
+    y_y: Array
+
+
+@dataclass(frozen=True)
+class _Conditional:
+    """Normal equations of (R0, A): precision pp of R0, cross pq, right side py, determinant, A's centre, and what is
+    left of the sum of squares."""
+
+    pp: Array
+    pq: Array
+    py: Array
+    det: Array
+    A: Array
+    S: Array
+
+
+def _r0_prior(compute: Array, y: Array, priors: Priors, r0: float | None) -> tuple[float, float]:
+    if r0 is not None:
+        return r0, 1e-6
+    if priors.R0 is not None:
+        return priors.R0
+    return float(y[compute == compute[0]].mean()), R0_SD
+
+
+def _cdf_table(dof: float) -> tuple[Array, Array]:
+    """Distribution function of t on a grid that is fine in the middle and reaches far out."""
+    x = np.sinh(np.linspace(-7.0, 7.0, 8001))
+    return x, np.asarray(ndtr(x) if math.isinf(dof) else stdtr(dof, x))
+
+
+class _Grid:
+    """A quadtree over (ln B, ln C_mid); a cell is a level and two whole numbers."""
+
+    def __init__(self, problem: _Problem) -> None:
+        self.problem = problem
+        self.sides = (problem.high - problem.low) / np.array(ROOT)
+        self.level = np.empty(0, dtype=np.int64)
+        self.place = np.empty((0, 2), dtype=np.int64)
+        self.density = np.empty((len(problem.nodes.rho), 0))
+
+    def centers(self, level: Array, place: Array) -> Array:
+        return np.asarray(self.problem.low + (place + 0.5) * self.sides / 2.0 ** level[:, None])
+
+    def refine(self) -> None:
+        """Split the heaviest cells, and those beside them, until none is too heavy."""
+        i, j = np.meshgrid(np.arange(ROOT[0]), np.arange(ROOT[1]), indexing="ij")
+        level, place = 0, np.stack([i.ravel(), j.ravel()], axis=1)
+        peak = float(_log_sum(self.problem.density(self.problem.optimum[None]))[0])
+        found = pruned = False
+        for level in range(LEVELS + 1):
+            levels = np.full(len(place), level)
+            density = self.problem.density(self.centers(levels, place))
+            self.level, self.place = np.concatenate([self.level, levels]), np.concatenate([self.place, place])
+            self.density = np.concatenate([self.density, density], axis=1)
+            mass = self.mass()
+            new = len(self.level) - len(place)
+            own = mass[new:]
+            at = np.floor((self.problem.optimum - self.problem.low) / self.sides * 2.0**level).astype(np.int64)
+            here = (place == at).all(axis=1)
+            if not found:
+                found = bool(here.any()) and float(_log_sum(density[:, here])[0]) > peak - 1.0
+            split = own > HEAVY
+            if not found:
+                split |= here
+            if not split.any() or level == LEVELS or len(self.level) > CELLS:
+                break
+            split = _with_neighbours(place, split)
+            parents = place[split]
+            keep = np.ones(len(self.level), dtype=bool)
+            keep[new:] = ~split
+            self.level, self.place, self.density = self.level[keep], self.place[keep], self.density[:, keep]
+            place = (2 * parents[:, None] + np.array([[0, 0], [0, 1], [1, 0], [1, 1]])).reshape(-1, 2)
+            if found and not pruned:
+                self._prune(density)
+                pruned = True
+        self.peak = peak
+
+    def _prune(self, density: Array) -> None:
+        """Drop the nodes of the noise that hold next to nothing."""
+        by_node = _log_sum(density.T)
+        keep = np.flatnonzero(by_node > by_node.max() + math.log(NEGLIGIBLE))
+        self.problem.keep(keep)
+        self.density = self.density[keep]
+
+    def log_areas(self) -> Array:
+        return np.asarray(-2.0 * math.log(2.0) * self.level + math.log(float(self.sides.prod())))
+
+    def mass(self) -> Array:
+        """Share of each cell."""
+        log_mass = _log_sum(self.density) + self.log_areas()
+        mass = np.exp(log_mass - log_mass.max())
+        return np.asarray(mass / mass.sum())
+
+    def sample(self, draws: int, rng: np.random.Generator) -> Posterior:
+        """Draw shapes from the cells, the rest given the shape, and weight by the density at the draw."""
+        log_mass = self.density + self.log_areas()
+        top = float(log_mass.max())
+        mass = np.exp(log_mass - top).ravel()
+        total = np.cumsum(mass)
+        picks = np.searchsorted(total, (np.arange(draws) + rng.random()) / draws * total[-1])
+        picks = np.minimum(picks, len(total) - 1)
+        node, cell = np.divmod(picks, len(self.level))
+        jitter = rng.random((draws, 2)) - 0.5
+        sides = self.sides / 2.0 ** self.level[cell][:, None]
+        shapes = self.centers(self.level[cell], self.place[cell]) + jitter * sides
+        log_density, drawn = self.problem.draw(shapes, node, rng)
+        weight = np.exp(np.minimum(log_density - self.density[node, cell], 50.0))
+        weight[(drawn["R0"] < 0.0) | (drawn["R0"] > 1.0)] = 0.0
+        if not weight.sum() > 0.0:
+            weight = np.ones(draws)
+        evidence = top + math.log(float(total[-1])) + math.log(float(weight.mean()))
+        weight = weight / weight.sum()
+        share = self.mass()
+        last = np.array(ROOT) * 2 ** self.level[:, None] - 1
+        edge = ((self.place == 0) | (self.place == last)).any(axis=1)
+        best = float((_log_sum(self.density)).max())
+        checks = {
+            "edge": float(share[edge].sum()),
+            "cells": float(len(share)),
+            "heaviest": float(share.max()),
+            "missed": max(self.peak - best, 0.0),
+        }
+        return Posterior(
+            B=np.exp(shapes[:, 0]),
+            C_mid=np.exp(shapes[:, 1]),
+            weight=weight,
+            size=float(1.0 / (weight**2).sum()),
+            log_evidence=evidence,
+            checks=checks,
+            **drawn,
+        )
+
+
+def _log_sum(log_values: Array) -> Array:
+    """log of the sum over the first axis."""
+    top = log_values.max(axis=0)
+    return np.asarray(top + np.log(np.exp(log_values - top).sum(axis=0)))
+
+
+def _with_neighbours(place: Array, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The chosen cells of one level and those that touch them."""
+    stride = 1 << 32
+    key = place[:, 0] * stride + place[:, 1]
+    shifts = np.array([a * stride + b for a in (-1, 0, 1) for b in (-1, 0, 1)])
+    return np.asarray(np.isin(key, (key[chosen][:, None] + shifts).ravel()))
