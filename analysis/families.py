@@ -60,7 +60,7 @@ def _mids(log_c: Array) -> Array:
 
 
 def _breaks(log_c: Array) -> Array:
-    return np.linspace(log_c[0], log_c[-1], 10)[1:-1]
+    return np.unique(np.linspace(log_c[0], log_c[-1], 10)[1:-1])
 
 
 def _first(log_c: Array) -> Array:
