@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
+METHODS = ("posterior", "profile", "bootstrap", "lsq", "paper")  # of analysis.methods; a test holds them equal
 _PATHS = "run folders, log.jsonl or CSV files, folders of runs, or quoted patterns"
 
 
@@ -22,6 +24,7 @@ def add_commands(subparsers: Subparsers) -> None:
     fit = subparsers.add_parser("fit", help="fit the sigmoid compute curve to runs", description=run_fit.__doc__)
     _add_reading(fit)
     fit.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    fit.add_argument("--checklist", action="store_true", help="also print what a fit report should carry")
     fit.set_defaults(run=run_fit)
 
     plot = subparsers.add_parser("plot", help="draw runs and their curves", description=run_plot.__doc__)
@@ -43,7 +46,10 @@ def run_fit(args: argparse.Namespace) -> int:
     else:
         from analysis.tables import fit_text
 
-        print("\n".join(fit_text(fit) for fit in fits))
+        for fit in fits:
+            print(fit_text(fit))
+            if args.checklist:
+                print(indent(fit.checklist(), "    "))
     return _exit_code(fits)
 
 
@@ -79,8 +85,16 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--y", metavar="COL", help="pass-rate column (default: pass_rate or accuracy)")
     parser.add_argument("--scale", type=_number, metavar="F", help="factor that makes a fraction of the pass rate")
     parser.add_argument("--r0", default="free", metavar="free|first|VALUE", help="fit R0, or hold it (default: free)")
-    parser.add_argument("--from", dest="start", type=_number, metavar="C", help="leave out points before this compute")
+    parser.add_argument(
+        "--method", default="posterior", choices=METHODS, help="where values and limits come from (default: posterior)"
+    )
+    parser.add_argument(
+        "--from", "--skip-below", dest="start", type=_number, metavar="C", help="leave out points before this compute"
+    )
     parser.add_argument("--to", dest="stop", type=_number, metavar="C", help="leave out points after this compute")
+    parser.add_argument(
+        "--up-to-peak", action="store_true", help="where a run decays, fit it up to its peak and claim nothing past that"
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser, example: str, what: str) -> None:
@@ -99,7 +113,9 @@ def _fits(args: argparse.Namespace) -> Fits:
         named = ", ".join(printable(str(path)) for path in runs.skipped[:5])
         more = f" and {len(runs.skipped) - 5} more" if len(runs.skipped) > 5 else ""
         print(f"scalerl: skipped, no run or table that can be read: {named}{more}", file=sys.stderr)
-    return fit(runs, x=args.x, r0=args.r0, window=(args.start, args.stop))
+    return fit(
+        runs, x=args.x, r0=args.r0, window=(args.start, args.stop), method=args.method, up_to_peak=args.up_to_peak
+    )
 
 
 def _exit_code(fits: Fits) -> int:

@@ -21,8 +21,10 @@ Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 
 LEAST_GAP = 1e-3  # of the usual spacing: repeated evaluations at one compute share nearly all of the run's noise
-RHO_NODES = 10
-WHITE_SHARES = (0.0, 0.25, 0.5, 0.75)
+RHO_NODES = 8
+# Share of white noise in the variance, and its prior. Most of the weight is on none: a large share makes strong
+# correlation look like independence, and the intervals of runs without correlation would pay for it.
+WHITE_SHARES, WHITE_PRIOR = (0.0, 0.33, 0.67), (0.7, 0.18, 0.12)
 TAU_LEVELS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.7, 2.3, 3.2)  # in units of the residuals' spread
 
 
@@ -175,11 +177,11 @@ def _filtered(
 
 
 def unknown_share(gaps: Array, rho_range: tuple[float, float] = (0.0, 1.0)) -> Nodes:
-    """Noise of unknown size, correlation and white share: rho uniform, the share uniform on `WHITE_SHARES`."""
+    """Noise of unknown size, correlation and white share: rho uniform, the share with `WHITE_PRIOR`."""
     points, weights = np.polynomial.legendre.leggauss(RHO_NODES)
     low, high = rho_range
     rho, share = np.meshgrid(low + (high - low) * 0.5 * (points + 1.0), WHITE_SHARES, indexing="ij")
-    log_prior = np.log(np.repeat(0.5 * weights, len(WHITE_SHARES)) / len(WHITE_SHARES))
+    log_prior = np.log(np.outer(0.5 * weights, WHITE_PRIOR)).ravel()
     return _filtered(gaps, rho.ravel(), np.sqrt(1.0 - share.ravel()), share.ravel(), log_prior, scaled=True)
 
 

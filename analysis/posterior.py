@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
 from analysis import noise
-from analysis.families import SIGMOID
+from analysis.draws import Draws
 from analysis.noise import Nodes
 from analysis.projection import fit_many
 
@@ -33,11 +33,14 @@ HEAVY = 0.004  # no cell of the final grid holds more of the mass
 LEVELS = 16  # halvings of a cell at most
 ROOT = (12, 16)  # first cells along ln B and ln C_mid
 LOG_B_SDS = 3.5  # how far the grid reaches in ln B, in standard deviations of its prior
-NEGLIGIBLE = 1e-5  # nodes of the noise with less of the mass are dropped once the peak is found
+NEGLIGIBLE = 1e-4  # nodes of the noise with less of the mass are dropped once the peak is found
 CELLS = 6000
+DIGITS = 12  # of ln C and of time, relative to the run's own
 DRAWS = 4000
 LEAST_SIZE = 200  # effective number of draws below which nothing is believed
 EDGE_MASS = 0.02
+TABLE_END, TABLE_SIZE = 7.0, 8001  # arsinh of the ends of the table of t's distribution function, and its length
+FAR = 30.0  # scales of A from the ceiling and from 0 beyond which nothing is cut off
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Priors:
         A is uniform on [0, ceiling].
     R0 : (mean, sd) or None
         R0 is normal, inside [0, 1]; None takes the evaluations at the lowest compute as mean and `R0_SD` as sd.
+    least_sigma : float
+        The noise has p(sigma) ~ 1 / sigma, cut off smoothly below this: no evaluation is more exact, and points that a
+        curve goes through exactly would otherwise claim to know it without error.
     """
 
     log_B: tuple[float, float] = (math.log(1.5), 0.7)
@@ -63,6 +69,7 @@ class Priors:
     rho: tuple[float, float] = (0.0, 1.0)
     ceiling: float = 1.0
     R0: tuple[float, float] | None = None
+    least_sigma: float = 1e-4
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as plain values."""
@@ -73,64 +80,25 @@ R0_SD = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior:
-    """Weighted draws.
+class Posterior(Draws):
+    """Weighted draws, and how well the quadrature went.
 
     Attributes
     ----------
-    R0, A, B, C_mid, rho, sigma, white : (M,) arrays
-        `sigma` is the standard deviation of all noise, `white` the share of its variance that is evaluation noise.
-    weight : (M,) array
-        Adds up to 1.
-    size : float
-        Effective number of draws, 1 / sum of squared weights.
+    R0, A, B, C_mid, rho, sigma, weight : (M,) arrays
+        See `Draws`; `sigma` is the standard deviation of all noise.
+    white : (M,) array
+        Share of the noise's variance that is evaluation noise.
+    log_evidence : float
+        log of the probability density of the data under law and priors.
     checks : mapping
-        Self-check: ``edge`` (mass in cells at the edge of the grid), ``cells``, ``heaviest`` (share of the heaviest
-        cell), ``missed`` (how far, in log density, the optimum of least squares lies above the best cell).
+        Self-check: ``edge_B`` and ``edge_C_mid`` (mass in cells at an edge of the grid), ``cells``, ``heaviest`` (share
+        of the heaviest cell), ``missed`` (how far, in log density, the least squares optimum lies above the best cell).
     """
 
-    R0: Array
-    A: Array
-    B: Array
-    C_mid: Array
-    rho: Array
-    sigma: Array
     white: Array
-    weight: Array
-    size: float
     log_evidence: float
-    checks: Mapping[str, float] = field(default_factory=dict)
-
-    def quantile(self, values: Array, share: float | Array) -> Array:
-        """Weighted quantiles of a value of each draw, (M,) or (M, q) by column."""
-        return weighted_quantile(values, self.weight, share)
-
-
-def weighted_quantile(values: Array, weight: Array, share: float | Array) -> Array:
-    """Return the quantiles of weighted values, linear between the midpoints of the weights.
-
-    Parameters
-    ----------
-    values : (M,) or (M, q) array
-    weight : (M,) array
-    share : float or (k,) array
-
-    Returns
-    -------
-    array, shape of `share` followed by (q,)
-
-    Examples
-    --------
-    >>> float(weighted_quantile(np.array([3.0, 1.0, 2.0]), np.array([0.25, 0.25, 0.5]), 0.5))
-    2.0
-    """
-    values = np.asarray(values, dtype=float)
-    if values.ndim == 2:
-        return np.stack([weighted_quantile(column, weight, share) for column in values.T], axis=-1)
-    order = np.argsort(values, kind="stable")
-    w = weight[order]
-    middle = np.cumsum(w) - 0.5 * w
-    return np.asarray(np.interp(share, middle / w.sum(), values[order]))
+    checks: Mapping[str, float]
 
 
 def posterior(
@@ -174,7 +142,7 @@ def posterior(
     >>> y = 0.1 + 0.6 / (1 + C**-1.5) + 0.01 * np.sin(7.0 * np.arange(40))
     >>> p = posterior(C, y)
     >>> lo, hi = p.quantile(p.A, np.array([0.025, 0.975]))
-    >>> bool(lo < 0.7 < hi), bool(hi - lo < 0.08)
+    >>> bool(lo < 0.7 < hi), bool(hi - lo < 0.2)
     (True, True)
     """
     priors = Priors() if priors is None else priors
@@ -182,6 +150,21 @@ def posterior(
     grid = _Grid(problem)
     grid.refine()
     return grid.sample(draws, np.random.default_rng(seed))
+
+
+def relative_log(compute: Array) -> tuple[Array, float]:
+    """ln C relative to the last compute, (n,), and the ln of that.
+
+    Rounded, so that a change of unit leaves no trace: not in the last digit, which could tip a decision.
+
+    Examples
+    --------
+    >>> relative_log(np.array([0.0, 1.0, 10.0]))
+    (array([       -inf, -2.30258509,  0.        ]), 2.302585092994046)
+    """
+    unit = math.log(float(compute[-1])) if compute[-1] > 0.0 else 0.0
+    with np.errstate(divide="ignore"):
+        return np.round(np.log(compute) - unit, DIGITS), unit
 
 
 class _Problem:
@@ -198,19 +181,20 @@ class _Problem:
         start: Array | None,
     ) -> None:
         self.priors, self.y, self.n = priors, y, len(y)
-        with np.errstate(divide="ignore"):
-            self.log_c = np.log(compute)
-        positive = compute[compute > 0]
+        self.log_c, self.unit = relative_log(compute)
+        first = float(self.log_c[np.isfinite(self.log_c)][0])
         mean, sd = priors.log_B
         reach = LOG_B_SDS * sd
-        self.low = np.array([mean - reach, math.log(float(positive[0]) * priors.C_mid[0])])
-        self.high = np.array([mean + reach, math.log(float(positive[-1]) * priors.C_mid[1])])
-        gaps = noise.spacing(compute if time is None else time)
+        self.low = np.array([mean - reach, first + math.log(priors.C_mid[0])])
+        self.high = np.array([mean + reach, math.log(priors.C_mid[1])])
+        gaps = np.round(noise.spacing(compute if time is None else time), DIGITS)
         if start is None:
             best = fit_many(self.log_c, y[None], shape_low=self.low, shape_high=self.high, linear_high=priors.ceiling)
             start = best.shape[0]
+        else:
+            start = start - np.array([0.0, self.unit])
         self.optimum = np.clip(start, self.low + 1e-9, self.high - 1e-9)
-        s = SIGMOID.rise(self.log_c, self.optimum[None])[0]
+        s = _rise(self.log_c, self.optimum[None])
         self.center, self.r0_sd = _r0_prior(compute, y, priors, r0)
         if variance is None:
             self.nodes = noise.unknown_share(gaps, priors.rho)
@@ -259,7 +243,9 @@ class _Problem:
         det = np.maximum(pp * qq - pq * pq, 1e-14 * pp * qq + 1e-300)
         A = (pp * qy - pq * py) / det
         R0 = (py - pq * A) / pp
-        S = np.maximum(sums.y_y + ratio * self.center**2 - R0 * py - A * qy, 1e-30)
+        S = sums.y_y + ratio * self.center**2 - R0 * py - A * qy
+        if self.nodes.scaled:
+            S = np.maximum(S, 0.0) + self.n * self.priors.least_sigma**2
         return _Conditional(pp, pq, py, det, A, S)
 
     def _density(self, c: _Conditional, ratio: Array, constant: Array, log_b: Array) -> Array:
@@ -274,7 +260,9 @@ class _Problem:
             out = out - 0.5 * c.S
         scale = np.sqrt(scale2)
         low, high = -c.A / scale, (self.priors.ceiling - c.A) / scale
-        inside = self._cdf(high) - self._cdf(low)
+        inside = np.ones_like(scale)
+        cut = (low > -FAR) | (high < FAR)
+        inside[cut] = self._cdf(high[cut]) - self._cdf(low[cut])
         # Where A is hardly seen at all the difference drowns in rounding; the density is level there.
         width = high - low
         flat = width * np.exp(-0.5 * (0.5 * (low + high)) ** 2) / math.sqrt(2.0 * math.pi)
@@ -282,17 +270,21 @@ class _Problem:
         return np.asarray(out + np.log(np.maximum(inside, 1e-300)))
 
     def _cdf(self, x: Array) -> Array:
-        return np.asarray(np.interp(x, self.table[0], self.table[1]))
+        """Distribution function of t by linear interpolation; the table is even in arsinh x, so no search is needed."""
+        at = (np.arcsinh(np.clip(x, *self.table[0][[0, -1]])) + TABLE_END) * ((TABLE_SIZE - 1) / (2.0 * TABLE_END))
+        cell = np.minimum(at.astype(np.int64), TABLE_SIZE - 2)
+        below = self.table[1][cell]
+        return np.asarray(below + (at - cell) * (self.table[1][cell + 1] - below))
 
     def density(self, shapes: Array) -> Array:
         """Log density (K, m) of shapes (m, 2)."""
-        s = SIGMOID.rise(self.log_c, shapes)[0]
+        s = _rise(self.log_c, shapes)
         ratio = self.ratio[:, None]
         return self._density(self._conditional(self._sums(s), ratio), ratio, self.constant[:, None], shapes[:, 0])
 
     def draw(self, shapes: Array, node: Index, rng: np.random.Generator) -> tuple[Array, dict[str, Array]]:
         """Log density (m,) of each shape under its own node, and draws of the other parameters."""
-        s = SIGMOID.rise(self.log_c, shapes)[0]
+        s = _rise(self.log_c, shapes)
         sums = _Sums(
             np.einsum("mn,mn->m", self.v_one[node], s),
             np.einsum("mn,mn->m", self.v_y[node], s),
@@ -358,7 +350,7 @@ def _r0_prior(compute: Array, y: Array, priors: Priors, r0: float | None) -> tup
 
 def _cdf_table(dof: float) -> tuple[Array, Array]:
     """Distribution function of t on a grid that is fine in the middle and reaches far out."""
-    x = np.sinh(np.linspace(-7.0, 7.0, 8001))
+    x = np.sinh(np.linspace(-TABLE_END, TABLE_END, TABLE_SIZE))
     return x, np.asarray(ndtr(x) if math.isinf(dof) else stdtr(dof, x))
 
 
@@ -376,42 +368,43 @@ class _Grid:
         return np.asarray(self.problem.low + (place + 0.5) * self.sides / 2.0 ** level[:, None])
 
     def refine(self) -> None:
-        """Split the heaviest cells, and those beside them, until none is too heavy."""
+        """Split the heaviest cells, and those that touch them, until none is too heavy."""
         i, j = np.meshgrid(np.arange(ROOT[0]), np.arange(ROOT[1]), indexing="ij")
-        level, place = 0, np.stack([i.ravel(), j.ravel()], axis=1)
-        peak = float(_log_sum(self.problem.density(self.problem.optimum[None]))[0])
-        found = pruned = False
-        for level in range(LEVELS + 1):
-            levels = np.full(len(place), level)
-            density = self.problem.density(self.centers(levels, place))
-            self.level, self.place = np.concatenate([self.level, levels]), np.concatenate([self.place, place])
-            self.density = np.concatenate([self.density, density], axis=1)
-            mass = self.mass()
-            new = len(self.level) - len(place)
-            own = mass[new:]
-            at = np.floor((self.problem.optimum - self.problem.low) / self.sides * 2.0**level).astype(np.int64)
-            here = (place == at).all(axis=1)
-            if not found:
-                found = bool(here.any()) and float(_log_sum(density[:, here])[0]) > peak - 1.0
-            split = own > HEAVY
-            if not found:
-                split |= here
-            if not split.any() or level == LEVELS or len(self.level) > CELLS:
-                break
-            split = _with_neighbours(place, split)
-            parents = place[split]
-            keep = np.ones(len(self.level), dtype=bool)
-            keep[new:] = ~split
-            self.level, self.place, self.density = self.level[keep], self.place[keep], self.density[:, keep]
-            place = (2 * parents[:, None] + np.array([[0, 0], [0, 1], [1, 0], [1, 1]])).reshape(-1, 2)
+        place = np.stack([i.ravel(), j.ravel()], axis=1)
+        self._add(np.zeros(len(place), dtype=np.int64), place)
+        self.peak = float(_log_sum(self.problem.density(self.problem.optimum[None]))[0])
+        pruned = False
+        for _ in range(2 * LEVELS):
+            split = self.mass() > HEAVY
+            here = self._around_optimum()
+            found = float(_log_sum(self.density[:, here])[0]) > self.peak - 1.0
             if found and not pruned:
-                self._prune(density)
+                self._prune()
                 pruned = True
-        self.peak = peak
+            if not found:  # the peak is still lost inside a cell: the way to it is known
+                split |= here
+            split &= self.level < LEVELS
+            if not split.any() or len(self.level) > CELLS:
+                return
+            split = _with_neighbours(self.level, self.place, split)
+            level, parents = self.level[split], self.place[split]
+            self.level, self.place = self.level[~split], self.place[~split]
+            self.density = self.density[:, ~split]
+            children = (2 * parents[:, None] + np.array([[0, 0], [0, 1], [1, 0], [1, 1]])).reshape(-1, 2)
+            self._add(np.repeat(level + 1, 4), children)
 
-    def _prune(self, density: Array) -> None:
+    def _add(self, level: Array, place: Array) -> None:
+        density = self.problem.density(self.centers(level, place))
+        self.level, self.place = np.concatenate([self.level, level]), np.concatenate([self.place, place])
+        self.density = np.concatenate([self.density, density], axis=1)
+
+    def _around_optimum(self) -> NDArray[np.bool_]:
+        at = (self.problem.optimum - self.problem.low) / self.sides * 2.0 ** self.level[:, None]
+        return np.asarray((np.floor(at).astype(np.int64) == self.place).all(axis=1))
+
+    def _prune(self) -> None:
         """Drop the nodes of the noise that hold next to nothing."""
-        by_node = _log_sum(density.T)
+        by_node = _log_sum((self.density + self.log_areas()).T)
         keep = np.flatnonzero(by_node > by_node.max() + math.log(NEGLIGIBLE))
         self.problem.keep(keep)
         self.density = self.density[keep]
@@ -446,23 +439,32 @@ class _Grid:
         weight = weight / weight.sum()
         share = self.mass()
         last = np.array(ROOT) * 2 ** self.level[:, None] - 1
-        edge = ((self.place == 0) | (self.place == last)).any(axis=1)
+        edge = (self.place == 0) | (self.place == last)
         best = float((_log_sum(self.density)).max())
         checks = {
-            "edge": float(share[edge].sum()),
+            "edge_B": float(share[edge[:, 0]].sum()),
+            "edge_C_mid": float(share[edge[:, 1]].sum()),
             "cells": float(len(share)),
             "heaviest": float(share.max()),
             "missed": max(self.peak - best, 0.0),
         }
         return Posterior(
             B=np.exp(shapes[:, 0]),
-            C_mid=np.exp(shapes[:, 1]),
+            C_mid=np.exp(shapes[:, 1] + self.problem.unit),
             weight=weight,
-            size=float(1.0 / (weight**2).sum()),
             log_evidence=evidence,
             checks=checks,
             **drawn,
         )
+
+
+def _rise(log_c: Array, shapes: Array) -> Array:
+    """1 / (1 + (C_mid / C)^B), (m, n)."""
+    z = np.exp(shapes[:, :1]) * (shapes[:, 1:] - log_c)
+    np.clip(z, -700.0, 700.0, out=z)
+    np.exp(z, out=z)
+    z += 1.0
+    return np.asarray(np.reciprocal(z, out=z))
 
 
 def _log_sum(log_values: Array) -> Array:
@@ -471,9 +473,13 @@ def _log_sum(log_values: Array) -> Array:
     return np.asarray(top + np.log(np.exp(log_values - top).sum(axis=0)))
 
 
-def _with_neighbours(place: Array, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The chosen cells of one level and those that touch them."""
-    stride = 1 << 32
-    key = place[:, 0] * stride + place[:, 1]
-    shifts = np.array([a * stride + b for a in (-1, 0, 1) for b in (-1, 0, 1)])
-    return np.asarray(np.isin(key, (key[chosen][:, None] + shifts).ravel()))
+def _with_neighbours(level: Array, place: Array, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The chosen cells and those of their level or one level coarser that touch them."""
+    around = (place[chosen][:, None] + np.array([[a, b] for a in (-1, 0, 1) for b in (-1, 0, 1)])).reshape(-1, 2)
+    levels = np.repeat(level[chosen], 9)
+    wanted = np.concatenate([_key(levels, around), _key(levels - 1, around // 2)])
+    return np.asarray(np.isin(_key(level, place), wanted))
+
+
+def _key(level: Array, place: Array) -> Array:
+    return np.asarray(((level + 1) << 56) + ((place[:, 0] + 1) << 28) + place[:, 1] + 1)

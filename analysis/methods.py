@@ -1,0 +1,291 @@
+"""Five ways to values and limits, one form: posterior, profile, bootstrap, lsq, paper.
+
+Promises: each takes the same `Points` and returns an `Estimate`; a limit that a method does not give is None, with a
+finding, and is never filled in by another method.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from analysis import bootstrap as resampling
+from analysis import papergrid, posterior, profiles
+from analysis.draws import Draws
+from analysis.errors import hessian_covariance, jacobian_covariance
+from analysis.families import SIGMOID
+from analysis.findings import Finding, finding
+from analysis.leastsquares import NAMES, Array, Box, Optimum, Problem
+from analysis.posterior import LEAST_SIZE, Posterior, Priors
+from analysis.reach import grade
+
+REFITS = 5
+EDGE_MASS = 0.02  # of the posterior at an edge of its grid: the prior, not the data, ends the interval there
+MISSED = 2.0  # log density by which the best cell may lie below the optimum of least squares
+UNDERCOVER = {
+    "lsq": "limits are value +- t x standard error, as lmfit and scipy give them: on correlated evaluations such 95 % "
+    "limits hold the true A about half the time, and before 2 C_mid less than that",
+    "bootstrap": "percentile limits of a bootstrap hold the true A too rarely before about 2 C_mid, and with correlated "
+    "evaluations everywhere; only the sieve comes near its level past 5 C_mid",
+}
+
+Values = dict[str, float]
+Limits = dict[str, tuple[float | None, float | None]]
+Errors = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Points:
+    """What a method is given.
+
+    Attributes
+    ----------
+    problem : Problem
+        Points in order of compute, not whitened.
+    compute, time : (n,) array
+        `time` is what the correlation of the noise decays over.
+    variance : (n,) array or None
+        Of each evaluation, from its counts.
+    box : Box
+        Bounds; R0's are equal where it is held.
+    best : Optimum
+        Least squares.
+    """
+
+    problem: Problem
+    compute: Array
+    time: Array
+    variance: Array | None
+    box: Box
+    best: Optimum
+    level: float
+    seed: int
+    priors: Priors
+    kind: str
+    correlated: bool
+
+    @property
+    def dof(self) -> int:
+        return self.problem.n - int(self.box.free.sum())
+
+    @property
+    def last(self) -> float:
+        return float(self.compute[-1])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a method returns: values and limits by name in natural units, and what it knows beside them."""
+
+    values: Values
+    limits: Limits
+    findings: tuple[Finding, ...] = ()
+    draws: Draws | None = None
+    grade: float | None = None
+    noise: Mapping[str, float | None] = field(default_factory=dict)
+    how: str = ""
+
+    def in_unit(self, unit: float) -> Estimate:
+        """The same with C_mid multiplied by `unit`."""
+        lo, hi = (None if v is None else v * unit for v in self.limits["C_mid"])
+        return replace(
+            self,
+            values={**self.values, "C_mid": self.values["C_mid"] * unit},
+            limits={**self.limits, "C_mid": (lo, hi)},
+            draws=None if self.draws is None else replace(self.draws, C_mid=self.draws.C_mid * unit),
+        )
+
+
+def by_posterior(points: Points) -> Estimate:
+    """Median and quantiles of the posterior's draws."""
+    fixed = not points.box.free[0]
+    draws = posterior.posterior(
+        points.compute,
+        points.problem.pass_rate,
+        variance=points.variance,
+        time=points.time,
+        priors=points.priors,
+        r0=float(points.box.low[0]) if fixed else None,
+        seed=points.seed,
+        start=points.best.theta[2:],
+    )
+    tail = 0.5 * (1.0 - points.level)
+    values: Values = {}
+    limits: Limits = {}
+    for name in NAMES:
+        lo, mid, hi = draws.quantile(getattr(draws, name), [tail, 0.5, 1.0 - tail])
+        values[name], limits[name] = float(mid), (float(lo), float(hi))
+    if fixed:
+        values["R0"], limits["R0"] = float(points.box.low[0]), (None, None)
+    found = _self_check(draws)
+    if any(f.code == "posterior-grid" for f in found):
+        limits = dict.fromkeys(NAMES, (None, None))
+    noise = {
+        name: float(draws.quantile(getattr(draws, name), [0.5])[0]) for name in ("rho", "sigma", "white")
+    }
+    how = "known from the counts of each prompt" if points.variance is not None else "an unknown share"
+    return Estimate(
+        values,
+        limits,
+        tuple(found),
+        draws,
+        grade(draws, points.last),
+        noise,
+        f"posterior by quadrature, {int(draws.checks['cells'])} cells, {len(draws)} draws; AR(1) run noise, "
+        f"evaluation noise {how}",
+    )
+
+
+def _self_check(draws: Posterior) -> list[Finding]:
+    """Where the quadrature or the priors, not the data, made the answer."""
+    found = []
+    if draws.effective < LEAST_SIZE:
+        what = f"only {draws.effective:.0f} effective draws of {len(draws)}: limits are withheld"
+        found.append(finding("posterior-grid", what, draws.effective))
+    elif draws.checks["missed"] > MISSED or draws.checks["heaviest"] > 10.0 * posterior.HEAVY:
+        what = "the grid of the posterior did not resolve its peak: limits are withheld"
+        found.append(finding("posterior-grid", what, draws.checks["missed"]))
+    leaning = [name for name in ("B", "C_mid") if draws.checks[f"edge_{name}"] > EDGE_MASS]
+    if leaning:
+        share = max(draws.checks[f"edge_{name}"] for name in leaning)
+        what = f"the prior of {' and '.join(leaning)} ends the interval, not the data"
+        found.append(finding("prior-bound", what, share))
+    return found
+
+
+def by_profile(points: Points) -> Estimate:
+    """The F profile, under AR(1) noise with restricted-likelihood rho or under independent noise."""
+    problem, rho = points.problem, 0.0
+    if points.correlated:
+        problem, rho = profiles.correlated(problem, points.box, points.time)
+    best = problem.fit(points.box, points.best.theta[2:])
+    limits: dict[int, tuple[float | None, float | None]] | None = None
+    for _ in range(REFITS):
+        try:
+            limits = profiles.limits(problem, points.box, best, points.level)
+            break
+        except profiles.BetterOptimumError as better:
+            best = problem.fit(points.box, better.shape)
+    found = () if limits is not None else (_failed("the profile did not settle"),)
+    limits = limits or {}
+    how = f"F profile, AR(1) noise with rho {rho:.2f} (restricted likelihood)" if points.correlated else "F profile, independent noise"
+    return Estimate(
+        natural(best.theta),
+        {name: _natural_limits(i, limits.get(i, (None, None))) for i, name in enumerate(NAMES)},
+        found,
+        grade=_profile_grade(problem, points, best),
+        noise={"rho": rho, "sigma": math.sqrt(best.sse / points.dof)},
+        how=how,
+    )
+
+
+def _profile_grade(problem: Problem, points: Points, best: Optimum) -> float | None:
+    """P(C_max > 2 C_mid) as the profile's confidence distribution has it: its signed root at C_mid = C_max / 2."""
+    middle = math.log(0.5 * points.last)
+    if not points.box.low[3] < middle < points.box.high[3]:
+        return None
+    held = problem.fit(points.box.fix(3, middle), best.theta[2:])
+    root = math.sqrt(max(held.sse / best.sse - 1.0, 0.0) * points.dof)
+    return float(stdtr(points.dof, root if best.theta[3] < middle else -root))
+
+
+def by_bootstrap(points: Points) -> Estimate:
+    """Percentiles of refits to resampled residuals."""
+    refits = resampling.bootstrap(points.problem, points.box, points.best, kind=points.kind, seed=points.seed)
+    usable = np.isfinite(refits.sse)
+    found = [finding("undercover", UNDERCOVER["bootstrap"])]
+    values = natural(points.best.theta)
+    if usable.sum() < LEAST_SIZE:
+        found.append(_failed(f"only {int(usable.sum())} refits could be evaluated"))
+        return Estimate(values, dict.fromkeys(NAMES, (None, None)), tuple(found))
+    R0, A, B, C_mid = refits.natural()[usable].T
+    flat = np.zeros_like(A)
+    sigma = math.sqrt(points.best.sse / points.dof)
+    draws = Draws(R0, A, B, C_mid, flat, flat + sigma, np.full(len(A), 1.0 / len(A)))
+    tail = 0.5 * (1.0 - points.level)
+    limits: Limits = {}
+    for i, name in enumerate(NAMES):
+        lo, hi = (float(q) for q in draws.quantile(getattr(draws, name), [tail, 1.0 - tail]))
+        limits[name] = (lo, hi) if points.box.free[i] and hi > lo else (None, None)
+    how = f"bootstrap of {len(A)} refits, {points.kind}"
+    return Estimate(values, limits, tuple(found), draws, grade(draws, points.last), {"sigma": sigma}, how)
+
+
+def by_lsq(points: Points) -> Estimate:
+    """Least squares with limits from the standard errors of J'J, as lmfit and scipy report them."""
+    values = natural(points.best.theta)
+    errors, _ = standard_errors(points)
+    t = float(stdtrit(points.dof, 0.5 + 0.5 * points.level))
+    limits: Limits = {
+        name: (values[name] - t * errors[name], values[name] + t * errors[name]) if name in errors else (None, None)
+        for name in NAMES
+    }
+    found = [finding("undercover", UNDERCOVER["lsq"])]
+    if not errors:
+        found.append(_failed("J'J is singular, so there are no standard errors"))
+    share = None
+    if "C_mid" in errors:
+        share = float(stdtr(points.dof, (0.5 * points.last - values["C_mid"]) / errors["C_mid"]))
+    sigma = math.sqrt(points.best.sse / points.dof)
+    return Estimate(values, limits, tuple(found), grade=share, noise={"sigma": sigma}, how="least squares, standard errors from J'J")
+
+
+def by_paper(points: Points) -> Estimate:
+    """The paper's grid over A and C_mid."""
+    r0 = float(points.best.theta[0] if points.box.free[0] else points.box.low[0])
+    if points.box.free[0]:
+        r0 = float(points.problem.pass_rate[points.compute == points.compute[0]].mean())
+    best = papergrid.fit_grid(points.compute, points.problem.pass_rate, r0)
+    what = "a grid gives no limits; the paper's margin of .02 for A is what three runs of one recipe differed by"
+    return Estimate(
+        natural(best.theta),
+        dict.fromkeys(NAMES, (None, None)),
+        (_failed(what),),
+        noise={"sigma": math.sqrt(best.sse / points.dof)},
+        how="grid over A and C_mid, B fitted in each cell, R0 the first evaluation",
+    )
+
+
+METHODS: dict[str, Callable[[Points], Estimate]] = {
+    "posterior": by_posterior,
+    "profile": by_profile,
+    "bootstrap": by_bootstrap,
+    "lsq": by_lsq,
+    "paper": by_paper,
+}
+
+
+def standard_errors(points: Points, unit: float = 1.0) -> tuple[Errors, Errors]:
+    """Standard errors of the free parameters from J'J and from the observed Hessian; empty where there are none.
+
+    `unit` multiplies those of C_mid.
+    """
+    values = natural(points.best.theta)
+    free = [name for i, name in enumerate(NAMES) if points.box.free[i]]
+    params = [values[name] for name in NAMES]
+    out: list[Errors] = []
+    for covariance in (jacobian_covariance, hessian_covariance):
+        found = covariance(SIGMOID, points.compute, points.problem.pass_rate, params, free=free)
+        errors = {} if found is None else dict(zip(free, np.sqrt(np.diag(found)).tolist(), strict=True))
+        out.append({name: value * (unit if name == "C_mid" else 1.0) for name, value in errors.items()})
+    return out[0], out[1]
+
+
+def natural(theta: Array) -> Values:
+    """Name (R0, A, ln B, ln C_mid) and undo the logarithms."""
+    return dict(zip(NAMES, (float(theta[0]), float(theta[1]), math.exp(theta[2]), math.exp(theta[3])), strict=True))
+
+
+def _natural_limits(index: int, limits: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
+    if index < 2:
+        return limits
+    lo, hi = (None if v is None else math.exp(v) for v in limits)
+    return lo, hi
+
+
+def _failed(why: str) -> Finding:
+    return finding("method-failed", why)

@@ -1,0 +1,73 @@
+"""How far ahead a fit can be believed: the band of the mean curve, the reach and the grade. Functions of draws alone.
+
+The **reach** is the largest h up to which the band of R(h C_max) is at most `tolerance` to either side; the **grade** is
+P(C_max > 2 C_mid). Both say what the draws say: they are as good as the law and the noise model are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.curve import R
+from analysis.draws import Draws
+from analysis.findings import Finding, finding
+from analysis.results import FARTHEST
+from analysis.solver import Array
+
+USABLE_GRADE = 0.9
+TOLERANCE = 0.02
+STEPS = 41  # multiples of the compute that are looked at
+
+
+def half_widths(draws: Draws, last: float, multiples: Array, level: float = 0.95) -> Array:
+    """Half-width (k,) of the band of the mean curve at multiples (k,) of the last compute."""
+    C = multiples[None] * last
+    curves = R(C, draws.R0[:, None], draws.A[:, None], draws.B[:, None], draws.C_mid[:, None])
+    tail = 0.5 * (1.0 - level)
+    lo, hi = draws.quantile(curves, [tail, 1.0 - tail])
+    return np.asarray(0.5 * (hi - lo))
+
+
+def reach(draws: Draws, last: float, *, tolerance: float = TOLERANCE, level: float = 0.95) -> float:
+    """Return the largest multiple of the last compute, from 1 to `FARTHEST`, up to which the band is narrow enough.
+
+    1 where not even the end of the data is known that well.
+
+    Parameters
+    ----------
+    draws : Draws
+    last : float
+        The last compute.
+    tolerance : float
+        Largest half-width of the band.
+
+    Examples
+    --------
+    >>> one = np.ones(3)
+    >>> exact = Draws(0.1 * one, 0.7 * one, one, one, 0 * one, 0 * one, one / 3)
+    >>> reach(exact, 5.0)
+    100.0
+    """
+    multiples = np.geomspace(1.0, FARTHEST, STEPS)
+    widths = half_widths(draws, last, multiples, level)
+    beyond = np.flatnonzero(widths > tolerance)
+    if not len(beyond):
+        return FARTHEST
+    k = int(beyond[0])
+    if k == 0:
+        return 1.0
+    share = (tolerance - widths[k - 1]) / (widths[k] - widths[k - 1])
+    return float(np.exp(np.interp(share, [0.0, 1.0], np.log(multiples[k - 1 : k + 1]))))
+
+
+def grade(draws: Draws, last: float) -> float:
+    """Return P(C_max > 2 C_mid)."""
+    return float(np.clip(draws.weight[2.0 * draws.C_mid < last].sum(), 0.0, 1.0))
+
+
+def of_grade(share: float) -> list[Finding]:
+    """Say that a run ends too early to know its ceiling; nothing where the grade is usable."""
+    if share >= USABLE_GRADE:
+        return []
+    what = f"P(C_max > 2 C_mid) = {share:.2f}, usable from {USABLE_GRADE:g}: the run ends too early to know its ceiling"
+    return [finding("grade", what, share, severity="warning")]
