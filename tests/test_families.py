@@ -131,6 +131,14 @@ def test_the_inverse_undoes_the_value(name, data, share):
     assert family.value(C, params) == pytest.approx(target, rel=1e-10)
 
 
+def test_the_inverse_goes_through_numbers_beyond_any_float():
+    """share^(-1/g) is 10^1000 here, its root that makes the compute is not."""
+    params = [0.0, 1.0, 100.0, 3.0, 1e-3]
+    C = get_family("ll5").compute_to(0.1, params)
+    assert pytest.approx(3.0 * 10.0**-10.0, rel=1e-12) == C
+    assert get_family("ll5").value(C, params) == pytest.approx(0.1, rel=1e-9)
+
+
 @pytest.mark.parametrize("name", WITH_LIMIT)
 @few
 @given(data=st.data())
