@@ -24,7 +24,7 @@ WIDTH_RANGE = (0.05, 5.0)  # of the break, in e-folds
 LOW_B = 0.001  # of a power law: one that is indistinguishable from a straight line in ln C
 MIDPOINTS = 30
 _LOG_B = np.log([0.2, 0.4, 0.7, 1.0, 1.5, 2.2, 3.3, 5.0, 8.0, 15.0, 40.0])
-_FEW_LOG_B = np.log([0.1, 0.4, 1.0, 2.5])
+_LOG_EXPONENT = np.log([0.1, 0.2, 0.4, 0.65, 1.0, 1.6, 2.5])  # every second one is a grid too, here and below
 _LOG_G = np.log([0.1, 0.3, 1.0, 3.0])
 _LOG_POWER = np.log(np.geomspace(0.005, 20.0, 25))
 
@@ -60,7 +60,7 @@ def _mids(log_c: Array) -> Array:
 
 
 def _breaks(log_c: Array) -> Array:
-    return np.unique(np.linspace(log_c[0], log_c[-1], 10)[1:-1])
+    return np.unique(np.linspace(log_c[0], log_c[-1], 17)[1:-1])
 
 
 def _first(log_c: Array) -> Array:
@@ -151,7 +151,7 @@ _ALL = (
         "broken_power_law",
         ("B1", "B2", "C_break", "f", "C_first"),
         rises.broken_power_law,
-        _grid(_FEW_LOG_B, _FEW_LOG_B, _breaks, np.log([0.2, 1.0]), _first),
+        _grid(_LOG_EXPONENT, _LOG_EXPONENT, _breaks, np.log([0.2, 0.45, 1.0]), _first),
         _bounds(
             _inside(LOW_B, B_RANGE[1]),
             _inside(LOW_B, B_RANGE[1]),
