@@ -1,27 +1,32 @@
 """What a fitted curve cannot say: findings from the points and the optimum. Every threshold stands here, named.
 
 Promises: nothing here changes a number of the fit; a function returns the findings it raises, in a fixed order.
+Neighbours: `analysis.misfits` reads the residuals, `analysis.decays` a run that falls, `analysis.regimes` what changed in
+the run, `analysis.windows` how much the start of the window matters; `analysis.methods` says what a method rests on.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import fdtrc, stdtr
 
-from analysis.curve import R
+from analysis.decays import decay
 from analysis.findings import Finding, finding
-from analysis.leastsquares import NAMES, Array, Box, Optimum
+from analysis.leastsquares import NAMES, Box, Optimum
 from analysis.results import Param
 
 FEW_SPARE_POINTS = 4  # fewer points beyond the parameters than this: an interval means little
 CORRELATION_POINTS, CORRELATION = 8, 0.3  # lag-1 autocorrelation is reported from so many points, and warned of
 FLAT_LEVEL = 0.01  # the curve must beat a constant at this level
-DECAY_LEVEL, DECAY_DROP = 0.01, 0.01  # one-sided level of the falling plateau; smallest drop that counts
-PLATEAU = 0.9  # share of the gain inside the data from which on the curve counts as level
-BLOCKS, BLOCK_DROP, BLOCK_SIGMAS = 5, 0.25, 4.0  # a collapse: last fifth against the best fifth
-EDGE = 1e-6
+PAST_MIDPOINT = 2.0  # the ceiling shows from this multiple of C_mid on
+EDGE = 1e-6  # of theta, whose logarithms are of order 1
+WHOLE_TABLE = 3  # rows from which on a table that holds each several times is called a copy of itself
 
+Array = NDArray[np.float64]
 Values = dict[str, float]  # R0, A, B, C_mid in natural units
+
+__all__ = ["decay", "falling", "flat", "of_intervals", "of_optimum", "of_points", "of_residuals", "of_rows", "one_seed"]
 
 
 def of_points(n: int, distinct: int, free: int) -> list[Finding]:
@@ -64,18 +69,6 @@ def falling(values: Values) -> list[Finding]:
     return [finding("falling-curve", what, values["A"] - values["R0"])]
 
 
-def decay(compute: Array, pass_rate: Array, values: Values) -> list[Finding]:
-    """A pass rate that peaks and falls, seen as a falling plateau or as a last fifth far below the best one."""
-    drop = _collapse(pass_rate) or _falling_plateau(compute, pass_rate, values)
-    if drop is None:
-        return []
-    what = (
-        f"the pass rate falls by {drop:.3f} after its peak; the law only rises, so A is not this run's ceiling "
-        "(fit up to the peak with --to)"
-    )
-    return [finding("decay", what, drop)]
-
-
 def of_optimum(best: Optimum, box: Box, values: Values, last: float, x: str) -> list[Finding]:
     """Parameters on an edge, and a run that ends too early."""
     findings = []
@@ -88,8 +81,9 @@ def of_optimum(best: Optimum, box: Box, values: Values, last: float, x: str) -> 
         what = f"on the edge of the allowed range: {', '.join(on_edge)}"
         findings.append(finding("at-bound", what, float(len(on_edge))))
     mid = values["C_mid"]
-    if values["A"] > values["R0"] and last < 2.0 * mid:
-        what = f"the run ends at {last / mid:.2g} C_mid; the ceiling shows from about 2 C_mid = {2 * mid:.3g} {x} on"
+    if values["A"] > values["R0"] and last < PAST_MIDPOINT * mid:
+        shows = f"about {PAST_MIDPOINT:g} C_mid = {PAST_MIDPOINT * mid:.3g} {x}"
+        what = f"the run ends at {last / mid:.2g} C_mid; the ceiling shows from {shows} on"
         findings.append(finding("not-past-midpoint", what, last / mid))
     return findings
 
@@ -108,22 +102,67 @@ def of_intervals(params: dict[str, Param]) -> list[Finding]:
     ]
 
 
-def of_residuals(residual: Array) -> list[Finding]:
-    """Say what the intervals assume, with the lag-1 autocorrelation of the residuals where it can be computed."""
+def of_residuals(residual: Array, *, accounts: bool = False, rho: float | None = None) -> list[Finding]:
+    """Say what the intervals assume about correlation, with the lag-1 autocorrelation of the residuals.
+
+    Parameters
+    ----------
+    residual : array, shape (n,)
+        In the order of compute.
+    accounts : bool
+        Whether the method models the correlation.
+    rho : float, optional
+        The method's own estimate of it, which is said instead of the plain one.
+    """
     assumed = "the intervals assume independent noise"
     total = float(residual @ residual)
     if len(residual) < CORRELATION_POINTS or total <= 0.0:
+        if accounts:
+            return []
         return [finding("independent-noise", f"{assumed}; successive evaluations of a run usually are not")]
-    rho = float(residual[1:] @ residual[:-1]) / total
+    rho = float(residual[1:] @ residual[:-1]) / total if rho is None else rho
+    if accounts:
+        if rho <= CORRELATION:
+            return []
+        what = f"residuals are correlated (rho {_short(rho)}); the interval accounts for it"
+        return [finding("correlated-residuals", what, rho, severity="note")]
     if rho > CORRELATION:
-        return [
-            finding(
-                "correlated-residuals",
-                f"residuals are correlated (rho {rho:.2f}), so the intervals are too narrow",
-                rho,
-            )
-        ]
+        what = f"residuals are correlated (rho {rho:.2f}), so the intervals are too narrow"
+        return [finding("correlated-residuals", what, rho)]
     return [finding("independent-noise", f"{assumed} (rho of the residuals {rho:.2f})", rho)]
+
+
+def of_rows(compute: Array, pass_rate: Array) -> list[Finding]:
+    """Evaluations that stand there more than once, and a whole table that does.
+
+    Parameters
+    ----------
+    compute, pass_rate : array, shape (n,)
+        In any order.
+    """
+    rows, count = np.unique(np.stack([compute, pass_rate], axis=1), axis=0, return_counts=True)
+    again = int((count - 1).sum())
+    if not again:
+        return []
+    times = int(count.min())
+    if times > 1 and len(rows) >= WHOLE_TABLE:
+        what = f"every evaluation stands in the file {times} times or more: a table joined to its own copy?"
+        return [finding("concatenated", f"{what} limits are too narrow", float(times))]
+    repeated = rows[count > 1]
+    what = (
+        f"{again} evaluation{'s repeat' if again > 1 else ' repeats'} another one exactly, first at compute "
+        f"{repeated[0, 0]:.4g}; each counts as a point, so drop copies"
+    )
+    return [finding("rows-duplicated", what, float(again))]
+
+
+def one_seed(seeds: int, sd: float | None = None) -> list[Finding]:
+    """Say that an interval of one seed holds no variance between seeds, or which one (`sd`, of A) was assumed."""
+    if seeds > 1:
+        return []
+    if sd is None:
+        return [finding("one-seed", "one seed: the interval holds no variance between seeds")]
+    return [finding("one-seed", f"one seed: a standard deviation of {sd:g} between seeds is assumed, not measured", sd)]
 
 
 def _trend_p(pass_rate: Array) -> float:
@@ -138,45 +177,9 @@ def _trend_p(pass_rate: Array) -> float:
     return 2.0 * float(stdtr(n - 2, -abs(slope) / np.sqrt(noise / float(t @ t))))
 
 
-def _falling_plateau(compute: Array, pass_rate: Array, values: Values) -> float | None:
-    """Drop over the part where the fitted curve is level, if a straight line in ln C falls significantly there."""
-    if values["A"] <= values["R0"]:
-        return None
-    curve = np.asarray(R(compute, **values))
-    level = (compute > 0.0) & (curve >= curve[0] + PLATEAU * (curve[-1] - curve[0]))
-    n = int(level.sum())
-    if n < 4:
-        return None
-    t = np.log(compute[level])
-    t = t - t.mean()
-    y = pass_rate[level] - pass_rate[level].mean()
-    spread = float(t @ t)
-    if spread <= 0.0:
-        return None
-    slope = float(t @ y) / spread
-    noise = float(((y - slope * t) ** 2).sum()) / (n - 2)
-    drop = -slope * float(np.ptp(t))
-    if drop < DECAY_DROP:
-        return None
-    if noise > 0.0 and float(stdtr(n - 2, slope / np.sqrt(noise / spread))) > DECAY_LEVEL:
-        return None
-    return drop
-
-
-def _collapse(pass_rate: Array) -> float | None:
-    """Drop of the last fifth below the best fifth, if it is a large part of the range and far above the noise."""
-    if len(pass_rate) < 2 * BLOCKS:
-        return None
-    blocks = np.array_split(pass_rate, BLOCKS)
-    means = np.array([block.mean() for block in blocks])
-    drop = float(means.max() - means[-1])
-    second = pass_rate[1:-1] - 0.5 * (pass_rate[2:] + pass_rate[:-2])
-    noise = 1.4826 * float(np.median(np.abs(second))) / np.sqrt(1.5)  # free of any curve; robust to its steep part
-    if drop < max(DECAY_DROP, BLOCK_DROP * float(np.ptp(means)), BLOCK_SIGMAS * noise * np.sqrt(2.0 / len(blocks[-1]))):
-        return None
-    # A falling curve falls throughout; a collapse has a rise before it.
-    return drop if means.max() - means[0] >= BLOCK_DROP * float(np.ptp(means)) else None
-
-
 def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _short(rho: float) -> str:
+    return f"{rho:.2f}".replace("0.", ".", 1)

@@ -40,6 +40,22 @@ CODES: dict[str, tuple[str, str]] = {
     "correlated-residuals": ("warning", "residuals are correlated: the interval is too narrow"),
     "r0-pinned": ("note", "R0 is not fitted; the intervals do not hold its error"),
     "window": ("note", "points outside the window are left out of the fit"),
+    "misfit": ("warning", "the residuals have a shape that the law and correlated noise do not explain"),
+    "noise-grows": ("warning", "the residuals spread wider along the run"),
+    "outliers": ("warning", "evaluations so far off the curve that none is expected among so many"),
+    "rows-duplicated": ("warning", "an evaluation stands in the log more than once, and counts more than once"),
+    "concatenated": ("warning", "the whole table stands in the file more than once"),
+    "regime": ("warning", "the run changes inside the fitted window: its points are not of one curve"),
+    "window-sensitive": ("warning", "A depends on where the fit begins by more than its own intervals allow"),
+    "peak-fit": ("note", "fitted up to the peak, on request; nothing is claimed past it"),
+    # intervals and what they rest on
+    "grade": ("note", "P(C_max > 2 C_mid), from which it follows whether A can be used"),
+    "one-seed": ("note", "one seed: the interval holds no variance between seeds"),
+    "prompts-fixed": ("note", "the interval holds for these evaluation prompts; on new ones it is wider"),
+    "undercover": ("warning", "the method's intervals hold the truth less often than they say"),
+    "method-failed": ("warning", "the method gives no limits here"),
+    "posterior-grid": ("warning", "the posterior's check of itself failed"),
+    "prior-bound": ("warning", "an interval leans on the prior more than on the data"),
     # comparing
     "not-tested": ("note", "one seed a recipe: differences are not tested"),
     "axis-missing": ("note", "a run does not log this compute axis and is left out there"),
@@ -62,12 +78,12 @@ class Finding:
         return {"code": self.code, "severity": self.severity, "message": self.message}
 
 
-def finding(code: str, message: str, figure: float | None = None) -> Finding:
-    """Make the finding `code`; its severity stands in `CODES`.
+def finding(code: str, message: str, figure: float | None = None, severity: str | None = None) -> Finding:
+    """Make the finding `code`; its usual severity stands in `CODES`, and `severity` replaces it where it differs.
 
     Examples
     --------
     >>> finding("percent", "eval_acc is in percent").severity
     'note'
     """
-    return Finding(code, CODES[code][0], message, figure)
+    return Finding(code, CODES[code][0] if severity is None else severity, message, figure)

@@ -20,6 +20,7 @@ import numpy as np
 from analysis.cleaning import Table, clean, printable
 from analysis.csvfile import choose, choose_compute, read_csv
 from analysis.findings import Finding, finding
+from analysis.regimes import read_events
 from analysis.schema import Run, Runs
 from scalerl.runlog import (
     COMPUTE_AXES,
@@ -199,6 +200,7 @@ def _read_log(path: Path, x: str | None, y: str | None, scale: float | None) -> 
         header=header,
         start_time=_text(header.get("start_time")),
         end_time=_text(last.get("time")) if ended else None,
+        events=read_events(content.rows),
     )
 
 
