@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from analysis.reporting import write_report
     from analysis.results import Fit, Fits, Param
     from analysis.schema import Comparison, Event, Run, Runs
+    from analysis.windows import WindowStudy, plot_windows, window_study
     from scalerl.runlog import UserError
 
 _HOME = {
@@ -37,6 +38,9 @@ _HOME = {
     "plot_curves": "plotting",
     "plot_training_curves": "plotting",
     "write_report": "reporting",
+    "WindowStudy": "windows",
+    "window_study": "windows",
+    "plot_windows": "windows",
     "Comparison": "schema",
     "Draws": "draws",
     "Event": "schema",
@@ -61,14 +65,17 @@ __all__ = [
     "Run",
     "Runs",
     "UserError",
+    "WindowStudy",
     "compare_at_equal_compute",
     "compute_to",
     "fit",
     "gradient",
     "plot_curves",
     "plot_training_curves",
+    "plot_windows",
     "read",
     "slope",
+    "window_study",
     "write_report",
 ]
 

@@ -1,8 +1,8 @@
 """What a fitted curve cannot say: findings from the points and the optimum. Every threshold stands here, named.
 
 Promises: nothing here changes a number of the fit; a function returns the findings it raises, in a fixed order.
-Neighbours: `analysis.misfits` reads the residuals, `analysis.decays` a run that falls, `analysis.regimes` what changed in
-the run, `analysis.windows` how much the start of the window matters; `analysis.methods` says what a method rests on.
+Neighbours: `analysis.misfits` reads the residuals, `analysis.decays` a run that falls, `analysis.regimes` what changed
+in the run, `analysis.windows` how much the start of the window matters; `analysis.methods` what a method rests on.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def of_residuals(residual: Array, *, accounts: bool = False, rho: float | None =
     accounts : bool
         Whether the method models the correlation.
     rho : float, optional
-        The method's own estimate of it, which is said instead of the plain one.
+        The method's own estimate of it. It is said instead of the plain one, but only the plain one, which no prior
+        moves, decides whether anything is said.
     """
     assumed = "the intervals assume independent noise"
     total = float(residual @ residual)
@@ -120,16 +121,17 @@ def of_residuals(residual: Array, *, accounts: bool = False, rho: float | None =
         if accounts:
             return []
         return [finding("independent-noise", f"{assumed}; successive evaluations of a run usually are not")]
-    rho = float(residual[1:] @ residual[:-1]) / total if rho is None else rho
+    seen = float(residual[1:] @ residual[:-1]) / total
     if accounts:
-        if rho <= CORRELATION:
+        if seen <= CORRELATION:
             return []
-        what = f"residuals are correlated (rho {_short(rho)}); the interval accounts for it"
-        return [finding("correlated-residuals", what, rho, severity="note")]
-    if rho > CORRELATION:
-        what = f"residuals are correlated (rho {rho:.2f}), so the intervals are too narrow"
-        return [finding("correlated-residuals", what, rho)]
-    return [finding("independent-noise", f"{assumed} (rho of the residuals {rho:.2f})", rho)]
+        said = seen if rho is None else rho
+        what = f"residuals are correlated (rho {_short(said)}); the interval accounts for it"
+        return [finding("correlated-residuals", what, said, severity="note")]
+    if seen > CORRELATION:
+        what = f"residuals are correlated (rho {seen:.2f}), so the intervals are too narrow"
+        return [finding("correlated-residuals", what, seen)]
+    return [finding("independent-noise", f"{assumed} (rho of the residuals {seen:.2f})", seen)]
 
 
 def of_rows(compute: Array, pass_rate: Array) -> list[Finding]:

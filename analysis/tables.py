@@ -111,7 +111,9 @@ def reach_text(fit: Fit) -> str:
     if fit.reach == 1.0:
         return f"reach 1x: the pass rate is known to {margin} up to the last evaluation and not beyond"
     far = f"{fit.reach * float(fit.compute[-1]):.2g} {unit(fit.x)}" if fit.n else "an unknown compute"
-    shown = f">= {FARTHEST:g}x" if fit.reach >= FARTHEST else f"{math.floor(fit.reach * 10.0 + 1e-9) / 10.0:g}x"
+    digits = 2 if fit.reach < 2.0 else 1
+    cut = math.floor(fit.reach * 10.0**digits + 1e-9) / 10.0**digits  # never more than was found
+    shown = f">= {FARTHEST:g}x" if fit.reach >= FARTHEST else f"{cut:g}x"
     return f"reach {shown}: the pass rate is known to {margin} up to {far}"
 
 
