@@ -275,9 +275,11 @@ class Fit:
     def _values(self) -> tuple[float, float, float | None, float | None]:
         if self.family != "sigmoid":
             raise UserError(f"{self.name}: a curve of the family {self.family} is read with analysis.families")
+        if not self.fitted:
+            raise UserError(f"{self.name}: there is no curve to predict from; {self.findings[-1].message}")
         R0, A, B, C_mid = (self.params[name].value for name in ("R0", "A", "B", "C_mid"))
         if R0 is None or A is None:
-            raise UserError(f"{self.name}: there is no curve to predict from; {self.findings[-1].message}")
+            raise UserError(f"{self.name}: R0 or A has no value, so there is no curve")
         return R0, A, B, C_mid
 
     def _draws(self) -> Draws:
