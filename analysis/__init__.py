@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from analysis.draws import Draws
     from analysis.findings import Finding
     from analysis.fitting import fit
+    from analysis.joint import fit_shared, nested
     from analysis.logs import read
     from analysis.plotting import plot_curves, plot_training_curves
+    from analysis.pooling import pool_shapes
+    from analysis.recipes import RecipeFit, RecipeFits
     from analysis.reporting import write_report
     from analysis.results import Fit, Fits, Param
     from analysis.schema import Comparison, Event, Run, Runs
+    from analysis.seeds import pool_seeds
+    from analysis.shared import Nested, SharedFit
+    from analysis.starts import share_R0
     from analysis.windows import WindowStudy, plot_windows, window_study
     from scalerl.runlog import UserError
 
@@ -34,6 +40,11 @@ _HOME = {
     "slope": "curve",
     "read": "logs",
     "fit": "fitting",
+    "fit_shared": "joint",
+    "nested": "joint",
+    "share_R0": "starts",
+    "pool_seeds": "seeds",
+    "pool_shapes": "pooling",
     "compare_at_equal_compute": "comparison",
     "plot_curves": "plotting",
     "plot_training_curves": "plotting",
@@ -48,8 +59,12 @@ _HOME = {
     "Fit": "results",
     "Fits": "results",
     "Param": "results",
+    "Nested": "shared",
+    "RecipeFit": "recipes",
+    "RecipeFits": "recipes",
     "Run": "schema",
     "Runs": "schema",
+    "SharedFit": "shared",
     "UserError": "results",  # scalerl.runlog defines it
 }
 
@@ -60,20 +75,29 @@ __all__ = [
     "Finding",
     "Fit",
     "Fits",
+    "Nested",
     "Param",
     "R",
+    "RecipeFit",
+    "RecipeFits",
     "Run",
     "Runs",
+    "SharedFit",
     "UserError",
     "WindowStudy",
     "compare_at_equal_compute",
     "compute_to",
     "fit",
+    "fit_shared",
     "gradient",
+    "nested",
     "plot_curves",
     "plot_training_curves",
     "plot_windows",
+    "pool_seeds",
+    "pool_shapes",
     "read",
+    "share_R0",
     "slope",
     "window_study",
     "write_report",

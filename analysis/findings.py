@@ -51,15 +51,21 @@ CODES: dict[str, tuple[str, str]] = {
     # intervals and what they rest on
     "grade": ("note", "P(C_max > 2 C_mid), from which it follows whether A can be used"),
     "one-seed": ("note", "one seed: the interval holds no variance between seeds"),
+    "seed-repeated": ("warning", "one seed counts as two, so the spread between seeds comes out too small"),
     "prompts-fixed": ("note", "the interval holds for these evaluation prompts; on new ones it is wider"),
     "undercover": ("warning", "the method's intervals hold the truth less often than they say"),
     "method-failed": ("warning", "the method gives no limits here"),
     "posterior-grid": ("warning", "the posterior's check of itself failed"),
+    "r0-shared": ("note", "R0 rests on the evaluations of other runs from the same checkpoint too"),
+    "r0-disagrees": ("warning", "the runs from one checkpoint do not agree on R0: the law is wrong near the start"),
+    "pooled": ("note", "ln B and ln C_mid lean on the other seeds of the recipe"),
+    "pooled-thin": ("warning", "too few draws are left after pooling, or its chains disagree"),
     "prior-bound": ("warning", "an interval leans on the prior more than on the data"),
     # comparing
     "not-tested": ("note", "one seed a recipe: differences are not tested"),
     "axis-missing": ("note", "a run does not log this compute axis and is left out there"),
     "not-covered": ("warning", "a run has no curve at the common compute and is left out there"),
+    "run-noise": ("note", "a test between runs that knows the noise inside them only, not what seeds differ by"),
     "prompt-sets-differ": ("warning", "the runs were evaluated on different prompts"),
 }
 

@@ -1,0 +1,265 @@
+"""Partial pooling of the shape over the seeds of a recipe: ln B and ln C_mid of a seed lie near those of the others.
+
+A run that ends before C_mid does not know its ceiling. Its siblings that went further know the shape, and a shape fixes
+the ceiling: the only legitimate way to say something before C_mid, and only as good as "near". Model: ln B_i is normal
+around m_B with standard deviation t_B, ln C_mid,i around m_C with t_C; t half-normal with a stated scale; m_B has the
+prior that ln B of one run has, m_C is flat. A is not pooled.
+
+Promises: no new evaluation enters; the draws are those of each run's own posterior, weighted anew, and where too few of
+them are left limits are withheld. Measured with ``python -m benchmarks.seeds`` (see `pool_shapes`).
+
+The sampling is `analysis.gibbs`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from analysis import doubts, fitting, posterior
+from analysis import reach as reaching
+from analysis.draws import DRAWN, Draws, tail
+from analysis.families import Array
+from analysis.findings import Finding, finding
+from analysis.gibbs import Pooled, gibbs
+from analysis.leastsquares import NAMES
+from analysis.methods import EDGE_MASS, Estimate, Limits, Values
+from analysis.posterior import LEAST_SIZE, Priors
+from analysis.results import LEVEL, Fit, Fits
+from analysis.seeds import by_recipe
+from scalerl.runlog import UserError
+
+SCALE = 0.2  # of the half-normal prior of the standard deviation of ln B and of ln C_mid between seeds
+MIXED = 0.25  # standard deviations of A by which the chains may differ
+NEAR_END = 0.02  # of a prior's range
+REPLACED = {"grade", "prior-bound", "prompts-fixed", "open-interval", "posterior-grid"}
+
+
+def pool_shapes(
+    fits: Iterable[Fit],
+    *,
+    scale: float = SCALE,
+    seed: int = 0,
+    draws: int | None = None,
+    recipe: str | None = None,
+) -> Fits:
+    """Weight the draws of each fit by what the other seeds of its recipe say of ln B and ln C_mid.
+
+    Parameters
+    ----------
+    fits : iterable of Fit
+        By the posterior, of one compute axis; pooled within each recipe.
+    scale : float
+        Of the half-normal prior of the standard deviation of ln B, and of ln C_mid, between seeds.
+    seed : int
+    draws : int, optional
+        Take so many draws of each run's posterior anew first; a run that ends early keeps few of the usual 4,000.
+    recipe : str, optional
+        Says that all fits are seeds of this recipe, for tables (CSV), which do not say theirs.
+
+    Returns
+    -------
+    Fits
+        In the order given, each with the finding ``pooled``; values, limits, reach and grade are those of the new
+        weights.
+
+    Raises
+    ------
+    UserError
+        If a fit is not by the posterior, the axes differ, or an option makes no sense.
+
+    Notes
+    -----
+    Gibbs sampling over the draws: each sweep picks a draw of every seed, then m and t given the picks. The weights are
+    the means of the probabilities that the picks were made with.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from analysis.curve import R
+    >>> from analysis.fitting import fit
+    >>> from analysis.logs import read
+    >>> folder, rng = pathlib.Path(tempfile.mkdtemp()), np.random.default_rng(0)
+    >>> for name, last in (("early", 1.0), ("long", 6.0), ("longer", 8.0)):
+    ...     C = np.linspace(0, last, 40)
+    ...     y = R(C, R0=0.1, A=0.6, B=1.5, C_mid=1.0) + rng.normal(0, 0.01, 40)
+    ...     rows = [f"{c},{v:.6f}" for c, v in zip(C, y)]
+    ...     _ = (folder / f"{name}.csv").write_text("\\n".join(["gpu_hours,accuracy", *rows]))
+    >>> alone = fit(read(folder / "*.csv"))
+    >>> pooled = pool_shapes(alone, recipe="mine")
+    >>> own, said = alone["early"].params["A"], pooled["early"].params["A"]
+    >>> bool(said.hi - said.lo < 0.7 * (own.hi - own.lo)), pooled["early"].findings[-1].code
+    (True, 'pooled')
+    """
+    if not 0.0 < scale < 10.0:
+        raise UserError(f"scale: {scale:g} is not a standard deviation of logarithms between 0 and 10")
+    if draws is not None and draws < LEAST_SIZE:
+        raise UserError(f"draws: {draws} is fewer than the {LEAST_SIZE} that limits take")
+    given = list(fits)
+    without = [f.name for f in given if f.method != "posterior" or f.level is None]
+    if without:
+        raise UserError(f"pooling shapes takes fits by the posterior; {', '.join(without)} is none")
+    done: dict[int, Fit] = {}
+    for seeds in by_recipe(given, recipe).values():
+        drawn = [f for f in seeds if f.draws is not None]  # a flat run has none, and no shape to pool
+        pooled = _pool(drawn, scale, seed, draws)
+        done |= {id(before): after for before, after in zip(drawn, pooled, strict=True)}
+    return Fits([done.get(id(f), f) for f in given])
+
+
+def _pool(fits: Sequence[Fit], scale: float, seed: int, draws: int | None) -> list[Fit]:
+    if len(fits) < 2:
+        said = finding("pooled", "no other seed of the recipe to pool the shape with: nothing is changed")
+        return [replace(f, findings=(*f.findings, said)) for f in fits]
+    options = [_options(f) for f in fits]
+    own = [_draws(f, o, draws) for f, o in zip(fits, options, strict=True)]
+    found = gibbs(own, options[0].priors, scale, np.random.default_rng(seed))
+    names = [f.name for f in fits]
+    return [
+        _refit(f, replace(d, weight=weight.mean(axis=0)), weight, o, _said(found, scale, names))
+        for f, d, weight, o in zip(fits, own, found.weights, options, strict=True)
+    ]
+
+
+def _said(found: Pooled, scale: float, names: Sequence[str]) -> tuple[Finding, dict[str, Any]]:
+    B, C_mid = np.exp(found.centers)
+    what = (
+        f"ln B and ln C_mid are pooled with the other seeds ({', '.join(names)}), taken to spread by about {scale:g}: "
+        f"found {found.spreads[0]:.2f} and {found.spreads[1]:.2f} around B {B:.3g} and C_mid {C_mid:.3g}"
+    )
+    priors = {
+        "pooled over": ", ".join(names),
+        "between seeds": f"ln B ~ N(m_B, t_B), ln C_mid ~ N(m_C, t_C), t half-normal with scale {scale:g}, m_B as ln B "
+        "of one run, m_C flat",
+    }
+    return finding("pooled", what, scale), priors
+
+
+def _refit(
+    fit: Fit, draws: Draws, chains: Array, options: fitting.Options, said: tuple[Finding, dict[str, Any]]
+) -> Fit:
+    """The fit with draws of new weights, and everything that is read off them."""
+    level = LEVEL if fit.level is None else fit.level
+    quantiles = [tail(level), 0.5, 1.0 - tail(level)]
+    last = float(fit.compute[-1])
+    kept = [f for f in fit.findings if f.code not in REPLACED]
+    failed = _failed(draws, chains)
+    values: Values = {}
+    limits: Limits = {}
+    for name in NAMES:
+        lo, mid, hi = (float(v) for v in draws.quantile(getattr(draws, name), quantiles))
+        values[name], limits[name] = mid, (None, None) if failed or fit.params[name].fixed else (lo, hi)
+    leaning = [f for f in fit.findings if f.code == "prior-bound" and _leans(fit, draws, options.priors)]
+    estimate = Estimate(values, limits, tuple(leaning), draws, reaching.grade(draws, last))
+    params = {
+        name: p if p.fixed else replace(p, value=values[name], lo=limits[name][0], hi=limits[name][1])
+        for name, p in fit.params.items()
+    }
+    spoilt = next((why for code, why in fitting.SPOILT.items() if code in {f.code for f in kept}), "")
+    judged = fitting._judged({name: params[name] for name in NAMES}, estimate, last, fit.x, spoilt, options)
+    data = _points(fit)
+    judged, population, about_prompts = fitting._prompts(data, judged, estimate, options)
+    new = [*failed, *leaning, *doubts.of_intervals(judged), *about_prompts]
+    grade = estimate.grade
+    if grade is not None and not spoilt:
+        new += reaching.of_grade(grade)
+    reach = None if failed else reaching.reach(draws, last, tolerance=fit.tolerance, level=level)
+    rho, sigma = (float(draws.quantile(getattr(draws, name), [0.5])[0]) for name in ("rho", "sigma"))
+    about, priors = said
+    report = dict(fit.report)
+    old = report.get("priors")
+    report["priors"] = {**(old if isinstance(old, dict) else {}), **priors}
+    report["method"] = f"{report.get('method', fit.method)}; ln B and ln C_mid pooled over seeds"
+    return replace(
+        fit,
+        params=MappingProxyType({name: judged[name] for name in fit.params}),
+        findings=(*kept, *new, about),
+        reach=1.0 if reach is not None and spoilt else reach,
+        grade=grade,
+        draws=draws,
+        noise=MappingProxyType({**fit.noise, "rho": rho, "sigma": sigma}),
+        A_population=population,
+        report=MappingProxyType(report),
+    )
+
+
+def _failed(draws: Draws, chains: Array) -> list[Finding]:
+    """Too few draws left, or chains that do not agree."""
+    if draws.effective < LEAST_SIZE:
+        what = f"only {draws.effective:.0f} effective draws of {len(draws)} are left: limits are withheld; ask for more"
+        return [finding("pooled-thin", what, draws.effective)]
+    means = chains @ draws.A
+    sd = math.sqrt(max(float(draws.weight @ draws.A**2 - (draws.weight @ draws.A) ** 2), 1e-300))
+    apart = float(means.std(ddof=1)) / sd
+    if apart > MIXED:
+        what = f"the chains of the pooling disagree on A by {apart:.2f} standard deviations: limits are withheld"
+        return [finding("pooled-thin", what, apart)]
+    return []
+
+
+def _leans(fit: Fit, draws: Draws, priors: Priors) -> bool:
+    """Whether draws near the ends of the priors still have weight."""
+    positive = fit.compute[fit.compute > 0.0]
+    low = math.log(float(positive[0]) * priors.C_mid[0])
+    high = math.log(float(positive[-1]) * priors.C_mid[1])
+    at = (np.log(draws.C_mid) - low) / (high - low)
+    far = np.abs(np.log(draws.B) - priors.log_B[0]) / priors.log_B[1]
+    near = (np.minimum(at, 1.0 - at) < NEAR_END) | (far > posterior.LOG_B_SDS * (1.0 - NEAR_END))
+    return float(draws.weight[near].sum()) > EDGE_MASS
+
+
+def _options(fit: Fit) -> fitting.Options:
+    """How the fit was made, as far as what follows depends on it."""
+    given = fit.report.get("priors")
+    priors = Priors()
+    if isinstance(given, dict):
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in priors.to_dict()
+        }
+        priors = replace(priors, **known)
+    sample = fit.A_population is not None and all(f.code != "prompts-fixed" for f in fit.findings)
+    return fitting.Options(
+        x=fit.x,
+        method="posterior",
+        r0="free",
+        window=fit.window,
+        level=fit.level,
+        priors=priors,
+        seed=int(fit.report.get("seed", 0)),
+        resample="sieve",
+        correlated=True,
+        up_to_peak=False,
+        prompts="sample" if sample else "fixed",
+        tolerance=fit.tolerance,
+    )
+
+
+def _points(fit: Fit) -> fitting._Data:
+    """The points that were fitted, with what the fit itself does not keep of them."""
+    data = fitting._sorted(fit.run, fit.x)
+    data = data.some(fitting._inside(data.compute, fit.window))
+    return data if len(data.compute) == fit.n else data.some(data.compute > data.compute[0])  # R0 pinned to the first
+
+
+def _draws(fit: Fit, options: fitting.Options, count: int | None) -> Draws:
+    if count is None:
+        if fit.draws is None:
+            raise UserError(f"{fit.name}: no draws to pool")
+        return Draws(**{name: getattr(fit.draws, name) for name in DRAWN})
+    data, R0 = _points(fit), fit.params["R0"]
+    found = posterior.posterior(
+        data.compute,
+        data.pass_rate,
+        variance=data.variance,
+        time=data.time,
+        priors=options.priors,
+        r0=R0.value if R0.fixed else None,
+        draws=count,
+        seed=options.seed,
+    )
+    return Draws(**{name: getattr(found, name) for name in DRAWN})

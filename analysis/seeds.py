@@ -1,0 +1,270 @@
+"""From the fits of single runs to a recipe: what its seeds say together of A, B and C_mid.
+
+Promises: with several seeds the interval comes from how far their values lie apart, so that it holds what seeds do and
+not the noise inside runs alone; with one seed it holds that only if the spread between seeds is stated. Measured with
+``python -m benchmarks.seeds`` (see `pool_seeds`). Does not promise anything about recipes whose runs end before 2
+C_mid: the values of A lean on one prior then and lie close together for no good reason; they are not identified.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+from analysis.doubts import one_seed
+from analysis.draws import tail
+from analysis.findings import Finding, finding
+from analysis.fitting import CEILING_MARGIN, LAST_EVALUATIONS, _sorted
+from analysis.noise import prompt_variance
+from analysis.reach import USABLE_GRADE
+from analysis.recipes import RecipeFit, RecipeFits
+from analysis.results import LEVEL, Fit, Param
+from scalerl.runlog import UserError
+
+POOLED = ("A", "B", "C_mid")
+LOGARITHMIC = {"B", "C_mid"}  # pooled as logarithms
+
+
+def pool_seeds(
+    fits: Iterable[Fit], *, seed_sd: float | None = None, level: float = LEVEL, recipe: str | None = None
+) -> RecipeFits:
+    """Give each recipe one A, B and C_mid from the fits of its seeds.
+
+    Two seeds or more: a t interval over their values (of ln B and ln C_mid for these two). With `seed_sd` a normal
+    interval of A with variance seed_sd^2 / n + mean(own variances) / n instead. One seed: its own limits, widened by
+    `seed_sd` where that is stated, or the finding ``one-seed``. Limits of A end at 0 and at the ceiling.
+
+    Parameters
+    ----------
+    fits : iterable of Fit
+        One a run, with limits; of one compute axis.
+    seed_sd : float, optional
+        Standard deviation of A between seeds; .02 is what the paper's three runs suggest.
+    level : float
+    recipe : str, optional
+        Says that all fits are seeds of this recipe, for tables (CSV), which do not say theirs.
+
+    Returns
+    -------
+    RecipeFits
+
+    Raises
+    ------
+    UserError
+        If a fit has no limits or the axes differ.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from analysis.curve import R
+    >>> from analysis.fitting import fit
+    >>> from analysis.logs import read
+    >>> folder, rng = pathlib.Path(tempfile.mkdtemp()), np.random.default_rng(0)
+    >>> for seed, A in enumerate((0.69, 0.70, 0.71)):
+    ...     y = R(np.arange(40.0) / 4, R0=0.1, A=A, B=1.5, C_mid=1.0) + rng.normal(0, 0.005, 40)
+    ...     rows = [f"{c},{v:.6f}" for c, v in zip(np.arange(40.0) / 4, y)]
+    ...     _ = (folder / f"seed{seed}.csv").write_text("\\n".join(["gpu_hours,accuracy", *rows]))
+    >>> A = pool_seeds(fit(read(folder / "*.csv")), recipe="mine")["mine"].params["A"]
+    >>> bool(A.lo < 0.7 < A.hi), A.identified
+    (True, True)
+    """
+    if seed_sd is not None and not 0.0 < seed_sd < 1.0:
+        raise UserError(f"seed_sd: {seed_sd:g} is not a standard deviation of pass rates between 0 and 1")
+    tail(level)
+    groups = by_recipe(fits, recipe)
+    return RecipeFits([_pool(name, seeds, seed_sd, level) for name, seeds in groups.items()])
+
+
+def by_recipe(fits: Iterable[Fit], recipe: str | None = None) -> dict[str, list[Fit]]:
+    """Group fits of one compute axis by recipe; `recipe` says that all are of that one.
+
+    Raises
+    ------
+    UserError
+        If there is none, or axes differ.
+    """
+    given = list(fits)
+    axes = dict.fromkeys(fit.x for fit in given)
+    if len(axes) != 1:
+        raise UserError(f"seeds are pooled on one compute axis; given {', '.join(axes) or 'no fit'}")
+    groups: dict[str, list[Fit]] = {}
+    for fit in given:
+        groups.setdefault(fit.run.recipe if recipe is None else recipe, []).append(fit)
+    return groups
+
+
+def _pool(recipe: str, fits: Sequence[Fit], seed_sd: float | None, level: float) -> RecipeFit:
+    unusable = [f"{f.name}: {f.params['A'].why or 'not fitted'}" for f in fits if f.params["A"].value is None]
+    if unusable:
+        raise UserError(f"{recipe}: no curve to pool ({'; '.join(unusable)})")
+    findings = [*one_seed(len(fits), seed_sd), *_same_seed(fits)]
+    if len(fits) > 1 and any(f.code == "pooled" for fit in fits for f in fit.findings):
+        what = "the shapes of these fits lean on each other: the spread between seeds may come out too small"
+        findings.append(finding("pooled", what, severity="warning"))
+    values, own = zip(*(_values(f) for f in fits), strict=True)
+    table, variances = np.array(values), np.array(own)  # (seeds, 3), NaN where unknown
+    if len(fits) > 1:
+        limits = _limits_of_seeds(table, variances, seed_sd, level, fits)
+    else:
+        limits = _limits_of_one(fits[0], seed_sd, level)
+    early = [f for f in fits if f.grade is None or f.grade < USABLE_GRADE]
+    ceiling = max(_ceiling(f) for f in fits)
+    why = ""
+    if early:
+        said = ", ".join(f"{f.name} {'unknown' if f.grade is None else f'{f.grade:.2f}'}" for f in early)
+        what = f"P(C_max > 2 C_mid) below {USABLE_GRADE:g} ({said}): the recipe's A is not known"
+        findings.append(finding("grade", what, severity="warning"))
+        why = "a seed may end before 2 C_mid"
+    params = {}
+    for k, name in enumerate(POOLED):
+        params[name] = _param(name, float(table[:, k].mean()), limits[name], ceiling, why)
+    if len({frozenset(map(str, f.run.data["prompt_set"])) for f in fits if "prompt_set" in f.run.data}) > 1:
+        what = f"the seeds of {recipe} were evaluated on different prompts"
+        findings.append(finding("prompt-sets-differ", what))
+    population = None
+    sd = _prompt_sd(fits)
+    if sd is not None:
+        what = f"seeds share their evaluation prompts, so what the choice of these adds to A, {sd:.3f} (one sd), does "
+        findings.append(finding("prompts-fixed", what + "not average out over seeds", sd))
+        population = _widened(params["A"], sd, level, ceiling)
+    return RecipeFit(
+        recipe,
+        tuple(f.name for f in fits),
+        fits[0].x,
+        MappingProxyType(params),
+        population,
+        MappingProxyType({n: _known(table[:, k].std(ddof=1)) if len(fits) > 1 else None for k, n in enumerate(POOLED)}),
+        MappingProxyType({n: _known(math.sqrt(variances[:, k].mean())) for k, n in enumerate(POOLED)}),
+        seed_sd,
+        level,
+        tuple(findings),
+    )
+
+
+def _values(fit: Fit) -> tuple[list[float], list[float]]:
+    """Value and own variance of A, ln B and ln C_mid; NaN where unknown."""
+    values, variances = [], []
+    for name in POOLED:
+        p, log = fit.params[name], name in LOGARITHMIC
+        value = math.nan if p.value is None else math.log(p.value) if log else p.value
+        if fit.draws is not None:
+            drawn = getattr(fit.draws, name)
+            drawn = np.log(drawn) if log else drawn
+            mean = float(fit.draws.weight @ drawn)
+            variance = float(fit.draws.weight @ (drawn - mean) ** 2)
+        elif p.lo is not None and p.hi is not None and fit.level is not None:
+            ends = (math.log(p.lo), math.log(p.hi)) if log else (p.lo, p.hi)
+            variance = ((ends[1] - ends[0]) / (2.0 * float(ndtri(1.0 - tail(fit.level))))) ** 2
+        else:
+            variance = math.nan
+        values.append(value)
+        variances.append(variance)
+    return values, variances
+
+
+Limits = dict[str, tuple[float | None, float | None]]
+
+
+def _limits_of_seeds(table: Any, variances: Any, seed_sd: float | None, level: float, fits: Sequence[Fit]) -> Limits:
+    n = len(table)
+    limits: Limits = {}
+    t = float(stdtrit(n - 1, 1.0 - tail(level)))
+    for k, name in enumerate(POOLED):
+        half = t * float(table[:, k].std(ddof=1)) / math.sqrt(n)
+        if name == "A" and seed_sd is not None:
+            if math.isnan(float(variances[:, k].mean())):
+                unknown = ", ".join(f.name for f, v in zip(fits, variances[:, k], strict=True) if math.isnan(v))
+                raise UserError(f"a stated seed_sd asks for the limits of every fit; none for A in {unknown}")
+            variance = (seed_sd**2 + float(variances[:, k].mean())) / n
+            half = float(ndtri(1.0 - tail(level))) * math.sqrt(variance)
+        middle = float(table[:, k].mean())
+        # Seeds that agree to rounding (copies, exact data) say nothing of how seeds differ.
+        limits[name] = (middle - half, middle + half) if half > 1e-12 else (None, None)
+    return limits
+
+
+def _limits_of_one(fit: Fit, seed_sd: float | None, level: float) -> Limits:
+    """The fit's own limits at `level`, in the scale of the pooling; those of A widened by a stated seed_sd."""
+    limits: Limits = {}
+    for name in POOLED:
+        p = fit.params[name]
+        lo, hi = p.lo, p.hi
+        if fit.draws is not None and (lo is not None or hi is not None):
+            found = fit.draws.quantile(getattr(fit.draws, name), [tail(level), 1.0 - tail(level)])
+            lo, hi = (None if old is None else float(v) for old, v in zip((p.lo, p.hi), found, strict=True))
+        elif fit.level != level and (lo is not None or hi is not None):
+            raise UserError(f"{fit.name}: its limits are of level {fit.level}; fit it at {level}")
+        if name in LOGARITHMIC:
+            lo, hi = (None if v is None else math.log(v) for v in (lo, hi))
+        elif seed_sd is not None and p.value is not None:
+            lo, hi = _apart(p.value, lo, hi, float(ndtri(1.0 - tail(level))) * seed_sd)
+        limits[name] = (lo, hi)
+    return limits
+
+
+def _apart(value: float, lo: float | None, hi: float | None, more: float) -> tuple[float | None, float | None]:
+    """Limits moved out by an independent error: half-widths add in squares."""
+    return (
+        None if lo is None else value - math.hypot(value - lo, more),
+        None if hi is None else value + math.hypot(hi - value, more),
+    )
+
+
+def _widened(A: Param, sd: float, level: float, ceiling: float) -> Param | None:
+    if A.value is None or A.lo is None or A.hi is None:
+        return None
+    lo, hi = _apart(A.value, A.lo, A.hi, float(ndtri(1.0 - tail(level))) * sd)
+    return replace(A, lo=max(lo or 0.0, 0.0), hi=min(ceiling if hi is None else hi, ceiling))
+
+
+def _param(name: str, value: float, limits: tuple[float | None, float | None], ceiling: float, why: str) -> Param:
+    lo, hi = limits
+    if name in LOGARITHMIC:
+        value = math.exp(value)
+        lo, hi = (None if v is None else math.exp(v) for v in limits)
+    else:
+        lo, hi = (None if v is None else min(max(v, 0.0), ceiling) for v in limits)
+    if not why and (lo is None or hi is None):
+        why = "no interval"
+    if not why and name == "A" and hi is not None and hi >= ceiling - CEILING_MARGIN:
+        why = f"no upper limit below {ceiling:g}"
+    return Param(value, lo, hi, identified=not why, why=why)
+
+
+def _ceiling(fit: Fit) -> float:
+    priors = fit.report.get("priors")
+    return float(priors["ceiling"]) if isinstance(priors, Mapping) and "ceiling" in priors else 1.0
+
+
+def _same_seed(fits: Sequence[Fit]) -> list[Finding]:
+    """One seed or one file twice is not two seeds."""
+    seeds = [f.run.seed for f in fits if f.run.seed is not None]
+    hashes = [f.run.sha256 for f in fits if f.run.sha256]
+    again = sorted({str(s) for s in seeds if seeds.count(s) > 1})
+    if again:
+        what = f"seed {', '.join(again)} stands there more than once: the spread between seeds comes out too small"
+        return [finding("seed-repeated", what)]
+    if len(set(hashes)) < len(hashes):
+        return [finding("seed-repeated", "two runs are one file: the spread between seeds comes out too small")]
+    return []
+
+
+def _prompt_sd(fits: Sequence[Fit]) -> float | None:
+    """What another sample of prompts would move A by; None without counts."""
+    variances = [
+        v
+        for fit in fits
+        for correct, k in _sorted(fit.run, fit.x).correct[-LAST_EVALUATIONS:]
+        if (v := prompt_variance(correct, k)) is not None
+    ]
+    return math.sqrt(float(np.mean(variances))) if variances else None
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
