@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 import analysis as an
 from analysis.curve import R
 from analysis.results import Param
-from analysis.windows import LEAST_EXTRA, LEAST_MOVE, LEAST_POINTS, MOVED, Window, of_windows
+from analysis.windows import LEAST_POINTS, Window, of_windows
 from scalerl.runlog import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -70,7 +70,7 @@ def test_how_far_A_may_move():
     """Half-widths .05 and .03 leave .04 for what the later window has lost."""
     first = row(None, 0.70, 0.67, 0.73)
     for sign in (1.0, -1.0):
-        A = 0.70 + sign * MOVED * 0.04
+        A = 0.70 + sign * 1.5 * 0.04
         beyond, within = (A + sign * shift for shift in (1e-3, -1e-3))
         assert of_windows([first, row(1.0, beyond, beyond - 0.05, beyond + 0.05)], "gpu_hours")
         assert not of_windows([first, row(1.0, within, within - 0.05, within + 0.05)], "gpu_hours")
@@ -78,7 +78,7 @@ def test_how_far_A_may_move():
 
 def test_a_window_no_wider_than_the_first_is_granted_a_share_of_its_own_width():
     first = row(None, 0.70, 0.65, 0.75)
-    allowed = MOVED * LEAST_EXTRA * 0.05
+    allowed = 1.5 * 0.6 * 0.05
     for shift, said in ((1e-3, True), (-1e-3, False)):
         A = 0.70 + allowed + shift
         assert bool(of_windows([first, row(1.0, A, A - 0.05, A + 0.05)], "gpu_hours")) == said
@@ -86,7 +86,7 @@ def test_a_window_no_wider_than_the_first_is_granted_a_share_of_its_own_width():
 
 def test_small_moves_open_limits_and_windows_behind_the_bend_are_not_tested():
     first = row(None, 0.70, 0.6999, 0.7001)
-    for move, said in ((LEAST_MOVE + 1e-6, True), (LEAST_MOVE - 1e-6, False)):
+    for move, said in ((0.010001, True), (0.009999, False)):
         A = 0.70 + move
         assert bool(of_windows([first, row(1.0, A, A - 1e-4, A + 1e-4)], "gpu_hours")) == said
     far = (0.9, 0.899, 0.901)
