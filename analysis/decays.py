@@ -88,6 +88,8 @@ def _slide(compute: Array, pass_rate: Array, place: int) -> float | None:
     behind = place + 1 + max(1, int(SMOOTH * len(compute)))
     if len(compute) - behind < SLIDE_POINTS or not compute[behind] > 0.0:
         return None
+    if pass_rate[place] - pass_rate[0] < COLLAPSE * np.ptp(pass_rate):
+        return None  # a curve that falls throughout has no peak
     return _falls(np.log(compute[behind:]), pass_rate[behind:], SLIDE_LEVEL)
 
 

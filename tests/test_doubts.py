@@ -240,6 +240,10 @@ def test_the_whole_end_must_have_fallen(second, found):
 def test_a_collapse_needs_a_rise_before_it():
     y = np.linspace(0.8, 0.2, 40) + noise(40, 1e-4)
     assert decays.collapse(y) is None
+    C = np.linspace(0.0, 8.0, 40)
+    falls = {"R0": 0.7, "A": 0.2, "B": 1.8, "C_mid": 2.0}
+    for seed in range(20):
+        assert decays.decay(C, R(C, **falls) + noise(40, 0.01, seed=seed), falls) == []
 
 
 @pytest.mark.parametrize(("drop", "found"), [(0.0105, True), (0.0095, False)])
