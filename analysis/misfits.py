@@ -87,7 +87,9 @@ def misfit(compute: Array, pass_rate: Array, values: dict[str, float]) -> list[F
     if n < MISFIT_POINTS:
         return []
     residual = pass_rate - fitted
-    found = _structure(residual, np.asarray(gradient(compute, **values)))
+    # In units of C_mid: compute may lie at either end of what a float holds, and the directions are the same.
+    directions = gradient(compute / values["C_mid"], **{**values, "C_mid": 1.0})
+    found = _structure(residual, np.asarray(directions))
     if found is None or found[0] > MISFIT_LEVEL or found[1] < MISFIT_SIZE:
         return []
     p, size = found
