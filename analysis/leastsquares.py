@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from analysis.curve import gradient
 from analysis.families import SIGMOID
-from analysis.projection import STARTS, Array, Curves, Whitener, fit_many
+from analysis.projection import Array, Curves, Whitener, fit_many
 
 NAMES = ("R0", "A", "B", "C_mid")  # order of theta
+STARTS = 8  # valleys of the start grid that are followed: few, noisy points have several
 PRECISE = 1e-13  # share of the sum of squares below which a step is not worth taking
 
 

@@ -25,6 +25,7 @@ RHO_NODES = 8
 # Share of white noise in the variance, and its prior. Most of the weight is on none: a large share makes strong
 # correlation look like independence, and the intervals of runs without correlation would pay for it.
 WHITE_SHARES, WHITE_PRIOR = (0.0, 0.33, 0.67), (0.7, 0.18, 0.12)
+FAINT = 0.15  # correlation
 TAU_LEVELS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.7, 2.3, 3.2)  # in units of the residuals' spread
 
 
@@ -151,12 +152,17 @@ class Nodes:
 
     def quadratic_each(self, curves: Array, nodes: Index) -> Array:
         """s' V^-1 s, (m,), of each curve (m, n) under the node of its own (m,)."""
+        columns = np.ascontiguousarray(curves.T)
+        back, gain, share = self.back[:, nodes], self.gain[:, nodes], 1.0 / self.total[:, nodes]
         state, out = np.zeros(len(curves)), np.zeros(len(curves))
+        innovation = np.empty_like(state)
         for i in range(len(self.total)):
-            state = self.back[i, nodes] * state
-            innovation = curves[:, i] - state
-            out += innovation**2 / self.total[i, nodes]
-            state = state + self.gain[i, nodes] * innovation
+            state *= back[i]
+            np.subtract(columns[i], state, out=innovation)
+            state += gain[i] * innovation
+            innovation *= innovation
+            innovation *= share[i]
+            out += innovation
         return out
 
 
@@ -181,19 +187,27 @@ def unknown_share(gaps: Array, rho_range: tuple[float, float] = (0.0, 1.0)) -> N
     points, weights = np.polynomial.legendre.leggauss(RHO_NODES)
     low, high = rho_range
     rho, share = np.meshgrid(low + (high - low) * 0.5 * (points + 1.0), WHITE_SHARES, indexing="ij")
-    log_prior = np.log(np.outer(0.5 * weights, WHITE_PRIOR)).ravel()
-    return _filtered(gaps, rho.ravel(), np.sqrt(1.0 - share.ravel()), share.ravel(), log_prior, scaled=True)
+    rho, share, prior = rho.ravel(), share.ravel(), np.outer(0.5 * weights, WHITE_PRIOR).ravel()
+    # Little correlation is as good as white: there the share means nothing, and one node stands for all.
+    faint = rho < FAINT
+    for k in np.flatnonzero(faint & (share == 0.0)):
+        prior[k] = prior[rho == rho[k]].sum()
+    keep = ~faint | (share == 0.0)
+    rho, share, prior = rho[keep], share[keep], prior[keep]
+    return _filtered(gaps, rho, np.sqrt(1.0 - share), share, np.log(prior), scaled=True)
 
 
 def known_white(gaps: Array, variance: Array, spread: float, rho_range: tuple[float, float] = (0.0, 1.0)) -> Nodes:
-    """Evaluation noise of known variance (n,) and run noise of unknown size and correlation, both uniform.
+    """Evaluation noise of known variance (n,) and run noise of unknown size and correlation.
 
-    `spread` is the scale of the residuals, which sets the range of tau.
+    rho is uniform; tau has density 1 / sqrt(tau^2 + evaluation variance): level below the evaluation noise, where the
+    data cannot tell it from none, and 1 / tau above. A level density throughout was tried: its mass at large tau with rho
+    near 1, a drift that moves A, made intervals wider with the counts than without. `spread` is the scale of the residuals, which sets the range of tau.
     """
     points, weights = np.polynomial.legendre.leggauss(RHO_NODES)
     low, high = rho_range
     levels = spread * np.array(TAU_LEVELS)
-    widths = np.gradient(levels)
+    widths = np.gradient(levels) / np.sqrt(levels**2 + float(variance.mean()))
     widths[0] *= 0.5
     rho, tau = np.meshgrid(low + (high - low) * 0.5 * (points + 1.0), levels, indexing="ij")
     prior = np.outer(0.5 * weights, widths / widths.sum())

@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import fdtri
 
-from analysis.leastsquares import Array, Box, Optimum, Problem
+from analysis.leastsquares import STARTS, Array, Box, Optimum, Problem
 from analysis.noise import spacing
 from analysis.projection import ar1, fit_many
 from analysis.solver import Index
@@ -156,7 +156,7 @@ class _Walk:
 
     def anywhere(self, rows: Index, at: Array) -> Array:
         """How far the profile lies beyond what is allowed, as a root so that it is nearly straight, (k,)."""
-        return self._excess(rows, at, 3)
+        return self._excess(rows, at, STARTS)
 
     def _excess(self, rows: Index, at: Array, starts: int) -> Array:
         low, high = (np.tile(side, (len(rows), 1)) for side in (self.box.low, self.box.high))

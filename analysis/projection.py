@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.families import SIGMOID, Array, Family
-from analysis.solver import Index, Normal, minimise
+from analysis.solver import SURE, Index, Normal, minimise
 
 CHUNK = 40_000  # numbers in one array of a pass over curves; larger ones leave the cache
 STARTS = 3  # valleys of the start grid that are followed
 GRID_POINTS = 120  # more points than this only slow the choice of starts
-ROUGH, PRECISE = 1e-5, 1e-10  # a descent ends when a step cannot lower the sum of squares by more than this share
+ROUGH, PRECISE, EXACT = 1e-5, 1e-9, 1e-11  # a descent ends when a step cannot lower the sum of squares by more than this share
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,7 @@ def _fit(model: _Model, given: Array | None, starts: int, thorough: bool, precis
     owner, candidates = _grid_starts(model, starts, thorough) if starts else (curves[:0], np.empty((0, model.p)))
     if given is not None:
         owner, candidates = np.concatenate([owner, curves]), np.concatenate([candidates, np.asarray(given, dtype=float)])
-    options = {"longest": 2.0, "damping": 1e-3}
+    options = {"longest": 2.0, "damping": 1e-3 if starts else 1e-5}  # a start that was given is taken to be good
     start = candidates
     if len(owner) > len(curves):
         rough = minimise(
@@ -340,6 +340,7 @@ def _fit(model: _Model, given: Array | None, starts: int, thorough: bool, precis
             model.bounds.shape_high[owner],
             tolerance=ROUGH,
             polish=0,
+            sure=SURE if thorough else np.inf,
             **options,  # type: ignore[arg-type]
         )
         order = np.lexsort((rough.sse, owner))
@@ -353,7 +354,7 @@ def _fit(model: _Model, given: Array | None, starts: int, thorough: bool, precis
         model.bounds.shape_low,
         model.bounds.shape_high,
         tolerance=precision,
-        polish=1,
+        polish=1 if precision < EXACT else 0,
         **options,  # type: ignore[arg-type]
     )
     return Curves(model.family, found.local.extra, found.theta, found.sse, found.converged, start)  # type: ignore[attr-defined]

@@ -27,6 +27,7 @@ Mask = NDArray[np.bool_]
 # A large first damping keeps the first steps short: from far away a full step can end where a parameter has no effect
 # any more (BoxBOD from its first start). Below the least damping a step is Gauss-Newton's to rounding.
 START_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e3, 1e-15, 1e16
+SURE = 1e-7  # damping up to which a step that promises little means that there is little to gain
 POLISH = 3  # undamped steps at the end, where sums of squares differ by rounding only and cannot steer
 ROUNDING = 1e-9
 
@@ -112,7 +113,7 @@ class Normal:
         # Rounding leaves a normal matrix singular where a parameter has no effect; 1e-15 of its own size breaks the tie.
         diagonal = np.einsum("mpp->mp", scaled)
         diagonal += (damping + 1e-15)[:, None] * np.where(width > 0, 1.0, 0.0) + held
-        return np.asarray(np.linalg.solve(scaled, down[..., None])[..., 0] / width)
+        return _solved(scaled, down) / width
 
     def linear_sse(self, step: Array) -> Array:
         curved = np.einsum("mp,mpq,mq->m", step, self.matrix, step)
@@ -153,6 +154,7 @@ def minimise(
     damping: float = START_DAMPING,
     longest: float = np.inf,
     polish: int = POLISH,
+    sure: float = SURE,
 ) -> Solution:
     """Minimise the sum of squared residuals of each problem from its start.
 
@@ -173,6 +175,8 @@ def minimise(
         Largest change of a parameter in one step.
     polish : int
         Undamped steps at the end.
+    sure : float
+        Damping up to which a step that promises little ends a descent.
 
     Returns
     -------
@@ -204,12 +208,21 @@ def minimise(
         here = state.local.take(active)
         scale[active] = np.maximum(scale[active], here.norms())
         trial, promised = state.step(here, active, scale[active], dampings[active])
-        there = state.evaluate(trial, active)
         tried[active] += 1
-        gain = here.sse - there.sse
+        small = np.abs(promised) <= tolerance * here.sse  # cut at a bound a step may even promise a loss
+        done = small & (dampings[active] <= sure)
+        converged[active[done]] = True
+        if done.any():
+            left = ~done
+            active, trial, promised, small = active[left], trial[left], promised[left], small[left]
+            if not len(active):
+                break
+        sse = state.local.sse[active]
+        there = state.evaluate(trial, active)
+        gain = sse - there.sse
         better = gain > 0
-        done = promised <= tolerance * here.sse
         ratio = np.divide(gain, promised, out=np.zeros_like(gain), where=better & (promised > 0))
+        before = dampings[active]
         good, bad = active[better], active[~better]
         state.accept(good, trial[better], there.take(better))
         eased = np.maximum(1 / 3, 1 - (2 * np.minimum(ratio[better], 2.0) - 1) ** 3)
@@ -217,8 +230,9 @@ def minimise(
         growth[good] = 2.0
         dampings[bad] *= growth[bad]
         growth[bad] *= 2.0
-        converged[active[done]] = True
-        active = active[~done & (dampings[active] < MOST_DAMPING)]
+        # A damped step that promises little may only be too short for a flat valley: look again with less damping.
+        dampings[active[small]] = before[small] * 1e-3
+        active = active[dampings[active] < MOST_DAMPING]
     state.polish(np.flatnonzero(converged), polish)
     return Solution(state.theta, state.local.sse, tried, converged, state.local)
 
@@ -245,7 +259,7 @@ class _State:
         held = (theta <= low) & (gradient >= 0) | (theta >= high) & (gradient <= 0)
         step = here.step(held, np.where(scale > 0, scale, 1.0), damping)
         if np.isfinite(self.longest):
-            step = np.clip(step, -self.longest, self.longest)
+            step = step * np.minimum(1.0, self.longest / np.maximum(np.abs(step).max(axis=1), 1e-300))[:, None]
         trial = np.clip(theta + step, low, high)
         return trial, here.sse - here.linear_sse(trial - theta)
 
@@ -264,6 +278,15 @@ class _State:
             level = there.sse <= here.sse * (1 + ROUNDING)
             rows = rows[level]
             self.accept(rows, trial[level], there.take(level))
+
+
+def _solved(matrix: Array, right: Array) -> Array:
+    """Solve (m, p, p) systems; two equations by Cramer's rule, which costs a tenth of the general call."""
+    if right.shape[1] != 2:
+        return np.asarray(np.linalg.solve(matrix, right[..., None])[..., 0])
+    (a, b), (c, d) = matrix.transpose(1, 2, 0)
+    e, f = right.T
+    return np.stack([d * e - b * f, a * f - c * e], axis=1) / (a * d - b * c)[:, None]
 
 
 def _damped(jacobian: Array, residual: Array, damping: Array) -> Array:

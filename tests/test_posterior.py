@@ -1,0 +1,220 @@
+"""The posterior is the one that brute force finds, whatever the unit, the seed and the number of threads."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.made import TRUE, as_run, codes, noisy
+
+import analysis as an
+from analysis import noise, posterior
+from analysis.curve import R
+from analysis.posterior import Priors
+
+
+def covariance(gaps, rho, tau, white):
+    """tau^2 rho^|t_i - t_j| + diag(white), written out."""
+    time = np.concatenate([[0.0], np.cumsum(gaps[1:])])
+    return tau**2 * rho ** np.abs(time[:, None] - time) + np.diag(white)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 25))
+def test_the_filter_is_the_dense_covariance(seed, n):
+    rng = np.random.default_rng(seed)
+    time = np.cumsum(rng.uniform(0.1, 3.0, n))
+    gaps = noise.spacing(time)
+    for nodes, white in (
+        (noise.unknown_share(gaps), None),
+        (noise.known_white(gaps, v := rng.uniform(0.5, 2.0, n), 1.0), v),
+    ):
+        z, curves = rng.normal(size=n), rng.normal(size=(3, n))
+        solved, quadratic, log_det = nodes.solve(z), nodes.quadratic(curves), nodes.log_det()
+        pick = np.arange(3) % len(nodes.rho)
+        for k in range(len(nodes.rho)):
+            V = covariance(gaps, nodes.rho[k], nodes.tau[k], np.full(n, nodes.white[k]) if white is None else white)
+            inverse = np.linalg.inv(V)
+            assert solved[k] == pytest.approx(inverse @ z, rel=1e-7, abs=1e-7)
+            assert quadratic[k] == pytest.approx(np.einsum("mi,ij,mj->m", curves, inverse, curves), rel=1e-7)
+            assert log_det[k] == pytest.approx(np.linalg.slogdet(V)[1], rel=1e-9, abs=1e-7)
+        each = nodes.quadratic_each(curves, pick)
+        assert each == pytest.approx(quadratic[pick, np.arange(3)], rel=1e-12)
+        assert math.isclose(np.exp(nodes.log_prior).sum(), 1.0, rel_tol=1e-9)
+
+
+def brute_force(C, y, rho, R0_prior, ceiling=1.0):
+    """Mean and sd of R0, A, ln B, ln C_mid by adding up likelihood x prior over a grid of all of them and of sigma."""
+    priors = Priors()
+    R0 = np.linspace(0.0, 0.4, 25)
+    A = np.linspace(0.01, 0.99, 50) * ceiling
+    log_b = np.linspace(priors.log_B[0] - 2.45, priors.log_B[0] + 2.45, 35)
+    log_mid = np.linspace(math.log(C[0]) - 2.0, math.log(20.0 * C[-1]), 61)
+    gaps = noise.spacing(C)
+    total, first, second = 0.0, np.zeros(4), np.zeros(4)
+    grid = np.stack(np.meshgrid(R0, A, indexing="ij"), axis=-1).reshape(-1, 2)
+    prior_R0 = -0.5 * ((grid[:, 0] - R0_prior[0]) / R0_prior[1]) ** 2
+    top = None
+    for white, weight in zip(noise.WHITE_SHARES, noise.WHITE_PRIOR, strict=True):
+        V = covariance(gaps, rho, math.sqrt(1 - white), np.full(len(C), white))
+        inverse, log_det = np.linalg.inv(V), np.linalg.slogdet(V)[1]
+        for b in log_b:
+            for m in log_mid:
+                s = 1.0 / (1.0 + np.exp(-math.exp(b) * (np.log(C) - m)))
+                r = y - grid[:, :1] * (1.0 - s) - grid[:, 1:] * s
+                S = ((r @ inverse) * r).sum(axis=1) + len(C) * priors.least_sigma**2
+                log_p = math.log(weight) - 0.5 * log_det - 0.5 * len(C) * np.log(S) + prior_R0
+                log_p = log_p - 0.5 * ((b - priors.log_B[0]) / priors.log_B[1]) ** 2
+                top = log_p.max() + 20.0 if top is None else top
+                p = np.exp(log_p - top)
+                total += p.sum()
+                where = (grid[:, 0], grid[:, 1], b, m)
+                first += [float((p * w).sum()) for w in where]
+                second += [float((p * w * w).sum()) for w in where]
+    mean = first / total
+    return mean, np.sqrt(second / total - mean**2)
+
+
+def test_brute_force_over_every_parameter_agrees():
+    """Sigma is integrated as p(sigma) = 1 / sigma: S^(-n/2). Few noisy points, so that nothing is a narrow peak."""
+    rng = np.random.default_rng(4)
+    C = np.linspace(0.5, 8.0, 12)
+    y = R(C, **TRUE) + rng.normal(0.0, 0.03, 12)
+    prior = (0.15, 0.05)
+    mean, sd = brute_force(C, y, 0.4, prior)
+    found = posterior.posterior(C, y, priors=Priors(rho=(0.4, 0.4), R0=prior), draws=40_000)
+    for k, values in enumerate((found.R0, found.A, np.log(found.B), np.log(found.C_mid))):
+        average = float(found.weight @ values)
+        assert average == pytest.approx(mean[k], abs=0.04 * sd[k])
+        assert math.sqrt(found.weight @ (values - average) ** 2) == pytest.approx(sd[k], rel=0.04)
+
+
+@pytest.mark.parametrize("k", [0.5, 1.5, 5.0])
+def test_finer_cells_and_more_draws_change_no_limit(k, monkeypatch):
+    run = noisy(3, k=k, n=40)
+    C, y = run.data["gpu_hours"], run.data["pass_rate"]
+    usual = posterior.posterior(C, y)
+    monkeypatch.setattr(posterior, "HEAVY", 0.0005)
+    monkeypatch.setattr(posterior, "CELLS", 60_000)
+    monkeypatch.setattr(posterior, "NEGLIGIBLE", 1e-9)
+    fine = posterior.posterior(C, y, draws=40_000, seed=1)
+    for name in ("A", "B", "C_mid", "R0"):
+        mine, theirs = (np.log(p.quantile(getattr(p, name), [0.025, 0.5, 0.975])) for p in (usual, fine))
+        assert mine == pytest.approx(theirs, abs=0.06 * (theirs[2] - theirs[0])), name
+    assert usual.effective > 1000
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-20, 20), st.floats(0.4, 6.0))
+def test_a_unit_of_compute_leaves_every_draw_where_it_was(seed, exponent, k):
+    run, factor = noisy(seed, k=k), 10.0**exponent
+    other = as_run(run.data["gpu_hours"] * factor, run.data["pass_rate"])
+    one, two = an.fit(run), an.fit(other)
+    for name, unit in (("A", 1.0), ("R0", 1.0), ("B", 1.0), ("C_mid", factor)):
+        p, q = one.params[name], two.params[name]
+        for mine, theirs in ((p.value, q.value), (p.lo, q.lo), (p.hi, q.hi)):
+            assert (mine is None) == (theirs is None)
+            assert mine is None or theirs == pytest.approx(mine * unit, rel=1e-9, abs=1e-9 * unit)
+    assert codes(one) == codes(two)
+    assert two.reach == (None if one.reach is None else pytest.approx(one.reach, rel=1e-6))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(25)))
+def test_the_order_of_rows_leaves_no_trace(order):
+    run = noisy(1)
+    shuffled = as_run(run.data["gpu_hours"][list(order)], run.data["pass_rate"][list(order)])
+    assert an.fit(shuffled).to_json() == an.fit(run).to_json()
+
+
+def test_a_duplicated_row_is_reported():
+    run = noisy(1)
+    twice = as_run(*(np.append(run.data[name], run.data[name][7]) for name in ("gpu_hours", "pass_rate")))
+    assert "rows-duplicated" in codes(an.fit(twice)) and "rows-duplicated" not in codes(an.fit(run))
+
+
+def test_the_same_bytes_for_any_number_of_threads():
+    code = "from tests.made import *; print(an.fit([noisy(0), noisy(1, k=0.7)]).to_json())"
+    out = {
+        threads: subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2")
+    }
+    assert out["1"] == out["2"] and json.loads(out["1"])
+
+
+def test_the_seed_moves_draws_and_hardly_the_limits():
+    one, two, again = (an.fit(noisy(2), seed=seed) for seed in (0, 1, 0))
+    assert (one.draws.A == again.draws.A).all() and not (one.draws.A == two.draws.A).all()
+    A, B = one.params["A"], two.params["A"]
+    assert A.lo == pytest.approx(B.lo, abs=0.05 * (A.hi - A.lo)) and A.lo != B.lo
+
+
+def test_limits_know_of_correlation_that_the_plain_ones_do_not():
+    wide = narrow = 0.0
+    for seed in range(6):
+        run = noisy(seed, k=5.0, n=60, rho=0.7)
+        ours, plain = an.fit(run).params["A"], an.fit(run, method="lsq").params["A"]
+        wide, narrow = wide + ours.hi - ours.lo, narrow + plain.hi - plain.lo
+    assert wide > 1.6 * narrow
+
+
+def test_a_held_R0_is_held_in_every_draw():
+    fit = an.fit(noisy(0), r0=0.12)
+    assert fit.draws.R0 == pytest.approx(np.full(len(fit.draws), 0.12), abs=1e-4)
+    assert fit.params["R0"].value == 0.12 and fit.params["R0"].lo is None and fit.params["R0"].fixed
+
+
+def test_priors_are_settable_and_stated():
+    run = noisy(0, k=0.7)
+    low = an.fit(run, priors=Priors(ceiling=0.8))
+    assert low.params["A"].hi <= 0.8 and low.draws.A.max() <= 0.8
+    assert low.report["priors"]["ceiling"] == 0.8 and "0.8" in low.checklist()
+    steep = an.fit(run, priors=Priors(log_B=(math.log(4.0), 0.05)))
+    assert steep.params["B"].value == pytest.approx(4.0, rel=0.1)
+
+
+def test_known_evaluation_noise_comes_from_the_counts_and_is_said():
+    rng = np.random.default_rng(0)
+    compute = np.linspace(0.0, 10.0, 30)
+    ability = rng.beta(0.5, 0.5, 64)
+    curve = R(compute, **TRUE)
+    rates = np.clip(ability[None] * 0 + curve[:, None] + 0.3 * (ability - ability.mean()), 0.0, 1.0)
+    correct = rng.binomial(8, rates)
+    column, each = np.empty(30, dtype=object), np.empty(30, dtype=object)
+    column[:], each[:] = correct.tolist(), [8] * 30
+    run = as_run(compute, correct.mean(axis=1) / 8, correct=column, k=each)
+    fit = an.fit(run)
+    expected = [noise.evaluation_variance(row, 8) for row in correct]
+    assert fit.evaluation_sd**2 == pytest.approx(expected)
+    assert "prompts-fixed" in codes(fit) and "known from the counts" in fit.report["method"]
+    A, wider = fit.params["A"], fit.A_population
+    assert wider.lo < A.lo and wider.hi > A.hi
+    sample = an.fit(run, prompts="sample")
+    assert (sample.params["A"].lo, sample.params["A"].hi) == (wider.lo, wider.hi)
+    with pytest.raises(an.UserError, match="counts of each prompt"):
+        an.fit(noisy(0), prompts="sample")
+
+
+def test_variance_of_an_evaluation_and_of_its_prompts_by_simulation():
+    rng = np.random.default_rng(1)
+    rates = rng.beta(0.5, 0.5, 40)
+    counts = rng.binomial(6, rates, (20_000, 40))
+    estimates = [noise.evaluation_variance(row, 6) for row in counts[:4000]]
+    assert np.mean(estimates) == pytest.approx((counts.mean(axis=1) / 6).var(), rel=0.05)
+    fresh = rng.beta(0.5, 0.5, (20_000, 40))
+    between = [noise.prompt_variance(rng.binomial(6, row), 6) for row in fresh[:4000]]
+    assert np.mean(between) == pytest.approx(fresh.mean(axis=1).var(), rel=0.05)
+    assert noise.evaluation_variance(np.array([1, 0]), 1) is None
