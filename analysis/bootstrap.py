@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.profiles import Box, Optimum, Problem
-from analysis.projection import Array, Curves, fit_many
+from analysis.leastsquares import Box, Optimum, Problem
+from analysis.projection import Curves, fit_many
+from analysis.solver import Array
 
 KINDS = ("sieve", "residual", "block")
 REFITS = 1000

@@ -93,7 +93,9 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--to", dest="stop", type=_number, metavar="C", help="leave out points after this compute")
     parser.add_argument(
-        "--up-to-peak", action="store_true", help="where a run decays, fit it up to its peak and claim nothing past that"
+        "--up-to-peak",
+        action="store_true",
+        help="where a run decays, fit it up to its peak and claim nothing past that",
     )
 
 

@@ -1,7 +1,7 @@
 """Fit the law to runs: pick the points, ask a method for values and limits, and attach every doubt.
 
-Promises: the input is not changed; the answer does not depend on the order of the rows or on the unit of compute; a limit
-that the data do not give is None, with a finding. The methods are in `analysis.methods`.
+Promises: the input is not changed; the answer does not depend on the order of the rows or on the unit of compute; a
+limit that the data do not give is None, with a finding. The methods are in `analysis.methods`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import decays, doubts, leastsquares, misfits
+from analysis import decays, doubts, leastsquares, misfits, regimes
 from analysis import reach as reaching
 from analysis.bootstrap import KINDS
 from analysis.findings import Finding, finding
-from analysis.leastsquares import NAMES, Array, Box, Problem
+from analysis.leastsquares import NAMES, Box, Problem
 from analysis.methods import METHODS, Estimate, Points, natural, standard_errors
 from analysis.noise import evaluation_variance, prompt_variance
 from analysis.posterior import Priors, relative_log
 from analysis.results import PARAMETERS, Fit, Fits, Param
 from analysis.schema import Run
+from analysis.solver import Array
 from scalerl.runlog import UserError
 
 EXACT_RMS = 1e-11  # residuals below this are rounding, not noise
@@ -64,9 +65,39 @@ class Options:
 
 
 @overload
-def fit(runs: Run, **options: Any) -> Fit: ...
+def fit(
+    runs: Run,
+    *,
+    x: str | None = ...,
+    method: str = ...,
+    r0: str | float = ...,
+    window: Window = ...,
+    level: float | None = ...,
+    priors: Priors | None = ...,
+    seed: int = ...,
+    resample: str = ...,
+    correlated: bool = ...,
+    up_to_peak: bool = ...,
+    prompts: str = ...,
+    tolerance: float = ...,
+) -> Fit: ...
 @overload
-def fit(runs: Iterable[Run], **options: Any) -> Fits: ...
+def fit(
+    runs: Iterable[Run],
+    *,
+    x: str | None = ...,
+    method: str = ...,
+    r0: str | float = ...,
+    window: Window = ...,
+    level: float | None = ...,
+    priors: Priors | None = ...,
+    seed: int = ...,
+    resample: str = ...,
+    correlated: bool = ...,
+    up_to_peak: bool = ...,
+    prompts: str = ...,
+    tolerance: float = ...,
+) -> Fits: ...
 def fit(
     runs: Run | Iterable[Run],
     *,
@@ -92,9 +123,9 @@ def fit(
     x : str, optional
         Compute axis; by default the first that the run has, ``gpu_hours`` for a run folder.
     method : {"posterior", "profile", "bootstrap", "lsq", "paper"}
-        Where values and limits come from. Posterior: medians and quantiles, correlated noise accounted for. Profile: least
-        squares with limits from the F profile under AR(1) noise. Bootstrap: percentiles of refits. Lsq: least squares
-        with standard errors. Paper: the published grid, without limits.
+        Where values and limits come from. Posterior: medians and quantiles, correlated noise accounted for.
+        Profile: least squares with limits from the F profile under AR(1) noise. Bootstrap: percentiles of refits. Lsq:
+        least squares with standard errors. Paper: the published grid, without limits.
     r0 : {"free", "first"} or float
         Fit R0, pin it to the run's first evaluation (which then leaves the fit), or to a fraction.
     window : (from, to)
@@ -198,6 +229,8 @@ def _fit_window(run: Run, x: str, options: Options) -> Fit:
 
     free = 4 if pinned is None else 3
     findings += doubts.of_rows(points.compute, points.pass_rate)
+    if len(points.compute):
+        findings += regimes.of_window(run.events, x, float(points.compute[0]), float(points.compute[-1]))
     of_points = doubts.of_points(len(points.compute), len(np.unique(points.compute)), free)
     findings += of_points
     if any(f.severity == "error" for f in of_points):
@@ -337,7 +370,7 @@ def _estimate(data: _Data, pinned: float | None, x: str, options: Options) -> _R
     )
 
 
-def _judged(
+def _judged(  # noqa: PLR0917
     params: dict[str, Param], estimate: Estimate, last: float, x: str, spoilt: str, options: Options
 ) -> dict[str, Param]:
     """Set `identified`, and in a few words why not."""

@@ -19,9 +19,10 @@ from analysis.draws import Draws
 from analysis.errors import hessian_covariance, jacobian_covariance
 from analysis.families import SIGMOID
 from analysis.findings import Finding, finding
-from analysis.leastsquares import NAMES, Array, Box, Optimum, Problem
+from analysis.leastsquares import NAMES, Box, Optimum, Problem
 from analysis.posterior import LEAST_SIZE, Posterior, Priors
 from analysis.reach import grade
+from analysis.solver import Array
 
 REFITS = 5
 EDGE_MASS = 0.02  # of the posterior at an edge of its grid: the prior, not the data, ends the interval there
@@ -29,8 +30,8 @@ MISSED = 2.0  # log density by which the best cell may lie below the optimum of 
 UNDERCOVER = {
     "lsq": "limits are value +- t x standard error, as lmfit and scipy give them: on correlated evaluations such 95 % "
     "limits hold the true A about half the time, and before 2 C_mid less than that",
-    "bootstrap": "percentile limits of a bootstrap hold the true A too rarely before about 2 C_mid, and with correlated "
-    "evaluations everywhere; only the sieve comes near its level past 5 C_mid",
+    "bootstrap": "percentile limits of a bootstrap hold the true A too rarely before about 2 C_mid, and with "
+    "correlated evaluations everywhere; only the sieve comes near its level past 5 C_mid",
 }
 
 Values = dict[str, float]
@@ -124,9 +125,7 @@ def by_posterior(points: Points) -> Estimate:
     found = _self_check(draws)
     if any(f.code == "posterior-grid" for f in found):
         limits = dict.fromkeys(NAMES, (None, None))
-    noise = {
-        name: float(draws.quantile(getattr(draws, name), [0.5])[0]) for name in ("rho", "sigma", "white")
-    }
+    noise = {name: float(draws.quantile(getattr(draws, name), [0.5])[0]) for name in ("rho", "sigma", "white")}
     how = "known from the counts of each prompt" if points.variance is not None else "an unknown share"
     return Estimate(
         values,
@@ -172,7 +171,11 @@ def by_profile(points: Points) -> Estimate:
             best = problem.fit(points.box, better.shape)
     found = () if limits is not None else (_failed("the profile did not settle"),)
     limits = limits or {}
-    how = f"F profile, AR(1) noise with rho {rho:.2f} (restricted likelihood)" if points.correlated else "F profile, independent noise"
+    how = (
+        f"F profile, AR(1) noise with rho {rho:.2f} (restricted likelihood)"
+        if points.correlated
+        else "F profile, independent noise"
+    )
     return Estimate(
         natural(best.theta),
         {name: _natural_limits(i, limits.get(i, (None, None))) for i, name in enumerate(NAMES)},
@@ -231,7 +234,9 @@ def by_lsq(points: Points) -> Estimate:
     if "C_mid" in errors:
         share = float(stdtr(points.dof, (0.5 * points.last - values["C_mid"]) / errors["C_mid"]))
     sigma = math.sqrt(points.best.sse / points.dof)
-    return Estimate(values, limits, tuple(found), grade=share, noise={"sigma": sigma}, how="least squares, standard errors from J'J")
+    return Estimate(
+        values, limits, tuple(found), grade=share, noise={"sigma": sigma}, how="least squares, standard errors from J'J"
+    )
 
 
 def by_paper(points: Points) -> Estimate:

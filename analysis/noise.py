@@ -1,7 +1,7 @@
 """Noise of a run's evaluations: correlated run noise plus white evaluation noise, on a few nodes with weights.
 
-The covariance of the evaluations is tau^2 R(rho) + diag(white): run noise with correlation rho^dt between evaluations dt
-apart (dt in units of the usual spacing, so that the unit of compute does not matter), and noise of the evaluation
+The covariance of the evaluations is tau^2 R(rho) + diag(white): run noise with correlation rho^dt between evaluations
+dt apart (dt in units of the usual spacing, so that the unit of compute does not matter), and noise of the evaluation
 itself, which is drawn anew each time. What is unknown of it is integrated out on nodes.
 
 `Nodes` whitens with a Kalman filter: its gains do not depend on the data, so one pass over the points serves every
@@ -186,8 +186,8 @@ def unknown_share(gaps: Array, rho_range: tuple[float, float] = (0.0, 1.0)) -> N
     """Noise of unknown size, correlation and white share: rho uniform, the share with `WHITE_PRIOR`."""
     points, weights = np.polynomial.legendre.leggauss(RHO_NODES)
     low, high = rho_range
-    rho, share = np.meshgrid(low + (high - low) * 0.5 * (points + 1.0), WHITE_SHARES, indexing="ij")
-    rho, share, prior = rho.ravel(), share.ravel(), np.outer(0.5 * weights, WHITE_PRIOR).ravel()
+    grid = np.meshgrid(low + (high - low) * 0.5 * (points + 1.0), WHITE_SHARES, indexing="ij")
+    rho, share, prior = grid[0].ravel(), grid[1].ravel(), np.outer(0.5 * weights, WHITE_PRIOR).ravel()
     # Little correlation is as good as white: there the share means nothing, and one node stands for all.
     faint = rho < FAINT
     for k in np.flatnonzero(faint & (share == 0.0)):
@@ -201,17 +201,18 @@ def known_white(gaps: Array, variance: Array, spread: float, rho_range: tuple[fl
     """Evaluation noise of known variance (n,) and run noise of unknown size and correlation.
 
     rho is uniform; tau has density 1 / sqrt(tau^2 + evaluation variance): level below the evaluation noise, where the
-    data cannot tell it from none, and 1 / tau above. A level density throughout was tried: its mass at large tau with rho
-    near 1, a drift that moves A, made intervals wider with the counts than without. `spread` is the scale of the residuals, which sets the range of tau.
+    data cannot tell it from none, and 1 / tau above. A level density throughout was tried: its mass at large tau with
+    rho near 1, a drift that moves A, made intervals wider with the counts than without. `spread` is the scale of the
+    residuals, which sets the range of tau.
     """
     points, weights = np.polynomial.legendre.leggauss(RHO_NODES)
     low, high = rho_range
     levels = spread * np.array(TAU_LEVELS)
     widths = np.gradient(levels) / np.sqrt(levels**2 + float(variance.mean()))
     widths[0] *= 0.5
-    rho, tau = np.meshgrid(low + (high - low) * 0.5 * (points + 1.0), levels, indexing="ij")
+    grid = np.meshgrid(low + (high - low) * 0.5 * (points + 1.0), levels, indexing="ij")
     prior = np.outer(0.5 * weights, widths / widths.sum())
-    rho, tau, prior = rho.ravel(), tau.ravel(), prior.ravel()
+    rho, tau, prior = grid[0].ravel(), grid[1].ravel(), prior.ravel()
     # Without run noise its correlation means nothing: one node stands for all.
     none = tau == 0.0
     first = int(np.flatnonzero(none)[0])

@@ -1,8 +1,8 @@
 """The grid fit of the ScaleRL paper, for checks against published figures.
 
-For every cell of a grid over A and C_mid the exponent B alone is fitted; the cell with the least sum of squared residuals
-wins (arXiv 2510.13786, appendix). R0 is the first evaluation, because the paper does not say what it is and its drawn
-curves start there. All cells are solved in one batch. A grid gives no interval: the paper's margin of .02 for A is
+For every cell of a grid over A and C_mid the exponent B alone is fitted; the cell with the least sum of squared
+residuals wins (arXiv 2510.13786, appendix). R0 is the first evaluation, because the paper does not say what
+it is and its drawn curves start there. All cells are solved in one batch. A grid gives no interval: the paper's margin of .02 for A is
 what three runs of one recipe differ by.
 """
 
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.profiles import Optimum
-from analysis.projection import Array
-from analysis.solver import Index, Normal, minimise
+from analysis.leastsquares import Optimum
+from analysis.solver import Array, Index, Normal, minimise
 
 LOG_B_RANGE = (np.log(0.05), np.log(50.0))
 STARTS = (0.5, 1.5, 4.0)  # of B
@@ -63,7 +62,9 @@ def fit_grid(compute: Array, pass_rate: Array, r0: float, grid: Grid | None = No
         s = 1.0 / (1.0 + np.exp(np.clip(-z, -700.0, 700.0)))
         residual = r0 + gain[rows] * s - pass_rate
         slope = gain[rows] * s * (1.0 - s) * np.where(np.isfinite(z), z, 0.0)
-        sse, down, size = (np.einsum("mn,mn->m", a, b) for a, b in ((residual, residual), (slope, residual), (slope, slope)))
+        sse, down, size = (
+            np.einsum("mn,mn->m", a, b) for a, b in ((residual, residual), (slope, residual), (slope, slope))
+        )
         return Normal(sse, down[:, None], size[:, None, None], np.empty((len(rows), 0)))
 
     best: Optimum | None = None

@@ -21,10 +21,10 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import fdtri
 
-from analysis.leastsquares import STARTS, Array, Box, Optimum, Problem
+from analysis.leastsquares import STARTS, Box, Optimum, Problem
 from analysis.noise import spacing
 from analysis.projection import ar1, fit_many
-from analysis.solver import Index
+from analysis.solver import Array, Index
 
 AGREEMENT = 1e-4  # to this share the search over all valleys must give the same excess at a limit
 WIDTH = 1e-6  # a limit is found to this share of its distance from the best value
@@ -146,7 +146,7 @@ def limits(problem: Problem, box: Box, best: Optimum, level: float) -> dict[int,
 class _Walk:
     """The profile at some values, each row a side of a parameter; starts from where the row was last."""
 
-    def __init__(self, problem: Problem, box: Box, best: Optimum, index: Array, allowed: float) -> None:
+    def __init__(self, problem: Problem, box: Box, best: Optimum, index: Index, allowed: float) -> None:
         self.problem, self.box, self.best, self.index, self.allowed = problem, box, best, index, allowed
         self.shape = np.tile(best.theta[2:], (len(index), 1))
 
@@ -170,7 +170,7 @@ class _Walk:
         return np.asarray(np.sqrt(np.maximum(found.sse - self.best.sse, 0.0)) - self.allowed)
 
 
-def _roots(
+def _roots(  # noqa: PLR0917
     walk: _Walk,
     excess_at: Callable[[Index, Array], Array],
     value: Array,

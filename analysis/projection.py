@@ -23,7 +23,11 @@ from analysis.solver import SURE, Index, Normal, minimise
 CHUNK = 40_000  # numbers in one array of a pass over curves; larger ones leave the cache
 STARTS = 3  # valleys of the start grid that are followed
 GRID_POINTS = 120  # more points than this only slow the choice of starts
-ROUGH, PRECISE, EXACT = 1e-5, 1e-9, 1e-11  # a descent ends when a step cannot lower the sum of squares by more than this share
+ROUGH, PRECISE, EXACT = (
+    1e-5,
+    1e-9,
+    1e-11,
+)  # a descent ends when a step cannot lower the sum of squares by more than this share
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ def fit_many(
     [[0.1, 0.7, 1.5, 1.0], [0.1, 0.7, 1.5, 2.0]]
     """
     log_c, y = np.asarray(log_c, dtype=float), np.atleast_2d(np.asarray(y, dtype=float))
-    curves, points = y.shape
+    curves = len(y)
     p = len(family.shape)
     finite = np.unique(log_c[np.isfinite(log_c)])
     low, high = family.bounds(finite if len(finite) else np.zeros(1))
@@ -297,9 +301,15 @@ def _on_edges(gram: Array, low: Array, high: Array) -> Array:
             finite = np.isfinite(edge)
             edge = np.where(finite, edge, 0.0)  # noqa: PLW2901, an infinite bound holds nothing
             level = gram[:, other, 2] - gram[:, 0, 1] * edge
-            value = np.clip(np.divide(level, own, out=edge.copy(), where=own > 1e-12 * np.abs(gram[:, 2, 2])), low[:, other], high[:, other])
+            value = np.clip(
+                np.divide(level, own, out=edge.copy(), where=own > 1e-12 * np.abs(gram[:, 2, 2])),
+                low[:, other],
+                high[:, other],
+            )
             pair = np.stack([edge, value] if fixed == 0 else [value, edge], axis=1)
-            sse = np.einsum("mi,mij,mj->m", pair, gram[:, :2, :2], pair) - 2.0 * np.einsum("mi,mi->m", pair, gram[:, :2, 2])
+            sse = np.einsum("mi,mij,mj->m", pair, gram[:, :2, :2], pair) - 2.0 * np.einsum(
+                "mi,mi->m", pair, gram[:, :2, 2]
+            )
             take = finite & (sse < least)
             best[take], least[take] = pair[take], sse[take]
     lost = np.isnan(best[:, 0])  # unbounded, and a curve without a rise inside the data: its level is all there is
@@ -329,7 +339,10 @@ def _fit(model: _Model, given: Array | None, starts: int, thorough: bool, precis
     curves = np.arange(len(model.observed))
     owner, candidates = _grid_starts(model, starts, thorough) if starts else (curves[:0], np.empty((0, model.p)))
     if given is not None:
-        owner, candidates = np.concatenate([owner, curves]), np.concatenate([candidates, np.asarray(given, dtype=float)])
+        owner, candidates = (
+            np.concatenate([owner, curves]),
+            np.concatenate([candidates, np.asarray(given, dtype=float)]),
+        )
     options = {"longest": 2.0, "damping": 1e-3 if starts else 1e-5}  # a start that was given is taken to be good
     start = candidates
     if len(owner) > len(curves):
@@ -398,7 +411,11 @@ def _deepest(sse: Array, starts: int, grid: Array) -> tuple[Index, Array]:
         around = np.minimum(np.minimum(shifted[0], shifted[1]), shifted[2])
     lowest = np.where(sse <= around, sse, np.inf).reshape(len(sse), -1)
     count = min(starts, lowest.shape[1])
-    cells = np.argpartition(lowest, count - 1, axis=1)[:, :count] if count < lowest.shape[1] else np.tile(np.arange(count), (len(sse), 1))
+    cells = (
+        np.argpartition(lowest, count - 1, axis=1)[:, :count]
+        if count < lowest.shape[1]
+        else np.tile(np.arange(count), (len(sse), 1))
+    )
     keep = np.isfinite(np.take_along_axis(lowest, cells, axis=1))
     keep[:, 0] |= ~keep.any(axis=1)  # where nothing is finite there is still one start
     owner, column = np.nonzero(keep)

@@ -1,7 +1,7 @@
 """How far ahead a fit can be believed: the band of the mean curve, the reach and the grade. Functions of draws alone.
 
-The **reach** is the largest h up to which the band of R(h C_max) is at most `tolerance` to either side; the **grade** is
-P(C_max > 2 C_mid). Both say what the draws say: they are as good as the law and the noise model are.
+The **reach** is the largest h up to which the band of R(h C_max) is at most `tolerance` to either side; the **grade**
+is P(C_max > 2 C_mid). Both say what the draws say: they are as good as the law and the noise model are.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ answer; parameters stay inside their bounds; a start that cannot be evaluated is
 Finds the optimum that a start leads to, not the best of all.
 
 One loop serves two kinds of model. `Dense` hands over residuals and Jacobians and takes its steps from a singular value
-decomposition, which keeps all digits of hard problems; `Normal` hands over the gradient and the normal matrix, which for
-two or three parameters is several times faster and accurate enough once the linear parameters are projected out.
+decomposition, which keeps all digits of hard problems; `Normal` hands over the gradient and the normal matrix, which
+for two or three parameters is several times faster and accurate enough once the linear parameters are projected out.
 
 Shapes: N problems, n residuals, p parameters; m of the N problems are looked at together.
 """
@@ -104,16 +104,16 @@ class Normal:
         return self.half_gradient
 
     def norms(self) -> Array:
-        return np.sqrt(np.maximum(np.einsum("mpp->mp", self.matrix), 0.0))
+        return np.asarray(np.sqrt(np.maximum(np.einsum("mpp->mp", self.matrix), 0.0)))
 
     def step(self, held: Mask, width: Array, damping: Array) -> Array:
-        scaled = self.matrix / (width[:, :, None] * width[:, None, :])
+        scaled: Array = self.matrix / (width[:, :, None] * width[:, None, :])
         down = np.where(held, 0.0, -self.half_gradient / width)
         scaled[held[:, :, None] | held[:, None, :]] = 0.0
-        # Rounding leaves a normal matrix singular where a parameter has no effect; 1e-15 of its own size breaks the tie.
+        # Rounding leaves a normal matrix singular where a parameter has no effect; 1e-15 of its size breaks the tie.
         diagonal = np.einsum("mpp->mp", scaled)
         diagonal += (damping + 1e-15)[:, None] * np.where(width > 0, 1.0, 0.0) + held
-        return _solved(scaled, down) / width
+        return np.asarray(_solved(scaled, down) / width)
 
     def linear_sse(self, step: Array) -> Array:
         curved = np.einsum("mp,mpq,mq->m", step, self.matrix, step)
@@ -286,7 +286,7 @@ def _solved(matrix: Array, right: Array) -> Array:
         return np.asarray(np.linalg.solve(matrix, right[..., None])[..., 0])
     (a, b), (c, d) = matrix.transpose(1, 2, 0)
     e, f = right.T
-    return np.stack([d * e - b * f, a * f - c * e], axis=1) / (a * d - b * c)[:, None]
+    return np.asarray(np.stack([d * e - b * f, a * f - c * e], axis=1) / (a * d - b * c)[:, None])
 
 
 def _damped(jacobian: Array, residual: Array, damping: Array) -> Array:

@@ -252,6 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate and print the tables; the exit status says whether every bar holds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--only", choices=list(TABLES), nargs="*", default=list(TABLES))
+    parser.add_argument("--cells", type=int, nargs="*", help="only these cells of each table, counted from 0")
     parser.add_argument("--repetitions", type=int, help="of every cell, instead of the defaults")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args(arguments)
@@ -264,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = options.repetitions or table.repetitions
             print(f"\n{name}: {table.head}; {count} repetitions, seed {SEED}")
             print(f"{'cell':<14}{'figure':<22}{'%, 99.9 %':<22}{'width':>8}{'bar':>9}")
-            for cell in range(len(table.cells)):
+            for cell in range(len(table.cells)) if options.cells is None else options.cells:
                 found = list(pool.map(partial(repetition, name, cell), range(count), chunksize=5))
                 for result in results(name, cell, found):
                     print(result, flush=True)

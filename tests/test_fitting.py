@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.optimize
-from tests.made import TRUE, as_run, codes, law, noisy, values
 
 import analysis as an
 from analysis.curve import R
 from analysis.findings import CODES, SEVERITIES
 from analysis.fitting import SPOILT
 from scalerl.runlog import UserError
+from tests.made import as_run, codes, law, noisy, values
 
 TESTS = Path(__file__).parent
 

@@ -10,12 +10,12 @@ import pytest
 import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.made import as_run, codes, law, noisy, values
 
 import analysis as an
 from analysis.curve import R
 from analysis.leastsquares import Problem, default_box
 from analysis.projection import fit_many
+from tests.made import as_run, codes, law, noisy, values
 
 
 def least_squares(run, level=0.95):

@@ -12,11 +12,11 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.made import TRUE, codes, noisy
 
 import analysis as an
 from analysis.curve import R
 from analysis.leastsquares import Problem, default_box
+from tests.made import TRUE, codes, noisy
 
 profile = partial(an.fit, method="profile", correlated=False)
 

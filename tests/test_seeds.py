@@ -240,6 +240,27 @@ def test_the_weights_are_those_of_the_hierarchical_model():
     assert all(w.sum(axis=1) == pytest.approx(1.0) for w in found.weights)
 
 
+def test_the_prior_of_ln_B_counts_once():
+    rng, M, scale = np.random.default_rng(2), 4000, 0.2
+    centers, sds, prior = np.array([0.9, 0.7]), np.array([0.2, 0.15]), (0.0, 0.3)
+    z, one = stats.norm.ppf((np.arange(M) + 0.5) / M), np.ones(M)
+    seeds = [
+        Draws(one, one, np.exp(c + s * rng.permutation(z)), np.exp(0.1 * rng.permutation(z)), one, one, one / M)
+        for c, s in zip(centers, sds, strict=True)
+    ]
+    found = gibbs(seeds, Priors(log_B=prior), scale, np.random.default_rng(3))
+    x, m, t = np.linspace(-0.6, 2.0, 300), np.linspace(-0.8, 2.0, 150), np.linspace(0.012, 1.0, 120)
+    near = stats.norm.pdf(x, m[:, None, None], t[:, None])  # (m, t, x)
+    own = stats.norm.pdf(x, centers[:, None], sds[:, None]) / stats.norm.pdf(x, *prior)
+    total = near @ own.T  # (m, t, seeds)
+    weight = stats.norm.pdf(m, *prior)[:, None] * stats.norm.pdf(t, 0.0, scale)
+    joint = weight * total[..., 0] * total[..., 1]
+    for i in range(2):
+        expected = (weight * (near @ (x * own[i])) * total[..., 1 - i]).sum() / joint.sum()
+        assert found.weights[i].mean(axis=0) @ np.log(seeds[i].B) == pytest.approx(expected, abs=0.02)
+    assert found.centers[0] == pytest.approx((joint.sum(axis=1) @ m) / joint.sum(), abs=0.03)
+
+
 def seed_of(name, seed, last, **about):
     compute = np.linspace(0.0, last, 30)
     noise = np.random.default_rng(seed).normal(0.0, 0.01, 30)
