@@ -36,9 +36,11 @@ def pool_seeds(
 ) -> RecipeFits:
     """Give each recipe one A, B and C_mid from the fits of its seeds.
 
-    Two seeds or more: a t interval over their values (of ln B and ln C_mid for these two). With `seed_sd` a normal
-    interval of A with variance seed_sd^2 / n + mean(own variances) / n instead. One seed: its own limits, widened by
-    `seed_sd` where that is stated, or the finding ``one-seed``. Limits of A end at 0 and at the ceiling.
+    Two seeds or more: a t interval over their values (of ln B and ln C_mid for these two), but none narrower than a
+    normal interval with variance mean(own variances) / n: values that lean on one prior lie closer together than they
+    are known. With `seed_sd` a normal interval of A with variance seed_sd^2 / n + mean(own variances) / n instead. One
+    seed: its own limits, widened by `seed_sd` where that is stated, or the finding ``one-seed``. Limits of A end at 0
+    and at the ceiling.
 
     Parameters
     ----------
@@ -174,17 +176,19 @@ Limits = dict[str, tuple[float | None, float | None]]
 def _limits_of_seeds(table: Any, variances: Any, seed_sd: float | None, level: float, fits: Sequence[Fit]) -> Limits:
     n = len(table)
     limits: Limits = {}
-    t = float(stdtrit(n - 1, 1.0 - tail(level)))
+    t, z = float(stdtrit(n - 1, 1.0 - tail(level))), float(ndtri(1.0 - tail(level)))
     for k, name in enumerate(POOLED):
+        own = float(variances[:, k].mean())
         half = t * float(table[:, k].std(ddof=1)) / math.sqrt(n)
+        if not math.isnan(own):
+            half = max(half, z * math.sqrt(own / n))
         if name == "A" and seed_sd is not None:
-            if math.isnan(float(variances[:, k].mean())):
+            if math.isnan(own):
                 unknown = ", ".join(f.name for f, v in zip(fits, variances[:, k], strict=True) if math.isnan(v))
                 raise UserError(f"a stated seed_sd asks for the limits of every fit; none for A in {unknown}")
-            variance = (seed_sd**2 + float(variances[:, k].mean())) / n
-            half = float(ndtri(1.0 - tail(level))) * math.sqrt(variance)
+            half = z * math.sqrt((seed_sd**2 + own) / n)
         middle = float(table[:, k].mean())
-        # Seeds that agree to rounding (copies, exact data) say nothing of how seeds differ.
+        # Values that agree to rounding and have no variance of their own say nothing of how seeds differ.
         limits[name] = (middle - half, middle + half) if half > 1e-12 else (None, None)
     return limits
 

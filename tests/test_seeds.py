@@ -84,8 +84,11 @@ def test_a_stated_seed_sd_replaces_the_spread_that_was_seen():
     (recipe,) = an.pool_seeds(fits, seed_sd=0.02)
     half = stats.norm.ppf(0.975) * np.sqrt((0.02**2 + 0.006**2) / 3)
     assert (recipe.params["A"].lo, recipe.params["A"].hi) == pytest.approx((0.7 - half, 0.7 + half), abs=2e-5)
-    (alike,) = an.pool_seeds(fits)
-    assert alike.params["A"].lo is None and not alike.params["A"].identified  # never +- 0
+    (alike,) = an.pool_seeds(fits)  # values that agree by chance: never +- 0
+    assert alike.params["A"].hi - 0.7 == pytest.approx(stats.norm.ppf(0.975) * 0.006 / np.sqrt(3), rel=0.01)
+    bare = [replace(f, draws=None, params={n: replace(p, lo=None, hi=None) for n, p in f.params.items()}) for f in fits]
+    (unknown,) = an.pool_seeds(bare)
+    assert unknown.params["A"].lo is None and unknown.params["A"].why == "no interval"
 
 
 def test_one_seed_says_so_or_is_widened_by_what_is_stated():
