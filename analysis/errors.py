@@ -68,7 +68,8 @@ def jacobian_covariance(
     """
     problem = _Problem(family, C, y, params, free=free, whiten=whiten)
     variance, jacobian = problem.variance(), problem.jacobian(problem.params)
-    size = np.linalg.norm(jacobian, axis=1)
+    with np.errstate(over="ignore", under="ignore"):
+        size = np.linalg.norm(jacobian, axis=1)
     if variance is None or not np.isfinite(size).all() or not (size > 0.0).all():
         return None
     # Not by J'J, whose condition is the square of J's.

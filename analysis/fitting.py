@@ -417,7 +417,7 @@ def _prompts(
     population = replace(A, lo=lo, hi=hi, se=None, se_observed=None)
     if options.prompts == "sample":
         return {**params, "A": replace(A, lo=lo, hi=hi)}, population, []
-    what = f"limits hold for these evaluation prompts; on others like them the pass rate differs by {sd:.3f} (one sd)"
+    what = f"limits hold for these evaluation prompts; on others like them the pass rate differs (sd {sd:.3f})"
     return params, population, [finding("prompts-fixed", what, sd)]
 
 

@@ -73,6 +73,10 @@ def fit_shared(
     -----
     F = ((S - S_free) / (p_free - p)) / (S_free / (n - p_free)).
 
+    Two runs of 60 points with one A, share of p < .05 in 100 repetitions (``python -m benchmarks.seeds --only size``, seed
+    3): 3 % where noise is independent and the runs end at 5 C_mid, 3 % at correlation .5, 3 % there at 2 C_mid. Without
+    `correlated` it is 4, 23 and 17 %. Where A differs by .03 the test finds that in 65, 50 and 16 %.
+
     Examples
     --------
     >>> import tempfile, pathlib

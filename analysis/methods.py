@@ -26,6 +26,7 @@ from analysis.solver import Array
 
 REFITS = 5
 EDGE_MASS = 0.02  # of the posterior at an edge of its grid: the prior, not the data, ends the interval there
+LARGEST_LOG = 709.7  # e to this is finite
 MISSED = 2.0  # log density by which the best cell may lie below the optimum of least squares
 UNDERCOVER = {
     "lsq": "limits are value +- t x standard error, as lmfit and scipy give them: on correlated evaluations such 95 % "
@@ -274,7 +275,10 @@ def standard_errors(points: Points, unit: float = 1.0) -> tuple[Errors, Errors]:
     params = [values[name] for name in NAMES]
     out: list[Errors] = []
     for covariance in (jacobian_covariance, hessian_covariance):
-        found = covariance(SIGMOID, points.compute, points.problem.pass_rate, params, free=free)
+        with np.errstate(all="ignore"):  # compute over hundreds of orders of magnitude
+            found = covariance(SIGMOID, points.compute, points.problem.pass_rate, params, free=free)
+        if found is not None and not (np.diag(found) > 0.0).all():
+            found = None
         errors = {} if found is None else dict(zip(free, np.sqrt(np.diag(found)).tolist(), strict=True))
         out.append({name: value * (unit if name == "C_mid" else 1.0) for name, value in errors.items()})
     return out[0], out[1]
@@ -282,13 +286,18 @@ def standard_errors(points: Points, unit: float = 1.0) -> tuple[Errors, Errors]:
 
 def natural(theta: Array) -> Values:
     """Name (R0, A, ln B, ln C_mid) and undo the logarithms."""
-    return dict(zip(NAMES, (float(theta[0]), float(theta[1]), math.exp(theta[2]), math.exp(theta[3])), strict=True))
+    return dict(zip(NAMES, (float(theta[0]), float(theta[1]), _exp(theta[2]), _exp(theta[3])), strict=True))
+
+
+def _exp(value: float) -> float:
+    """The largest float, not an error, where a compute would be larger."""
+    return math.exp(min(float(value), LARGEST_LOG))
 
 
 def _natural_limits(index: int, limits: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
     if index < 2:
         return limits
-    lo, hi = (None if v is None else math.exp(v) for v in limits)
+    lo, hi = (None if v is None else _exp(v) for v in limits)
     return lo, hi
 
 

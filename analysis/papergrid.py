@@ -1,9 +1,9 @@
 """The grid fit of the ScaleRL paper, for checks against published figures.
 
 For every cell of a grid over A and C_mid the exponent B alone is fitted; the cell with the least sum of squared
-residuals wins (arXiv 2510.13786, appendix). R0 is the first evaluation, because the paper does not say what
-it is and its drawn curves start there. All cells are solved in one batch. A grid gives no interval: the paper's margin of .02 for A is
-what three runs of one recipe differ by.
+residuals wins (arXiv 2510.13786, appendix). R0 is the first evaluation: the paper does not say what it is, and its
+drawn curves start there. All cells are solved in one batch. A grid gives no interval; the paper's margin of .02 for A
+is what three runs of one recipe differ by.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ STEPS = 41  # multiples of the compute that are looked at
 
 def half_widths(draws: Draws, last: float, multiples: Array, level: float = 0.95) -> Array:
     """Half-width (k,) of the band of the mean curve at multiples (k,) of the last compute."""
-    C = multiples[None] * last
+    with np.errstate(over="ignore"):  # at an infinite compute a curve is at its ceiling
+        C = multiples[None] * last
     curves = R(C, draws.R0[:, None], draws.A[:, None], draws.B[:, None], draws.C_mid[:, None])
     tail = 0.5 * (1.0 - level)
     lo, hi = draws.quantile(curves, [tail, 1.0 - tail])

@@ -99,11 +99,11 @@ def test_every_fitted_figure_and_finding_is_in_it(page):
 
 def test_what_is_true_of_every_run_is_said_once(page, tmp_path):
     fits, _, _html, parsed = page
-    assert parsed.text.count("the intervals assume independent noise") == 1
-    assert parsed.text.index("Every run:") < parsed.text.index("the intervals assume")
+    assert parsed.text.count("limits hold for these evaluation prompts") == 1
+    assert parsed.text.index("Every run:") < parsed.text.index("limits hold for these")
     for fit in fits:
-        rho = next(f.message for f in fit.findings if f.code == "independent-noise").split(" (")[1].strip(")")
-        assert f"{fit.name}: {rho}" in parsed.text
+        sd = next(f.message for f in fit.findings if f.code == "prompts-fixed").split(" (")[1].strip(")")
+        assert sd in parsed.text
     write_run(tmp_path / "c", recipe="short", n=6)
     an.write_report(an.fit([fits[0].run, an.read(tmp_path / "c")[0]]), tmp_path / "r.html")
     text = Page((tmp_path / "r.html").read_text()).text
