@@ -209,7 +209,10 @@ def _fit_run(run: Run, options: Options) -> Fit:
     why = SPOILT["peak-fit"]
     params = {name: replace(p, identified=False, why=why) for name, p in again.params.items()}
     return replace(
-        again, findings=(*again.findings, said), params=MappingProxyType(params), reach=1.0 if again.reach else None
+        again,
+        findings=(*again.findings, said),
+        params=MappingProxyType(params),
+        reach=None if again.reach is None else min(again.reach, 1.0),
     )
 
 
@@ -362,7 +365,7 @@ def _estimate(data: _Data, pinned: float | None, x: str, options: Options) -> _R
         (*findings, *about_prompts),
         estimate.draws,
         estimate.grade,
-        1.0 if reach is not None and spoilt else reach,
+        None if reach is None else min(reach, 1.0) if spoilt else reach,
         estimate.noise,
         population,
         estimate.how,

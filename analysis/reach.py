@@ -29,10 +29,10 @@ def half_widths(draws: Draws, last: float, multiples: Array, level: float = 0.95
     return np.asarray(0.5 * (hi - lo))
 
 
-def reach(draws: Draws, last: float, *, tolerance: float = TOLERANCE, level: float = 0.95) -> float:
-    """Return the largest multiple of the last compute, from 1 to `FARTHEST`, up to which the band is narrow enough.
+def reach(draws: Draws, last: float, *, tolerance: float = TOLERANCE, level: float = 0.95) -> float | None:
+    """Return the largest multiple of the last compute, at most `FARTHEST`, up to which the band is narrow enough.
 
-    1 where not even the end of the data is known that well.
+    Below 1 where not even the end of the data is known that well; None where nothing after a tenth of it is.
 
     Parameters
     ----------
@@ -56,7 +56,9 @@ def reach(draws: Draws, last: float, *, tolerance: float = TOLERANCE, level: flo
         return FARTHEST
     k = int(beyond[0])
     if k == 0:
-        return 1.0
+        within = np.linspace(1.0, 0.1, STEPS)
+        narrow = np.flatnonzero(half_widths(draws, last, within, level) <= tolerance)
+        return float(within[narrow[0]]) if len(narrow) else None
     share = (tolerance - widths[k - 1]) / (widths[k] - widths[k - 1])
     return float(np.exp(np.interp(share, [0.0, 1.0], np.log(multiples[k - 1 : k + 1]))))
 
