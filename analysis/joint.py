@@ -73,9 +73,9 @@ def fit_shared(
     -----
     F = ((S - S_free) / (p_free - p)) / (S_free / (n - p_free)).
 
-    Two runs of 60 points with one A, share of p < .05 in 100 repetitions (``python -m benchmarks.seeds --only size``, seed
-    3): 3 % where noise is independent and the runs end at 5 C_mid, 3 % at correlation .5, 3 % there at 2 C_mid. Without
-    `correlated` it is 4, 23 and 17 %. Where A differs by .03 the test finds that in 65, 50 and 16 %.
+    Two runs of 60 points with one A, share of p < .05 in 100 repetitions (``python -m benchmarks.seeds --only size``,
+    seed 3): 3 % where noise is independent and the runs end at 5 C_mid, 3 % at correlation .5, 3 % there at 2 C_mid.
+    Without `correlated` it is 4, 23 and 17 %. Where A differs by .03 the test finds that in 65, 50 and 16 %.
 
     Examples
     --------
@@ -122,6 +122,20 @@ def nested(
     -------
     Nested
         Each model tested against the one that shares nothing. The tests are not corrected for their number.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from analysis.curve import R
+    >>> from analysis.logs import read
+    >>> folder, rng = pathlib.Path(tempfile.mkdtemp()), np.random.default_rng(0)
+    >>> for name, ceiling in (("low", 0.6), ("high", 0.7)):
+    ...     y = R(np.arange(40.0) / 4, R0=0.1, A=ceiling, B=1.5, C_mid=1.0) + rng.normal(0, 0.01, 40)
+    ...     rows = [f"{c},{v:.6f}" for c, v in zip(np.arange(40.0) / 4, y)]
+    ...     _ = (folder / f"{name}.csv").write_text("\\n".join(["gpu_hours,accuracy", *rows]))
+    >>> table = nested(read(folder / "*.csv"), models=["A", ("B", "C_mid")])
+    >>> [(model.name, model.differ) for model in table.models]
+    [('nothing', None), ('A', True), ('B, C_mid', False)]
     """
     wanted = sorted({_checked(model) for model in models} | {()}, key=len)
     setup = _setup(runs, x, window, correlated, level)

@@ -79,10 +79,10 @@ def pool_shapes(
     the means of the probabilities that the picks were made with.
 
     A seed of 60 points that ends at .7 C_mid beside two at 4 C_mid, `scale` .2, 80 repetitions (``python -m
-    benchmarks.seeds --only shapes``, seed 3), by the true standard deviation of ln B and ln C_mid between seeds. At .1:
-    limits of A hold it in 100 %, median width .42 (alone .61); of the curve at 4x the data 99 %, .35 (alone .42). At .2:
-    99 %, .43 (.59), and 98 %, .30 (.38); limits withheld in 6 %. At .5, seeds less alike than assumed: 88 and 89 %, with
-    withheld limits (14 %) counted as holding; of those given 85 % hold A. Alone all cover 100 %.
+    benchmarks.seeds --only shapes``, seed 3), by the true standard deviation of ln B and ln C_mid between seeds. At
+    .1: limits of A hold it in 100 %, median width .42 (alone .61); of the curve at 4x the data 99 %, .35 (alone .42).
+    At .2: 99 %, .43 (.59), and 98 %, .30 (.38); limits withheld in 6 %. At .5, seeds less alike than assumed: 88 and
+    89 %, with withheld limits (14 %) counted as holding; of those given 85 % hold A. Alone all cover 100 %.
 
     Examples
     --------

@@ -64,10 +64,10 @@ def share_R0(runs: Iterable[Run | Fit], *, same_start: bool = False, **options: 
 
     Notes
     -----
-    Three recipes from one checkpoint, correlation .3, 80 repetitions (``python -m benchmarks.seeds --only starts``, seed
-    3), alone and shared. 20 points to 2 C_mid: limits of R0 hold it in 98 and 96 %, median width .051 and .028; those of
-    A in 96 and 96 %, width .279 and .267. 60 points to 5 C_mid: R0 96 and 98 %, .031 and .017; A 98 and 98 %, .025 and
-    .024. So R0 gains a lot and A little.
+    Three recipes from one checkpoint, correlation .3, 80 repetitions (``python -m benchmarks.seeds --only starts``,
+    seed 3), alone and shared. 20 points to 2 C_mid: limits of R0 hold it in 98 and 96 %, median width .051 and .028;
+    those of A in 96 and 96 %, width .279 and .267. 60 points to 5 C_mid: R0 96 and 98 %, .031 and .017; A 98 and 98 %,
+    .025 and .024. So R0 gains a lot and A little.
 
     Examples
     --------
