@@ -16,7 +16,7 @@ import numpy as np
 
 from analysis.draws import Draws
 from analysis.families import Array
-from analysis.posterior import Priors
+from analysis.priors import Priors
 
 CHAINS, SWEEPS, BURN = 4, 750, 100
 T_GRID = np.geomspace(0.02, 4.0, 60)  # standard deviations between seeds, in units of the scale

@@ -17,11 +17,12 @@ import numpy as np
 from scipy.special import fdtrc
 
 from analysis import leastsquares, profiles
+from analysis.conditional import relative_log
+from analysis.evaluations import Window, evaluations_of, inside
 from analysis.findings import Finding, finding
-from analysis.fitting import Window, _inside, _sorted, fit
+from analysis.fitting import fit
 from analysis.leastsquares import NAMES, Problem
 from analysis.methods import natural
-from analysis.posterior import relative_log
 from analysis.results import Fit, Param
 from analysis.schema import Run
 from analysis.shared import Nested, SharedFit
@@ -197,8 +198,8 @@ def _setup(runs: Iterable[Run], x: str | None, window: Window, correlated: bool,
 
 
 def _member(own: Fit, window: Window, unit: float, correlated: bool) -> Member:
-    data = _sorted(own.run, own.x)
-    data = data.some(_inside(data.compute, window))
+    data = evaluations_of(own.run, own.x)
+    data = data.some(inside(data.compute, window))
     log_c = relative_log(np.append(data.compute, unit))[0][:-1]
     problem = Problem(log_c, data.pass_rate)
     box = leastsquares.default_box(np.exp(log_c))

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from analysis.curve import gradient
 from analysis.families import SIGMOID
-from analysis.projection import Curves, Whitener, fit_many
+from analysis.projection import Curves, fit_many
 from analysis.solver import Array
+from analysis.whitening import Whitener
 
 NAMES = ("R0", "A", "B", "C_mid")  # order of theta
 STARTS = 8  # valleys of the start grid that are followed: few, noisy points have several

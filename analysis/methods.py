@@ -20,7 +20,9 @@ from analysis.errors import hessian_covariance, jacobian_covariance
 from analysis.families import SIGMOID
 from analysis.findings import Finding, finding
 from analysis.leastsquares import NAMES, Box, Optimum, Problem
-from analysis.posterior import LEAST_SIZE, Posterior, Priors
+from analysis.posterior import LEAST_SIZE
+from analysis.priors import Priors
+from analysis.quadrature import HEAVY, Posterior
 from analysis.reach import grade
 from analysis.solver import Array
 
@@ -146,7 +148,7 @@ def _self_check(draws: Posterior) -> list[Finding]:
     if draws.effective < LEAST_SIZE:
         what = f"only {draws.effective:.0f} effective draws of {len(draws)}: limits are withheld"
         found.append(finding("posterior-grid", what, draws.effective))
-    elif draws.checks["missed"] > MISSED or draws.checks["heaviest"] > 10.0 * posterior.HEAVY:
+    elif draws.checks["missed"] > MISSED or draws.checks["heaviest"] > 10.0 * HEAVY:
         what = "the grid of the posterior did not resolve its peak: limits are withheld"
         found.append(finding("posterior-grid", what, draws.checks["missed"]))
     leaning = [name for name in ("B", "C_mid") if draws.checks[f"edge_{name}"] > EDGE_MASS]

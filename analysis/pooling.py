@@ -21,15 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from analysis import doubts, fitting, posterior
+from analysis import doubts, estimating, posterior
 from analysis import reach as reaching
+from analysis.conditional import LOG_B_SDS
 from analysis.draws import DRAWN, Draws, tail
+from analysis.evaluations import Evaluations, evaluations_of, inside
 from analysis.families import Array
 from analysis.findings import Finding, finding
 from analysis.gibbs import Pooled, gibbs
 from analysis.leastsquares import NAMES
 from analysis.methods import EDGE_MASS, Estimate, Limits, Values
-from analysis.posterior import LEAST_SIZE, Priors
+from analysis.posterior import LEAST_SIZE
+from analysis.priors import Priors
 from analysis.results import LEVEL, Fit, Fits
 from analysis.seeds import by_recipe
 from scalerl.runlog import UserError
@@ -147,7 +150,7 @@ def _said(found: Pooled, scale: float, names: Sequence[str]) -> tuple[Finding, d
 
 
 def _refit(
-    fit: Fit, draws: Draws, chains: Array, options: fitting.Options, said: tuple[Finding, dict[str, Any]]
+    fit: Fit, draws: Draws, chains: Array, options: estimating.Options, said: tuple[Finding, dict[str, Any]]
 ) -> Fit:
     """The fit with draws of new weights, and everything that is read off them."""
     level = LEVEL if fit.level is None else fit.level
@@ -166,10 +169,10 @@ def _refit(
         name: p if p.fixed else replace(p, value=values[name], lo=limits[name][0], hi=limits[name][1])
         for name, p in fit.params.items()
     }
-    spoilt = next((why for code, why in fitting.SPOILT.items() if code in {f.code for f in kept}), "")
-    judged = fitting._judged({name: params[name] for name in NAMES}, estimate, last, fit.x, spoilt, options)
+    spoilt = next((why for code, why in estimating.SPOILT.items() if code in {f.code for f in kept}), "")
+    judged = estimating.judge({name: params[name] for name in NAMES}, estimate, last, fit.x, spoilt, options)
     data = _points(fit)
-    judged, population, about_prompts = fitting._prompts(data, judged, estimate, options)
+    judged, population, about_prompts = estimating.allow_for_prompts(data, judged, estimate, options)
     new = [*failed, *leaning, *doubts.of_intervals(judged), *about_prompts]
     grade = estimate.grade
     if grade is not None and not spoilt:
@@ -215,11 +218,11 @@ def _leans(fit: Fit, draws: Draws, priors: Priors) -> bool:
     high = math.log(float(positive[-1]) * priors.C_mid[1])
     at = (np.log(draws.C_mid) - low) / (high - low)
     far = np.abs(np.log(draws.B) - priors.log_B[0]) / priors.log_B[1]
-    near = (np.minimum(at, 1.0 - at) < NEAR_END) | (far > posterior.LOG_B_SDS * (1.0 - NEAR_END))
+    near = (np.minimum(at, 1.0 - at) < NEAR_END) | (far > LOG_B_SDS * (1.0 - NEAR_END))
     return float(draws.weight[near].sum()) > EDGE_MASS
 
 
-def _options(fit: Fit) -> fitting.Options:
+def _options(fit: Fit) -> estimating.Options:
     """How the fit was made, as far as what follows depends on it."""
     given = fit.report.get("priors")
     priors = Priors()
@@ -229,7 +232,7 @@ def _options(fit: Fit) -> fitting.Options:
         }
         priors = replace(priors, **known)
     sample = fit.A_population is not None and all(f.code != "prompts-fixed" for f in fit.findings)
-    return fitting.Options(
+    return estimating.Options(
         x=fit.x,
         method="posterior",
         r0="free",
@@ -245,14 +248,14 @@ def _options(fit: Fit) -> fitting.Options:
     )
 
 
-def _points(fit: Fit) -> fitting._Data:
+def _points(fit: Fit) -> Evaluations:
     """The points that were fitted, with what the fit itself does not keep of them."""
-    data = fitting._sorted(fit.run, fit.x)
-    data = data.some(fitting._inside(data.compute, fit.window))
+    data = evaluations_of(fit.run, fit.x)
+    data = data.some(inside(data.compute, fit.window))
     return data if len(data.compute) == fit.n else data.some(data.compute > data.compute[0])  # R0 pinned to the first
 
 
-def _draws(fit: Fit, options: fitting.Options, count: int | None) -> Draws:
+def _draws(fit: Fit, options: estimating.Options, count: int | None) -> Draws:
     if count is None:
         if fit.draws is None:
             raise UserError(f"{fit.name}: no draws to pool")

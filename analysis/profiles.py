@@ -23,8 +23,9 @@ from scipy.special import fdtri
 
 from analysis.leastsquares import STARTS, Box, Optimum, Problem
 from analysis.noise import spacing
-from analysis.projection import ar1, fit_many
+from analysis.projection import fit_many
 from analysis.solver import Array, Index
+from analysis.whitening import ar1
 
 AGREEMENT = 1e-4  # to this share the search over all valleys must give the same excess at a limit
 WIDTH = 1e-6  # a limit is found to this share of its distance from the best value

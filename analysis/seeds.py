@@ -19,8 +19,9 @@ from scipy.special import ndtri, stdtrit
 
 from analysis.doubts import one_seed
 from analysis.draws import tail
+from analysis.estimating import CEILING_MARGIN, LAST_EVALUATIONS
+from analysis.evaluations import evaluations_of
 from analysis.findings import Finding, finding
-from analysis.fitting import CEILING_MARGIN, LAST_EVALUATIONS, _sorted
 from analysis.noise import prompt_variance
 from analysis.reach import USABLE_GRADE
 from analysis.recipes import RecipeFit, RecipeFits
@@ -282,7 +283,7 @@ def _prompt_sd(fits: Sequence[Fit]) -> float | None:
     variances = [
         v
         for fit in fits
-        for correct, k in _sorted(fit.run, fit.x).correct[-LAST_EVALUATIONS:]
+        for correct, k in evaluations_of(fit.run, fit.x).correct[-LAST_EVALUATIONS:]
         if (v := prompt_variance(correct, k)) is not None
     ]
     return math.sqrt(float(np.mean(variances))) if variances else None

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtri
 
+from analysis.estimating import EXACT_RMS
 from analysis.families import SIGMOID, Array
-from analysis.fitting import EXACT_RMS
 from analysis.leastsquares import NAMES, Box, Optimum, Problem
 from analysis.projection import STARTS
 from analysis.solver import Dense, Index, Solution, minimise

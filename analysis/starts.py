@@ -17,7 +17,7 @@ import numpy as np
 
 from analysis.findings import finding
 from analysis.fitting import fit
-from analysis.posterior import R0_SD, Priors
+from analysis.priors import R0_SD, Priors
 from analysis.results import Fit, Fits
 from analysis.schema import Run
 from scalerl.runlog import UserError

@@ -24,7 +24,8 @@ import numpy as np
 
 from analysis.families import Array
 from analysis.fitting import fit
-from analysis.posterior import EDGE_MASS, LEAST_SIZE, Posterior, posterior
+from analysis.posterior import EDGE_MASS, LEAST_SIZE, posterior
+from analysis.quadrature import Posterior
 from analysis.schema import Run
 
 FLOOR = 1e-9  # narrower than this is no interval

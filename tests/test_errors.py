@@ -19,7 +19,8 @@ from analysis.errors import (
     standard_errors,
 )
 from analysis.families import FAMILIES, SIGMOID, get_family
-from analysis.projection import Whitener, fit_many
+from analysis.projection import fit_many
+from analysis.whitening import Whitener
 from scalerl.runlog import UserError
 
 BOTH = pytest.mark.parametrize("covariance_of", [jacobian_covariance, hessian_covariance])

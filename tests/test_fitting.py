@@ -12,8 +12,8 @@ import scipy.optimize
 
 import analysis as an
 from analysis.curve import R
+from analysis.estimating import SPOILT
 from analysis.findings import CODES, SEVERITIES
-from analysis.fitting import SPOILT
 from scalerl.runlog import UserError
 from tests.made import as_run, codes, law, noisy, values
 

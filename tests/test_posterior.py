@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import analysis as an
-from analysis import noise, posterior
+from analysis import noise, posterior, quadrature
 from analysis.curve import R
-from analysis.posterior import Priors
+from analysis.priors import Priors
 from tests.made import TRUE, as_run, codes, noisy
 
 
@@ -101,9 +101,9 @@ def test_finer_cells_and_more_draws_change_no_limit(k, monkeypatch):
     run = noisy(3, k=k, n=40)
     C, y = run.data["gpu_hours"], run.data["pass_rate"]
     usual = posterior.posterior(C, y)
-    monkeypatch.setattr(posterior, "HEAVY", 0.0005)
-    monkeypatch.setattr(posterior, "CELLS", 60_000)
-    monkeypatch.setattr(posterior, "NEGLIGIBLE", 1e-9)
+    monkeypatch.setattr(quadrature, "HEAVY", 0.0005)
+    monkeypatch.setattr(quadrature, "CELLS", 60_000)
+    monkeypatch.setattr(quadrature, "NEGLIGIBLE", 1e-9)
     fine = posterior.posterior(C, y, draws=40_000, seed=1)
     for name in ("A", "B", "C_mid", "R0"):
         mine, theirs = (np.log(p.quantile(getattr(p, name), [0.025, 0.5, 0.975])) for p in (usual, fine))

@@ -14,7 +14,7 @@ import analysis as an
 from analysis.curve import R
 from analysis.draws import Draws
 from analysis.gibbs import gibbs
-from analysis.posterior import Priors
+from analysis.priors import Priors
 from benchmarks import seeds as benchmark
 from scalerl.runlog import UserError
 
