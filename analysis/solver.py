@@ -231,7 +231,7 @@ def minimise(
         dampings[bad] *= growth[bad]
         growth[bad] *= 2.0
         # A damped step that promises little may only be too short for a flat valley: look again with less damping.
-        dampings[active[small]] = before[small] * 1e-3
+        dampings[active[small]] = np.minimum(before[small], sure)
         active = active[dampings[active] < MOST_DAMPING]
     state.polish(np.flatnonzero(converged), polish)
     return Solution(state.theta, state.local.sse, tried, converged, state.local)

@@ -103,10 +103,10 @@ def _probability(p: float) -> str:
 
 def reach_text(fit: Fit) -> str:
     """Return how far ahead the curve can be read, or an empty text if the method has no band."""
-    if fit.reach is None:
+    if fit.reach is None and fit.draws is None:
         return ""
     margin = f"+-{fit.tolerance:g}".replace("0.", ".", 1)
-    if fit.reach < 1.0:
+    if fit.reach is None or fit.reach < 1.0:
         return f"reach below 1x: the pass rate is not known to {margin} even at the last evaluation"
     if fit.reach == 1.0:
         return f"reach 1x: the pass rate is known to {margin} up to the last evaluation and not beyond"

@@ -287,7 +287,7 @@ def test_an_open_A_is_its_lower_limit(full):
 @pytest.mark.parametrize(
     ("reach", "said"),
     [
-        (None, ""),
+        (None, "reach below 1x: the pass rate is not known to +-.02 even at the last evaluation"),
         (0.5, "reach below 1x: the pass rate is not known to +-.02 even at the last evaluation"),
         (1.0, "reach 1x: the pass rate is known to +-.02 up to the last evaluation and not beyond"),
         (1.25, "reach 1.25x: the pass rate is known to +-.02 up to 12 gpu_hours"),
@@ -297,6 +297,10 @@ def test_an_open_A_is_its_lower_limit(full):
 )
 def test_the_reach_is_a_sentence(full, reach, said):
     assert reach_text(replace(full, reach=reach)) == said
+
+
+def test_a_method_without_a_band_has_no_reach(full):
+    assert reach_text(replace(full, reach=None, draws=None)) == ""
 
 
 @pytest.mark.parametrize(("grade", "said"), [(0.9951, "> .99"), (0.995, "= .99"), (0.9, "= .90"), (0.0049, "< .01")])
