@@ -114,7 +114,7 @@ def _fit(family: Family, conc: Array, length: Array) -> tuple[Array, Array]:
     """Parameters and residuals; a root is no pass rate, and nothing bounds its length to [0, 1]."""
     with np.errstate(divide="ignore"):
         log_conc = np.log(conc)
-    fitted = fit_many(log_conc, length[None], family=family, linear_low=-np.inf, linear_high=np.inf)
+    fitted = fit_many(log_conc, length[None], family=family, linear_low=-np.inf, linear_high=np.inf, precision=1e-13)
     params = fitted.natural()[0]
     return params, length - family.value(conc, params)
 
