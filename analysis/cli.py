@@ -84,7 +84,12 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--x", metavar="COL", help="compute column (default: gpu_hours, or the first axis there is)")
     parser.add_argument("--y", metavar="COL", help="pass-rate column (default: pass_rate or accuracy)")
     parser.add_argument("--scale", type=_number, metavar="F", help="factor that makes a fraction of the pass rate")
-    parser.add_argument("--r0", default="free", metavar="free|first|VALUE", help="fit R0, or hold it (default: free)")
+    parser.add_argument(
+        "--r0",
+        default="free",
+        metavar="free|first|shared|VALUE",
+        help="fit R0, hold it, or share it over runs from one checkpoint",
+    )
     parser.add_argument(
         "--method", default="posterior", choices=METHODS, help="where values and limits come from (default: posterior)"
     )

@@ -94,8 +94,9 @@ def fit(
         Where values and limits come from. Posterior: medians and quantiles, correlated noise accounted for.
         Profile: least squares with limits from the F profile under AR(1) noise. Bootstrap: percentiles of refits. Lsq:
         least squares with standard errors. Paper: the published grid, without limits.
-    r0 : {"free", "first"} or float
-        Fit R0, pin it to the run's first evaluation (which then leaves the fit), or to a fraction.
+    r0 : {"free", "first", "shared"} or float
+        Fit R0, pin it to the run's first evaluation (which then leaves the fit), or to a fraction. Shared: runs from
+        one checkpoint, evaluated on the same prompts, inform one R0 (`analysis.share_R0`).
     window : (from, to)
         Use the points with from <= C <= to, in the unit of `x`; None is open.
     level : float or None
@@ -143,6 +144,23 @@ def fit(
     >>> round(fitted.params["A"].value, 9), [f.code for f in fitted.findings]
     (0.7, ['exact-data'])
     """
+    if r0 == "shared":
+        from analysis.starts import share_R0  # it fits through this module
+
+        if isinstance(runs, Run):
+            raise UserError(f"r0: 'shared' asks for several runs; {runs.name} is one (--r0)")
+        return share_R0(
+            runs,
+            x=x,
+            method=method,
+            window=window,
+            level=level,
+            seed=seed,
+            prompts=prompts,
+            up_to_peak=up_to_peak,
+            tolerance=tolerance,
+            priors=Priors() if priors is None else priors,
+        )
     r0, window = _checked(r0, window, level)
     for name, value, options in (
         ("method", method, tuple(METHODS)),
@@ -281,7 +299,9 @@ def _checked(r0: str | float, window: Window, level: float | None) -> tuple[str 
         try:
             r0 = float(r0)
         except ValueError:
-            raise UserError(f"r0: {r0!r} is none of free, first or a pass rate between 0 and 1 (--r0)") from None
+            raise UserError(
+                f"r0: {r0!r} is none of free, first, shared or a pass rate between 0 and 1 (--r0)"
+            ) from None
     if not isinstance(r0, str) and not 0.0 <= r0 <= 1.0:
         raise UserError(f"r0: {r0:g} is not a pass rate between 0 and 1 (--r0)")
     low, high = window

@@ -253,3 +253,14 @@ def test_fits_are_had_by_position_and_by_name_and_are_frozen():
         fits[0].method = "other"
     with pytest.raises(TypeError):
         fits[0].params["A"] = None
+
+
+def test_a_shared_R0_is_that_of_share_R0():
+    runs = an.read(TESTS.parent / "data" / "runs")
+    shared = an.fit(runs, r0="shared")
+    assert shared.to_dict() == an.share_R0(runs).to_dict()
+    assert shared.to_dict() != an.fit(runs).to_dict()
+    with pytest.raises(UserError, match="asks for several runs"):
+        an.fit(runs[0], r0="shared")
+    with pytest.raises(UserError, match="posterior"):
+        an.fit(runs, r0="shared", method="lsq")
