@@ -12,15 +12,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
 from analysis import noise
 from analysis.priors import R0_SD, Priors
 from analysis.projection import fit_many
-
-Array = NDArray[np.float64]
-Index = NDArray[np.intp]
+from analysis.solver import Array, Index
 
 LOG_B_SDS = 3.5  # how far the grid reaches in ln B, in standard deviations of its prior
 DIGITS = 12  # of ln C and of time, relative to the run's own
@@ -242,7 +239,7 @@ def _each(vectors: Array, s: Array, node: Index) -> Array:
 
 
 def _rise(log_c: Array, shapes: Array) -> Array:
-    """1 / (1 + (C_mid / C)^B), (m, n)."""
+    """1 / (1 + (C_mid / C)^B), (m, n): in place and without derivatives, because every cell and every draw needs it."""
     z = np.exp(shapes[:, :1]) * (shapes[:, 1:] - log_c)
     np.clip(z, -700.0, 700.0, out=z)
     np.exp(z, out=z)

@@ -26,7 +26,7 @@ def rise(C: ArrayLike, B: ArrayLike, C_mid: ArrayLike) -> Any:
     B, C_mid : array-like
         Exponent and midpoint, above 0; they broadcast against `C`.
     """
-    return _logistic(_log_odds(C, B, C_mid))
+    return logistic(_log_odds(C, B, C_mid))
 
 
 def R(C: ArrayLike, R0: ArrayLike, A: ArrayLike, B: ArrayLike, C_mid: ArrayLike) -> Any:
@@ -61,11 +61,11 @@ def R(C: ArrayLike, R0: ArrayLike, A: ArrayLike, B: ArrayLike, C_mid: ArrayLike)
 def gradient(C: ArrayLike, R0: float, A: float, B: float, C_mid: float) -> Array:
     """Return dR/d(R0, A, B, C_mid) at each `C`, shape ``C.shape + (4,)``."""
     odds = _log_odds(C, B, C_mid)
-    s = _logistic(odds)
-    bend = (A - R0) * s * _logistic(-odds)
+    s = logistic(odds)
+    bend = (A - R0) * s * logistic(-odds)
     # At C = 0 the odds are -inf while the bend is 0; their product is 0 in the limit.
     log_ratio = np.where(np.isfinite(odds), odds, 0.0) / B
-    return np.stack([_logistic(-odds), s, bend * log_ratio, -bend * B / C_mid], axis=-1)
+    return np.stack([logistic(-odds), s, bend * log_ratio, -bend * B / C_mid], axis=-1)
 
 
 def slope(C: ArrayLike, R0: float, A: float, B: float, C_mid: float) -> Any:
@@ -77,7 +77,7 @@ def slope(C: ArrayLike, R0: float, A: float, B: float, C_mid: float) -> Any:
     0.3
     """
     odds = _log_odds(C, B, C_mid)
-    return ((A - R0) * B * _logistic(odds) * _logistic(-odds))[()]
+    return ((A - R0) * B * logistic(odds) * logistic(-odds))[()]
 
 
 def compute_to(target: ArrayLike, R0: float, A: float, B: float, C_mid: float) -> Any:
@@ -109,7 +109,7 @@ def _log_odds(C: ArrayLike, B: ArrayLike, C_mid: ArrayLike) -> Array:
         return np.asarray(np.asarray(B, dtype=float) * (np.log(np.asarray(C, dtype=float)) - np.log(C_mid)))
 
 
-def _logistic(z: Array) -> Array:
-    """1 / (1 + e^-z) without overflow: only e^-|z| is ever taken."""
+def logistic(z: Array) -> Array:
+    """Return 1 / (1 + e^-z), shape of `z`, without overflow: only e^-|z| is ever taken."""
     e = np.exp(-np.abs(z))
     return np.where(z >= 0.0, 1.0, e) / (1.0 + e)

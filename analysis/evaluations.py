@@ -26,12 +26,17 @@ class Evaluations:
     correct: tuple[tuple[Array, int], ...]
 
     def some(self, use: Mask) -> Evaluations:
+        """Those that `use` (n,) marks."""
         kept = tuple(c for c, keep in zip(self.correct, use, strict=True) if keep) if self.correct else ()
         variance = None if self.variance is None else self.variance[use]
         return Evaluations(self.compute[use], self.pass_rate[use], self.time[use], variance, kept)
 
 
 def evaluations_of(run: Run, x: str) -> Evaluations:
+    """Return the evaluations of a run in order of compute on the axis `x`, in its unit.
+
+    Noise decays over updates where the run logs them in the order of compute, otherwise over compute.
+    """
     compute = np.asarray(run.data[x], dtype=float)
     pass_rate = np.asarray(run.data["pass_rate"], dtype=float)
     order = np.lexsort((pass_rate, compute))
@@ -59,6 +64,7 @@ def _counts(run: Run, order: NDArray[np.intp]) -> tuple[tuple[Array, int], ...]:
 
 
 def inside(compute: Array, window: Window) -> Mask:
+    """Return which compute (n,) lies in [from, to]; None is open."""
     low, high = window
     inside: Mask = np.ones(len(compute), dtype=bool)
     if low is not None:

@@ -10,7 +10,7 @@ import math
 import platform
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Any, overload
 
@@ -265,7 +265,7 @@ def _report(made: Fit, how: str, box: Box | None, options: Options) -> dict[str,
         else "likelihood of normal noise",
         "method": how or made.method,
         "starts": "valleys of a grid over ln B and ln C_mid, R0 and A solved for",
-        "versions": {name: version(name) for name in ("numpy", "scipy")} | {"python": platform.python_version()},
+        "versions": _versions("scalerl", "numpy", "scipy") | {"python": platform.python_version()},
     }
     if box is not None:
         unit = np.array([0.0, 0.0, 0.0, relative_log(made.compute)[1]])
@@ -274,6 +274,17 @@ def _report(made: Fit, how: str, box: Box | None, options: Options) -> dict[str,
     report["priors"] = options.priors.to_dict() if made.method == "posterior" else "none"
     report["level"], report["seed"] = made.level, options.seed
     return report
+
+
+def _versions(*names: str) -> dict[str, str]:
+    """Of packages; a checkout that was never installed has none."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def _pin(compute: Array, pass_rate: Array, use: Mask, r0: str | float) -> tuple[float | None, list[Finding], Mask]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.curve import gradient
+from analysis.curve import gradient, logistic
 from analysis.families import SIGMOID
 from analysis.projection import Curves, fit_many
 from analysis.solver import Array
@@ -94,7 +94,7 @@ class Problem:
     def residual(self, theta: Array) -> Array:
         """Fitted minus observed, (n,), not whitened."""
         z = np.exp(theta[2]) * (self.log_compute - theta[3])
-        s = 1.0 / (1.0 + np.exp(np.clip(-z, -700.0, 700.0)))
+        s = logistic(z)
         return np.asarray(theta[0] * (1.0 - s) + theta[1] * s - self.pass_rate)
 
     def jacobian(self, theta: Array) -> Array:

@@ -20,14 +20,13 @@ from analysis.errors import hessian_covariance, jacobian_covariance
 from analysis.families import SIGMOID
 from analysis.findings import Finding, finding
 from analysis.leastsquares import NAMES, Box, Optimum, Problem
-from analysis.posterior import LEAST_SIZE
+from analysis.posterior import EDGE_MASS, LEAST_SIZE
 from analysis.priors import Priors
 from analysis.quadrature import HEAVY, Posterior
 from analysis.reach import grade
 from analysis.solver import Array
 
 REFITS = 5
-EDGE_MASS = 0.02  # of the posterior at an edge of its grid: the prior, not the data, ends the interval there
 LARGEST_LOG = 709.7  # e to this is finite
 MISSED = 2.0  # log density by which the best cell may lie below the optimum of least squares
 UNDERCOVER = {
@@ -244,9 +243,8 @@ def by_lsq(points: Points) -> Estimate:
 
 def by_paper(points: Points) -> Estimate:
     """The paper's grid over A and C_mid."""
-    r0 = float(points.best.theta[0] if points.box.free[0] else points.box.low[0])
-    if points.box.free[0]:
-        r0 = float(points.problem.pass_rate[points.compute == points.compute[0]].mean())
+    first = points.compute == points.compute[0]
+    r0 = float(points.problem.pass_rate[first].mean() if points.box.free[0] else points.box.low[0])
     best = papergrid.fit_grid(points.compute, points.problem.pass_rate, r0)
     what = "a grid gives no limits; the paper's margin of .02 for A is what three runs of one recipe differed by"
     return Estimate(

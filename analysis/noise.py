@@ -15,10 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Index = NDArray[np.intp]
+from analysis.solver import Array, Index
 
 LEAST_GAP = 1e-3  # of the usual spacing: repeated evaluations at one compute share nearly all of the run's noise
 RHO_NODES = 8

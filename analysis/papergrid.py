@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.curve import logistic
 from analysis.leastsquares import Optimum
 from analysis.solver import Array, Index, Normal, minimise
 
@@ -59,7 +60,7 @@ def fit_grid(compute: Array, pass_rate: Array, r0: float, grid: Grid | None = No
 
     def model(theta: Array, rows: Index) -> Normal:
         z = np.exp(theta) * log_ratio[rows]
-        s = 1.0 / (1.0 + np.exp(np.clip(-z, -700.0, 700.0)))
+        s = logistic(z)
         residual = r0 + gain[rows] * s - pass_rate
         slope = gain[rows] * s * (1.0 - s) * np.where(np.isfinite(z), z, 0.0)
         sse, down, size = (

@@ -30,8 +30,8 @@ from analysis.families import Array
 from analysis.findings import Finding, finding
 from analysis.gibbs import Pooled, gibbs
 from analysis.leastsquares import NAMES
-from analysis.methods import EDGE_MASS, Estimate, Limits, Values
-from analysis.posterior import LEAST_SIZE
+from analysis.methods import Estimate, Limits, Values
+from analysis.posterior import EDGE_MASS, LEAST_SIZE
 from analysis.priors import Priors
 from analysis.results import LEVEL, Fit, Fits
 from analysis.seeds import by_recipe

@@ -14,13 +14,11 @@ Shapes: n points, K nodes of the noise, m shapes, M draws.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.conditional import Problem
 from analysis.priors import Priors
 from analysis.quadrature import Grid, Posterior
-
-Array = NDArray[np.float64]
+from analysis.solver import Array
 
 DRAWS = 4000
 LEAST_SIZE = 200  # effective number of draws below which nothing is believed

@@ -11,13 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.conditional import Problem
 from analysis.draws import Draws
-
-Array = NDArray[np.float64]
-Index = NDArray[np.intp]
+from analysis.solver import Array, Index, Mask
 
 HEAVY = 0.008  # no cell of the final grid holds more of the mass; .0005 moves no limit by more than draws do
 LEVELS = 16  # halvings of a cell at most
@@ -92,7 +89,7 @@ class Grid:
         self.level, self.place = np.concatenate([self.level, level]), np.concatenate([self.place, place])
         self.density = np.concatenate([self.density, density], axis=1)
 
-    def _around_optimum(self) -> NDArray[np.bool_]:
+    def _around_optimum(self) -> Mask:
         at = (self.problem.optimum - self.problem.low) / self.sides * 2.0 ** self.level[:, None]
         return np.asarray((np.floor(at).astype(np.int64) == self.place).all(axis=1))
 
@@ -128,7 +125,7 @@ class Grid:
         weight = np.exp(np.minimum(log_density - self.density[node, cell], 50.0))
         weight[(drawn["R0"] < 0.0) | (drawn["R0"] > 1.0)] = 0.0
         if not weight.sum() > 0.0:
-            weight = np.ones(draws)
+            weight[0] = 1.0  # no draw is possible: an effective size of 1 says so, equal weights would hide it
         evidence = top + math.log(float(total[-1])) + math.log(float(weight.mean()))
         weight = weight / weight.sum()
         share = self.mass()
@@ -158,7 +155,7 @@ def _log_sum(log_values: Array) -> Array:
     return np.asarray(top + np.log(np.exp(log_values - top).sum(axis=0)))
 
 
-def _with_neighbours(level: Index, place: Index, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _with_neighbours(level: Index, place: Index, chosen: Mask) -> Mask:
     """The chosen cells and those of their level or one level coarser that touch them."""
     around = (place[chosen][:, None] + np.array([[a, b] for a in (-1, 0, 1) for b in (-1, 0, 1)])).reshape(-1, 2)
     levels = np.repeat(level[chosen], 9)

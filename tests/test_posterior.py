@@ -219,3 +219,12 @@ def test_variance_of_an_evaluation_and_of_its_prompts_by_simulation():
     between = [noise.prompt_variance(rng.binomial(6, row), 6) for row in fresh[:4000]]
     assert np.mean(between) == pytest.approx(fresh.mean(axis=1).var(), rel=0.05)
     assert noise.evaluation_variance(np.array([1, 0]), 1) is None
+
+
+def test_a_sample_without_one_possible_draw_says_so():
+    """A prior that holds R0 outside [0, 1] leaves no draw; equal weights would look like a good sample."""
+    run = noisy(0)
+    found = posterior.posterior(run.data["gpu_hours"], run.data["pass_rate"], priors=Priors(R0=(-5.0, 1e-6)))
+    assert found.effective == 1.0
+    fit = an.fit(run, priors=Priors(R0=(-5.0, 1e-6)))
+    assert "posterior-grid" in codes(fit) and fit.params["A"].lo is None and not fit.params["A"].identified
