@@ -66,7 +66,7 @@ def fit_grid(compute: Array, pass_rate: Array, r0: float, grid: Grid | None = No
         sse, down, size = (
             np.einsum("mn,mn->m", a, b) for a, b in ((residual, residual), (slope, residual), (slope, slope))
         )
-        return Normal(sse, down[:, None], size[:, None, None], np.empty((len(rows), 0)))
+        return Normal(sse, down[:, None], size[:, None, None])
 
     best: Optimum | None = None
     for start in STARTS:

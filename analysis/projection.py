@@ -162,7 +162,7 @@ def _fit(model: Model, given: Array | None, starts: int, thorough: bool, precisi
         polish=1 if precision < EXACT else 0,
         **options,  # type: ignore[arg-type]
     )
-    return Curves(model.family, found.local.extra, found.theta, found.sse, found.converged, start)  # type: ignore[attr-defined]
+    return Curves(model.family, found.local.linear, found.theta, found.sse, found.converged, start)  # type: ignore[attr-defined]
 
 
 def _grid_starts(model: Model, starts: int, thorough: bool) -> tuple[Index, Array]:

@@ -30,14 +30,15 @@ def sigmoid(log_c: Array, theta: Array) -> tuple[Array, Array]:
     Gerhard 2015, PLoS ONE 10(12) e0146021).
     """
     B = np.exp(theta[:, :1])
-    z = B * (log_c - theta[:, 1:2])
-    e = np.exp(-np.abs(z))
-    share = 1.0 / (1.0 + e)
-    tail = e * share
-    s = np.where(z >= 0.0, share, tail)
-    derivatives = np.empty((len(theta), 2, z.shape[1]))
-    bend = share * tail
-    np.multiply(bend, np.where(np.isfinite(z), z, 0.0), out=derivatives[:, 0])
+    down = np.minimum(-B * (log_c - theta[:, 1:2]), STEEP)
+    e = np.exp(down)
+    s = 1.0 / (1.0 + e)
+    bend = s * (e * s)
+    untrained = np.isneginf(log_c)
+    if untrained.any():
+        s = np.where(untrained, 0.0, s)
+    derivatives = np.empty((len(theta), 2, bend.shape[1]))
+    np.multiply(bend, -down, out=derivatives[:, 0])
     np.multiply(bend, -B, out=derivatives[:, 1])
     return s, derivatives
 

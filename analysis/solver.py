@@ -14,7 +14,7 @@ Shapes: N problems, n residuals, p parameters; m of the N problems are looked at
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, Self
 
 import numpy as np
@@ -92,13 +92,12 @@ class Dense:
 
 @dataclass
 class Normal:
-    """Sums of squares (m,), half gradients J'r (m, p), normal matrices J'J (m, p, p), and what else belongs to the
-    point, such as linear parameters (m, q). A row that could not be evaluated has an infinite sum of squares."""
+    """Sums of squares (m,), half gradients J'r (m, p) and normal matrices J'J (m, p, p). A row that could not be
+    evaluated has an infinite sum of squares."""
 
     sse: Array
     half_gradient: Array
     matrix: Array
-    extra: Array
 
     def gradient(self) -> Array:
         return self.half_gradient
@@ -119,12 +118,12 @@ class Normal:
         curved = np.einsum("mp,mpq,mq->m", step, self.matrix, step)
         return np.asarray(self.sse + 2.0 * np.einsum("mp,mp->m", step, self.half_gradient) + curved)
 
-    def take(self, rows: Index | Mask) -> Normal:
-        return Normal(self.sse[rows], self.half_gradient[rows], self.matrix[rows], self.extra[rows])
+    def take(self, rows: Index | Mask) -> Self:
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def put(self, rows: Index, other: Normal) -> None:
-        self.sse[rows], self.half_gradient[rows] = other.sse, other.half_gradient
-        self.matrix[rows], self.extra[rows] = other.matrix, other.extra
+    def put(self, rows: Index, other: Self) -> None:
+        for field in fields(self):
+            getattr(self, field.name)[rows] = getattr(other, field.name)
 
 
 Model = Callable[[Array, Index], Local]

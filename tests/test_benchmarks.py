@@ -99,7 +99,7 @@ def test_awkward_runs_are_fitted_or_doubted(through, kind):
 
 def test_fits_are_faster_than_those_of_other_tools():
     lines = [*speed.fits(repetitions=2, curves=1500, peers=2), speed.bootstraps(repetitions=1, refits=10)]
-    assert all(line.bar is None or line.ratio >= 0.3 * line.bar for line in lines), "\n".join(map(str, lines))
+    assert all(line.bar is None or line.ratio >= 0.5 * line.bar for line in lines), "\n".join(map(str, lines))
 
 
 def test_a_fit_finds_what_the_papers_grid_finds_and_sooner():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 
 import analysis as an
 from analysis.curve import R
+from analysis.families import SIGMOID
 from analysis.leastsquares import Problem, default_box
 from analysis.projection import fit_many
+from analysis.reduced import Bounds, Model
+from analysis.solver import minimise
+from benchmarks.simulate import Cell, simulate
 from tests.made import as_run, codes, law, noisy, values
 
 
@@ -136,3 +141,22 @@ def test_every_value_stays_inside_its_range():
     for seed in range(20):
         got = values(least_squares(noisy(seed, k=0.4, n=9, sd=0.05), level=None))
         assert 0 <= got["A"] <= 1 and 0 <= got["R0"] <= 1 and 0.05 <= got["B"] <= 50 and got["C_mid"] > 0
+
+
+def test_a_descent_along_a_bound_of_A_takes_few_steps_and_ends_where_one_without_walls_does():
+    """Curves that end before their midpoint: half of them fit best at A = 1."""
+    curves = [simulate(Cell(0.5, 60, 0.0), i) for i in range(100)]
+    log_c, y = np.log(curves[0].compute / curves[0].params[3]), np.stack([c.pass_rate for c in curves])
+    low, high = SIGMOID.bounds(log_c)
+    bounds = Bounds(*(np.tile(row, (100, 1)) for row in ([0.0, 0.0], [1.0, 1.0], low, high)))
+    model = Model(SIGMOID, log_c, y, None, bounds)
+    near = fit_many(log_c, y).shape + np.random.default_rng(0).normal(0.0, 0.1, (100, 2))
+
+    def open_model(theta, rows):
+        return replace(model(theta, rows), wall=np.zeros((len(rows), 2)))
+
+    walled, plain = (minimise(m, near, low, high, longest=2.0, damping=1e-5) for m in (model, open_model))
+    assert (walled.local.linear[:, 1] == 1.0).sum() > 30
+    assert walled.converged.all()
+    assert walled.iterations.sum() < 0.7 * plain.iterations.sum()
+    assert (walled.sse <= plain.sse * (1.0 + 1e-9)).all()
