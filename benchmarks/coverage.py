@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,7 +36,6 @@ COLUMNS = (
     *("i", "A", "R0", "B", "C_mid", "lower", "upper", "cr_width"),
     *(f"{what}_{h:g}x" for h in AHEAD for what in ("truth", "lower", "upper")),
     *("effective", *CHECKS, "seconds"),
-    *METHODS,
 )
 
 
@@ -55,15 +54,15 @@ def record(curve: Simulated, i: int) -> list[float]:
     return [*row, found.effective, *checks, time.process_time() - started]
 
 
-def chunk(cell: Cell, first: int, stop: int, peers: int, seed: int = 0) -> Array:
-    """Rows of `COLUMNS` for curves first to stop - 1; the other methods only for those below `peers`, NaN beyond."""
-    curves = [simulate(cell, i, seed) for i in range(first, stop)]
-    rows = np.array([record(curve, i) for i, curve in enumerate(curves, first)])
-    beside = np.full((len(curves), len(METHODS)), np.nan)
-    compared = max(min(stop, peers) - first, 0)
-    if compared:
-        beside[:compared] = np.stack([method(curves[:compared]) for method in METHODS.values()], axis=1)
-    return np.concatenate([rows, beside], axis=1)
+def ours(cell: Cell, first: int, stop: int) -> Array:
+    """Rows of `COLUMNS` for curves first to stop - 1."""
+    return np.array([record(simulate(cell, i), i) for i in range(first, stop)])
+
+
+def theirs(cell: Cell, first: int, stop: int) -> Array:
+    """Whether each of `METHODS` holds the truth, a row a curve."""
+    curves = [simulate(cell, i) for i in range(first, stop)]
+    return np.stack([np.asarray(method(curves), dtype=float) for method in METHODS.values()], axis=1)
 
 
 class Verdict(NamedTuple):
@@ -100,8 +99,8 @@ def _bar_of_width(cell: Cell) -> float | None:
     return 1.2 if cell.n == 200 else 1.5 if cell.rho <= 0.3 else 1.65
 
 
-def verdicts(cell: Cell, rows: Array) -> list[Verdict]:
-    """All figures of a cell, the ones with a bar judged."""
+def verdicts(cell: Cell, rows: Array, beside: Array) -> list[Verdict]:
+    """All figures of a cell, the ones with a bar judged; `beside` are the rows of the other methods, maybe none."""
     d = dict(zip(COLUMNS, rows.T, strict=True))
     below, above, width = d["A"] < d["lower"], d["A"] > d["upper"], d["upper"] - d["lower"]
     held = ~below & ~above
@@ -123,58 +122,74 @@ def verdicts(cell: Cell, rows: Array) -> list[Verdict]:
     at_edge = np.maximum(d["edge_B"], d["edge_C_mid"]) > EDGE_MASS
     doubtful = (d["effective"] < LEAST_SIZE) | (d["missed"] > MOST_MISSED) | at_edge
     out.append(Verdict("doubted", f"{100 * doubtful.mean():.1f}", None))
-    for name in METHODS:
-        known = d[name][~np.isnan(d[name])] == 1.0
-        if len(known):
-            out.append(_share(name, known))
+    if len(beside):
+        out += [_share(name, held == 1.0) for name, held in zip(METHODS, beside.T, strict=True)]
     return out
 
 
-def _compute(work: Path, cell: Cell, first: int, stop: int, peers: int) -> Path:
-    path = work / f"{cell.name}-{first}-{stop}-{min(max(peers - first, 0), stop - first)}.csv"
+def _kept(path: Path, columns: Sequence[str], make: Callable[[], Array]) -> Array:
+    """What the file holds, made and written first if there is none."""
     if not path.exists():
-        rows = chunk(cell, first, stop, peers)
         part = path.with_suffix(".part")
-        np.savetxt(part, rows, delimiter=",", header=",".join(COLUMNS), comments="", fmt="%.10g")
+        np.savetxt(part, make(), delimiter=",", header=",".join(columns), comments="", fmt="%.10g")
         part.replace(path)
-    return path
+    return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
 
 
-def simulate_all(cells: Sequence[Cell], curves: int, peers: int, work: Path, processes: int) -> dict[Cell, Array]:
-    """Rows of each cell, from the folder `work` where they are there already."""
+def _compute(work: Path, cell: Cell, first: int, stop: int, peers: int) -> tuple[Array, Array]:
+    rows = _kept(work / f"{cell.name}-{first}-{stop}.csv", COLUMNS, lambda: ours(cell, first, stop))
+    last = min(stop, peers)
+    if first >= last:
+        return rows, np.empty((0, len(METHODS)))
+    return rows, _kept(
+        work / f"{cell.name}-{first}-{last}-peers.csv", tuple(METHODS), lambda: theirs(cell, first, last)
+    )
+
+
+Rows = dict[Cell, tuple[Array, Array]]
+
+
+def simulate_all(cells: Sequence[Cell], curves: int, peers: int, work: Path, processes: int) -> Rows:
+    """Rows of each cell and those of the other methods, from the folder `work` where they are there already."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # read by the processes, which load numpy anew
     work.mkdir(parents=True, exist_ok=True)
     tasks = [(cell, first, min(first + CHUNK, curves)) for cell in cells for first in range(0, curves, CHUNK)]
-    paths: dict[tuple[Cell, int], Path] = {}
+    found: dict[tuple[Cell, int], tuple[Array, Array]] = {}
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         jobs = {pool.submit(_compute, work, cell, first, stop, peers): (cell, first) for cell, first, stop in tasks}
         for job in as_completed(jobs):
-            paths[jobs[job]] = job.result()
-            if len(paths) % 20 == 0:
-                print(f"{len(paths)} of {len(tasks)} chunks", file=sys.stderr, flush=True)
-    rows = {key: np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2) for key, path in paths.items()}
-    return {cell: np.concatenate([rows[c, first] for c, first, _ in tasks if c == cell]) for cell in cells}
+            found[jobs[job]] = job.result()
+            if len(found) % 20 == 0:
+                print(f"{len(found)} of {len(tasks)} chunks", file=sys.stderr, flush=True)
+    return {
+        cell: (
+            np.concatenate([found[c, first][0] for c, first, _ in tasks if c == cell]),
+            np.concatenate([found[c, first][1] for c, first, _ in tasks if c == cell]),
+        )
+        for cell in cells
+    }
 
 
-def report(rows: dict[Cell, Array]) -> tuple[list[str], list[str]]:
+def report(rows: Rows) -> tuple[list[str], list[str]]:
     """The table as lines, CSV with a header, and what failed."""
     lines, failed = ["k,n,rho,curves,figure,value,ok"], []
-    for cell, of_cell in rows.items():
-        for verdict in verdicts(cell, of_cell):
+    for cell, (of_cell, beside) in rows.items():
+        for verdict in verdicts(cell, of_cell, beside):
             ok = "" if verdict.ok is None else "yes" if verdict.ok else "no"
             value = verdict.text.replace(",", " to").replace("  ", " ").strip()
-            lines.append(f"{cell.k:g},{cell.n},{cell.rho:g},{len(of_cell)},{verdict.name},{value},{ok}")
+            curves = len(beside) if verdict.name in METHODS else len(of_cell)
+            lines.append(f"{cell.k:g},{cell.n},{cell.rho:g},{curves},{verdict.name},{value},{ok}")
             if verdict.ok is False:
                 failed.append(f"{cell.name} {verdict.name}: {verdict.text}")
     return lines, failed
 
 
-def show(rows: dict[Cell, Array]) -> None:
+def show(rows: Rows) -> None:
     """Print one line a cell: shares in percent, * where a bar is missed."""
     heads: list[str] = []
-    for cell, of_cell in rows.items():
-        found = verdicts(cell, of_cell)
+    for cell, (of_cell, beside) in rows.items():
+        found = verdicts(cell, of_cell, beside)
         if [v.name for v in found] != heads:
             heads = [v.name for v in found]
             print(f"{'cell':<15}{'curves':>7}" + "".join(f"{name:>12}" for name in heads) + f"{'ms':>6}")

@@ -11,7 +11,7 @@ import csv
 import numpy as np
 import pytest
 
-from benchmarks import awkward, coverage, evaluation_noise, long_run, speed
+from benchmarks import awkward, coverage, evaluation_noise, long_run, recovery, speed
 from benchmarks.simulate import CELLS, NOISE, Cell, ar1_noise, cramer_rao, median, simulate, wilson
 
 
@@ -49,9 +49,9 @@ def test_wilson_and_the_interval_of_a_median():
     "cell", [Cell(5.0, 60, 0.7), Cell(2.0, 60, 0.3), Cell(1.0, 20, 0.7), Cell(0.5, 20, 0.0)], ids=lambda cell: cell.name
 )
 def test_intervals_hold_the_truth(cell):
-    rows = coverage.chunk(cell, 0, 16, peers=1)
+    rows, beside = coverage.ours(cell, 0, 16), coverage.theirs(cell, 0, 1)
     assert rows.shape == (16, len(coverage.COLUMNS))
-    failed = [f"{v.name}: {v.text}" for v in coverage.verdicts(cell, rows) if v.ok is False]
+    failed = [f"{v.name}: {v.text}" for v in coverage.verdicts(cell, rows, beside) if v.ok is False]
     assert not failed
 
 
@@ -60,10 +60,11 @@ def test_a_simulation_goes_on_where_it_stopped(tmp_path, capsys):
     work, output = tmp_path / "work", tmp_path / "coverage.csv"
     options = [f"--work={work}", f"--output={output}", "--processes=1", "--cells", name]
     assert coverage.main(["--curves=3", "--peers=1", *options]) == 0
-    (chunk,) = work.iterdir()
-    made = chunk.stat().st_mtime_ns
+    chunks = sorted(work.iterdir())
+    assert len(chunks) == 2
+    made = [chunk.stat().st_mtime_ns for chunk in chunks]
     assert coverage.main(["--curves=3", "--peers=1", *options]) == 0
-    assert chunk.stat().st_mtime_ns == made
+    assert [chunk.stat().st_mtime_ns for chunk in chunks] == made
     with output.open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert {row["figure"] for row in table} >= {"A held", "width / CR", "at 4x", "wald", "sieve"}
@@ -95,6 +96,11 @@ def test_the_long_run_is_held_from_every_part_of_it():
 @pytest.mark.parametrize("through", list(awkward.THROUGH))
 def test_awkward_runs_are_fitted_or_doubted(through, kind):
     assert not awkward.THROUGH[through](awkward.make(kind, 0))
+
+
+def test_no_search_from_many_starts_finds_a_deeper_valley():
+    found = recovery.measure(curves=12, scipy_curves=2, starts=60)
+    assert found.ok, found
 
 
 def test_fits_are_faster_than_those_of_other_tools():
