@@ -111,7 +111,7 @@ class Normal:
         scaled[held[:, :, None] | held[:, None, :]] = 0.0
         # Rounding leaves a normal matrix singular where a parameter has no effect; 1e-15 of its size breaks the tie.
         diagonal = np.einsum("mpp->mp", scaled)
-        diagonal += (damping + 1e-15)[:, None] * np.where(width > 0, 1.0, 0.0) + held
+        diagonal += damping[:, None] + 1e-15 * np.maximum(diagonal, 1.0) + held
         return np.asarray(_solved(scaled, down) / width)
 
     def linear_sse(self, step: Array) -> Array:

@@ -3,9 +3,9 @@
 Run ``python -m benchmarks.recovery`` from the repository's root. 1,000 curves without noise: k in [1.5, 6], B in
 [.5, 4], A in [.4, 1], R0 in [.01, .35], C_mid log-uniform on [1e-9, 1e9], 20 to 60 evaluations, evenly spaced or by a
 constant factor, every other run with one before training. Reported is the largest relative error, that of R0 relative
-to A - R0. Beside it 1,000 curves of `benchmarks.simulate` with noise. On all of them a search from 200 starts, drawn evenly over
-the bounds of (ln B, ln C_mid), looks for a smaller sum of squares; scipy's `least_squares` repeats it from 10 starts in
-all four parameters on the first 20 noisy ones. Seed 3.
+to A - R0. Beside it 1,000 curves of `benchmarks.simulate` with noise. On all of them a search from 200 starts, drawn
+evenly over the bounds of (ln B, ln C_mid), looks for a smaller sum of squares; scipy's `least_squares` repeats it from
+10 starts in all four parameters on the first 20 noisy ones. Seed 3.
 """
 
 from __future__ import annotations
