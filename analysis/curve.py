@@ -81,9 +81,9 @@ def slope(C: ArrayLike, R0: float, A: float, B: float, C_mid: float) -> Any:
 
 
 def compute_to(target: ArrayLike, R0: float, A: float, B: float, C_mid: float) -> Any:
-    """Return the compute at which the curve reaches `target`; infinity means never.
+    """Return the compute at which the curve reaches `target`; infinity means never, NaN that a number is missing.
 
-    0 where the curve starts there or beyond. A falling curve (A < R0) is read downwards.
+    0 where the curve starts there or beyond; a target, R0 or A of NaN gives NaN, as in `R`. A falling curve (A < R0) is read downwards.
 
     Examples
     --------
@@ -95,6 +95,7 @@ def compute_to(target: ArrayLike, R0: float, A: float, B: float, C_mid: float) -
     if A < R0:
         gained, missing = -gained, -missing
     compute = np.where(gained <= 0.0, 0.0, math.inf)
+    compute[np.isnan(gained) | np.isnan(missing)] = math.nan
     between = (gained > 0.0) & (missing > 0.0)
     # exp, not a power of the ratio: C_mid * e^(log odds / B) overflows to infinity, which is the right answer
     with np.errstate(over="ignore"):

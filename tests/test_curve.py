@@ -73,6 +73,18 @@ def test_a_target_at_the_ceiling_is_never_reached_and_one_at_the_start_is_free()
     assert compute_to(0.1, 0.1, 0.7, 1.5, 2.0) == 0.0
 
 
+def test_what_is_not_a_number_stays_that_like_everywhere_in_numpy():
+    """A missing target must not read as one that is never reached, nor a missing curve as one that is there at once."""
+    nan, curve = math.nan, (0.1, 0.7, 1.5, 2.0)
+    assert np.isnan(compute_to(nan, *curve)) and np.ndim(compute_to(nan, *curve)) == 0
+    assert np.array_equal(compute_to([0.05, nan, 0.4, 0.7], *curve), [0.0, nan, 2.0, math.inf], equal_nan=True)
+    for i in range(4):
+        broken = (*curve[:i], nan, *curve[i + 1 :])
+        assert np.isnan(compute_to(0.4, *broken)) and np.isnan(R(3.0, *broken)) and np.isnan(slope(3.0, *broken))
+    assert np.isnan(R(nan, *curve)) and np.isnan(slope(nan, *curve)) and np.isnan(gradient(nan, *curve)).all()
+    assert compute_to([-math.inf, math.inf], *curve).tolist() == [0.0, math.inf]
+
+
 def test_a_falling_curve_is_inverted_downwards():
     assert compute_to(0.4, 0.7, 0.1, 1.5, 2.0) == pytest.approx(2.0)
     assert compute_to(0.05, 0.7, 0.1, 1.5, 2.0) == math.inf
