@@ -1,8 +1,9 @@
 """Draw fitted curves. Functions take results and an axis, draw, and return the axis; they compute no statistics.
 
 Promises: no window is opened; points are points, a fit is solid inside the data and dashed beyond; a ceiling is drawn
-only where the data identify it; runs differ by colour, marker and line thickness, so that they stay apart in grey.
-Compute 0 cannot stand on a log axis: such points are drawn left of a break, above the label 0.
+only where the data identify it, a band only where the fit stands by its draws; runs differ by colour, marker and line
+thickness, so that they stay apart in grey. Compute 0 cannot stand on a log axis: such points are drawn left of a break,
+above the label 0. Does not promise that the axes hold all of a band: a wide one is cut (`BAND_ROOM`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from analysis.output import new_axes, save
-from analysis.results import Fit
+from analysis.results import LEVEL, Fit
 from analysis.tables import figures, unit
 from scalerl.runlog import UserError
 
@@ -35,6 +36,11 @@ LABELS = {
     "step": "compute (optimizer steps)",
 }
 CURVE_POINTS = 200
+BAND_POINTS = 60  # each costs a weighted quantile of all draws
+BAND_ALPHA = 0.15
+BAND_ROOM = 0.5  # a band widens the axis of pass rates by this share of what points, curves and bars span, at most
+# Findings under which a band would claim what the fit takes back: all of it, or what lies past the data.
+WITHHELD, NOT_AHEAD = frozenset({"posterior-grid"}), frozenset({"decay", "peak-fit"})
 DRAWABLE = (1e-200, 1e200)  # beyond, the room that a log axis needs left and right is no number any more
 NAME_LENGTH = 40  # a longer name is cut in the middle, so that its seed at the end can be read
 LEGEND_RUNS = 15  # more than these are counted and not named; twice as many would leave the axes no room
@@ -48,8 +54,8 @@ class CurveParams(NamedTuple):
     C_mid: float
 
 
-def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: float = 4.0) -> Axes:
-    """Draw runs and their curves over compute.
+def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: float = 4.0, band: bool = True) -> Axes:
+    """Draw runs, their curves over compute and the bands of these curves.
 
     Parameters
     ----------
@@ -59,10 +65,15 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
         Where to draw; by default a new figure of pyplot.
     extend : float
         Draw each curve on to this multiple of the run's last compute, dashed; 1 draws no extrapolation.
+    band : bool
+        Shade the limits of each mean curve, ``fit.predict(C, level=fit.level)``, as far as the curve is drawn. Single
+        evaluations scatter more widely. There is none for a run without a curve, for a method without draws and where
+        the posterior failed its own check; past the data there is none for a run that decays.
 
     Returns
     -------
     matplotlib Axes
+        A band that would leave the points too little room is cut at the edge of the axes.
 
     Raises
     ------
@@ -73,8 +84,9 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
     --------
     >>> import analysis as an
     >>> fits = an.fit(an.read("data/paper/scalerl_8b_bs2048_100k.csv"))
-    >>> plot_curves(fits, extend=2).get_xlabel()
-    'compute (GPU-hours)'
+    >>> ax = plot_curves(fits, extend=2)
+    >>> ax.get_xlabel(), [area.get_gid() for area in ax.collections]
+    ('compute (GPU-hours)', ['ceiling-0', 'band-0'])
     """
     fits = [fits] if isinstance(fits, Fit) else list(fits)
     axes = list(dict.fromkeys(fit.x for fit in fits))
@@ -87,6 +99,7 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
     for fit in fits:
         _refuse_what_no_axis_holds(fit, extend)
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     if ax is None:
         import matplotlib.pyplot as plt
@@ -95,16 +108,18 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
 
     scale = _Scale.of(fits, extend)
     ax.set_xscale("log")
-    handles = []
+    handles: list[Line2D | Patch] = []
     ceilings = 0
     # Colours by recipe and name, so that the same runs look the same in whichever order they are given.
     rank = {i: r for r, i in enumerate(sorted(range(len(fits)), key=lambda i: (fits[i].run.recipe, fits[i].name)))}
-    for i, fit in enumerate(fits):
-        look = _Look.of(i, rank[i])
+    looks = [_Look.of(i, rank[i]) for i in range(len(fits))]
+    for fit, look in zip(fits, looks, strict=True):
         handles.append(_draw_points(ax, fit, scale, look))
         if fit.fitted:
             _curve(ax, fit, scale, look, extend)
             ceilings += _ceiling(ax, fit, scale, look, place=ceilings)
+    shaded = [(fit, look) for fit, look in zip(fits, looks, strict=True) if band and _has_band(fit)]
+    _bands(ax, shaded, scale, extend)
     _compute_axis(ax, scale, ceilings)
     ax.set_xlabel(LABELS.get(axes[0], axes[0]))
     ax.set_ylabel("pass rate")
@@ -113,6 +128,9 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
     if len(fits) > LEGEND_RUNS:
         handles = [*handles[:LEGEND_RUNS], Line2D([], [], lw=0.0)]
         labels = [*labels[:LEGEND_RUNS], f" and {len(fits) - LEGEND_RUNS} more"]
+    if shaded:
+        handles.append(Patch(facecolor="0.5", alpha=2.0 * BAND_ALPHA, lw=0.0))
+        labels.append(f" shaded: {_band_name([fit for fit, _ in shaded])}")
     # Below the axes: no corner is free of points for every set of runs.
     legend = ax.legend(
         handles,
@@ -234,6 +252,48 @@ def _curve(ax: Axes, fit: Fit, scale: _Scale, look: _Look, extend: float) -> Non
         ax.plot(stub, np.full(2, fit.predict(0.0)), "-", lw=look.width, gid=look.gid("fit-at-0"), **look.style)
 
 
+def _has_band(fit: Fit) -> bool:
+    return fit.fitted and fit.draws is not None and not WITHHELD & {f.code for f in fit.findings}
+
+
+def _bands(ax: Axes, shaded: Iterable[tuple[Fit, _Look]], scale: _Scale, extend: float) -> None:
+    """Shade under the points and curves that are drawn already; the axis grows for it, up to `BAND_ROOM`."""
+    low, high = ax.dataLim.intervaly
+    room = BAND_ROOM * (high - low)
+    for fit, look in shaded:
+        ahead = 1.0 if NOT_AHEAD & {f.code for f in fit.findings} else extend
+        first, last = float(fit.compute[fit.compute > 0.0][0]), float(fit.compute[-1])
+        areas = [("band", C := np.geomspace(first, last * ahead, BAND_POINTS), C)]
+        if fit.compute[0] == 0.0:
+            areas.append(("band-at-0", np.array([scale.zero_at / scale.step, scale.zero_at * scale.step]), np.zeros(2)))
+        for name, x, C in areas:
+            lo, _, hi = fit.predict(C, level=_band_level(fit))
+            _area(ax, x, (lo, hi), look, name)
+            ends = np.clip([lo.min(), hi.max()], low - room, high + room)
+            ax.update_datalim(np.stack([x[[0, -1]], ends], axis=1))
+    ax.autoscale_view()
+
+
+def _area(ax: Axes, x: Any, limits: tuple[Any, Any], look: _Look, name: str) -> None:
+    """A polygon that leaves the limits of the axes alone: lower edge to the right, upper edge back."""
+    from matplotlib.collections import PolyCollection
+
+    outline = np.stack([np.r_[x, x[::-1]], np.r_[limits[0], limits[1][::-1]]], axis=1)
+    colour, under = look.style["color"], look.style["zorder"] - 2.0
+    area = PolyCollection([outline], facecolor=colour, alpha=BAND_ALPHA, lw=0.0, zorder=under, gid=look.gid(name))
+    ax.add_collection(area, autolim=False)
+
+
+def _band_level(fit: Fit) -> float:
+    return LEVEL if fit.level is None else fit.level
+
+
+def _band_name(fits: Iterable[Fit]) -> str:
+    """What the shaded areas of these fits are; their level is said where it is one."""
+    levels = {f"{100.0 * _band_level(fit):g} % " for fit in fits}
+    return f"{levels.pop() if len(levels) == 1 else ''}band of the mean curve"
+
+
 def _ceiling(ax: Axes, fit: Fit, scale: _Scale, look: _Look, *, place: int) -> bool:
     """Draw A and its interval right of everything else, if the data identify A; returns whether."""
     A = fit.params["A"]
@@ -308,10 +368,37 @@ def _label(fit: Fit) -> str:
 
 
 def caption(fits: Iterable[Fit]) -> str:
-    """Return a caption that says what the line styles mean, with the unit of compute."""
-    x = next(iter(fits)).x
-    return (
-        "Points: evaluations, hollow where left out of the fit. Solid: least-squares fit. Dashed: extrapolation. "
-        "Bars above A: its interval, where the data identify it. "
-        f"Compute in {unit(x)} on a log scale, 0 left of the break."
-    )
+    """Return a caption that says what `plot_curves` draws of these fits, with the unit of compute.
+
+    Examples
+    --------
+    >>> import analysis as an
+    >>> caption([an.fit(an.read("data/paper/scalerl_8b_bs2048_100k.csv")[0], method="lsq")])
+    'Points: evaluations. Solid: fitted curve (least squares). Dashed: extrapolation. Bars above A: its interval, where
+    the data identify it. Compute in gpu_hours on a log scale.'
+    """
+    fits = list(fits)
+    said = ["Points: evaluations, hollow where left out of the fit." if _any_left_out(fits) else "Points: evaluations."]
+    fitted = [fit for fit in fits if fit.fitted]
+    if fitted:
+        ways = " or ".join(dict.fromkeys(map(curve_of, fitted)))
+        said += [f"Solid: fitted curve ({ways}).", "Dashed: extrapolation."]
+        shaded = [fit for fit in fitted if _has_band(fit)]
+        if shaded:
+            some = "" if len(shaded) == len(fitted) else ", where the fit has one"
+            said.append(f"Shaded: {_band_name(shaded)}{some}; single evaluations scatter more widely.")
+        said.append("Bars above A: its interval, where the data identify it.")
+    zero = any(np.any(np.r_[fit.compute, fit.left_out[:, 0]] == 0.0) for fit in fits)
+    said.append(f"Compute in {unit(fits[0].x)} on a log scale{', 0 left of the break' if zero else ''}.")
+    return " ".join(said)
+
+
+def curve_of(fit: Fit) -> str:
+    """Return in two words how the curve of a fit was found."""
+    if fit.method == "paper" and fit.report.get("method") != "least squares":  # what runs without noise fall back on
+        return "published grid"
+    return "posterior medians" if fit.method == "posterior" and fit.draws is not None else "least squares"
+
+
+def _any_left_out(fits: Iterable[Fit]) -> bool:
+    return any(len(fit.left_out) for fit in fits)

@@ -17,7 +17,7 @@ from typing import Any
 from analysis.cleaning import printable
 from analysis.comparison import AXES, compare_at_equal_compute
 from analysis.output import new_axes, refuse_unless_new, write
-from analysis.plotting import caption, plot_curves
+from analysis.plotting import caption, curve_of, plot_curves
 from analysis.results import Fit
 from analysis.schema import Comparison, Run
 from analysis.standings import comparison_html
@@ -26,10 +26,13 @@ from analysis.tables import fits_html
 # Colours that stand for the reader's own text colour; no curve uses them.
 _INK = "#010203"
 
-_METHOD = (
-    "R(C) = R0 + (A - R0) / (1 + (C_mid / C)^B), least squares; limits at 95 % from the F profile, "
-    "which assumes independent noise."
-)
+_LAW = "R(C) = R0 + (A - R0) / (1 + (C_mid / C)^B)"
+_LIMITS = {
+    "posterior": "quantiles of the posterior, correlated noise accounted for",
+    "profile": "the F profile",
+    "bootstrap": "percentiles of refits",
+    "lsq": "standard errors",
+}
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --line: #ccc; --warn: #a04000; --error: #b00020; }
 @media (prefers-color-scheme: dark) {
@@ -95,7 +98,7 @@ def _page(fits: Sequence[Fit], comparison: Comparison | None, extend: float) -> 
         f"<h1>Scaling curves: {escape(names)}</h1>",
         f"<section><figure>{_figure(fits, extend)}<figcaption>{escape(caption(fits))}</figcaption></figure></section>",
         f'<section><h2>Fits</h2><div class="wide">{fits_html(fits)}</div>',
-        f"<p><small>{_METHOD}</small></p></section>",
+        f"<p><small>{escape(_method(fits))}</small></p></section>",
     ]
     if comparison is not None:
         parts.append(
@@ -109,6 +112,18 @@ def _page(fits: Sequence[Fit], comparison: Comparison | None, extend: float) -> 
         f"<title>Scaling curves: {escape(names)}</title><style>{_STYLE}</style></head>\n"
         f"<body>{''.join(parts)}</body></html>\n"
     )
+
+
+def _method(fits: Sequence[Fit]) -> str:
+    """The law, and where values and limits of these fits come from; fits without limits are said to have none."""
+    ways: dict[str, None] = {}
+    for fit in (fit for fit in fits if fit.fitted):
+        limited = fit.level is not None and any(p.lo is not None or p.hi is not None for p in fit.params.values())
+        source = (
+            f"limits at {100.0 * fit.level:g} % from {_LIMITS[fit.method]}" if limited and fit.level else "no limits"
+        )
+        ways[f"{curve_of(fit)}, {source}"] = None
+    return "; ".join([_LAW, *ways]) + "."
 
 
 def _figure(fits: Sequence[Fit], extend: float) -> str:

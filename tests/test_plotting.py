@@ -16,7 +16,7 @@ import pytest
 import analysis as an
 from analysis.curve import R
 from analysis.output import new_axes, save
-from analysis.plotting import COLOURS
+from analysis.plotting import BAND_ROOM, COLOURS, caption
 from scalerl.runlog import UserError
 
 mpl.use("Agg")
@@ -60,6 +60,121 @@ def test_points_curve_and_extrapolation_are_those_of_the_fit():
     assert artist(ax, "extrapolation-0").get_linestyle() == "--"
     assert artist(ax, "points-0").get_linestyle() == "None"
     assert ax.get_xscale() == "log" and ax.get_xlabel() == "compute (GPU-hours)"
+
+
+def edges(ax, gid):
+    """Compute, lower and upper edge of a shaded area."""
+    found = [area for area in ax.collections if area.get_gid() == gid]
+    assert len(found) == 1, gid
+    (path,) = found[0].get_paths()
+    outline = path.vertices[:-1]  # the last one closes it
+    n = len(outline) // 2
+    assert np.array_equal(outline[:n, 0], outline[n:, 0][::-1])
+    return outline[:n, 0], outline[:n, 1], outline[n:, 1][::-1]
+
+
+@pytest.mark.parametrize(("method", "level"), [("posterior", 0.95), ("posterior", 0.8), ("bootstrap", 0.95)])
+def test_the_band_is_that_of_the_fit_at_its_level_inside_the_data_and_beyond(method, level):
+    fit = an.fit(made(first=0.2), method=method, level=level)
+    ax = an.plot_curves(fit, new_axes(), extend=3)
+    x, low, high = edges(ax, "band-0")
+    assert (x[0], x[-1]) == pytest.approx((fit.compute[0], 3 * fit.compute[-1]))
+    band = fit.predict(x, level=level)
+    assert low == pytest.approx(band.lo) and high == pytest.approx(band.hi) and np.all(low < high)
+    assert np.all((low < fit.predict(x)) & (fit.predict(x) < high))
+    assert ax.get_legend().get_texts()[-1].get_text() == f" shaded: {100 * level:g} % band of the mean curve"
+
+
+def test_the_band_at_compute_0_stands_left_of_the_break():
+    fit = an.fit(made())
+    ax = an.plot_curves(fit, new_axes(), extend=1)
+    x, low, high = edges(ax, "band-at-0-0")
+    at_0 = fit.predict(0.0, level=0.95)
+    assert low == pytest.approx(float(at_0.lo)) and high == pytest.approx(float(at_0.hi))
+    assert ax.get_xlim()[0] < x[0] < drawn(ax, "points-0")[0][0] < x[-1] < drawn(ax, "break")[0][0]
+    x, _, _ = edges(ax, "band-0")
+    assert (x[0], x[-1]) == pytest.approx((fit.compute[1], fit.compute[-1]))
+
+
+@pytest.mark.parametrize("options", [{"method": "lsq"}, {"method": "paper"}, {"method": "profile"}, {"level": None}])
+def test_a_method_without_draws_has_no_band(options):
+    fit = an.fit(made(), **options)
+    ax = an.plot_curves(fit, new_axes())
+    assert has(ax, "fit-0") and not any("band" in (area.get_gid() or "") for area in ax.collections)
+    assert len(ax.get_legend().get_texts()) == 1 and "Shaded" not in caption([fit])
+
+
+def test_the_band_can_be_left_out():
+    fit = an.fit(made())
+    with_band, without = an.plot_curves(fit, new_axes()), an.plot_curves(fit, new_axes(), band=False)
+    assert has(with_band, "band-0") and not has(without, "band-0") and not has(without, "band-at-0-0")
+    assert len(without.get_legend().get_texts()) == 1 and has(without, "ceiling-0") == has(with_band, "ceiling-0")
+
+
+def test_runs_that_have_no_curve_have_no_band_and_bands_lie_under_everything():
+    fits = an.fit([made("one"), made("short", n=2), made("two", A=0.5)])
+    ax = an.plot_curves(fits, new_axes())
+    assert has(ax, "band-0") and not has(ax, "band-1") and has(ax, "band-2")
+    bands = [area for area in ax.collections if "band" in (area.get_gid() or "")]
+    others = [line for line in ax.get_lines() if line.get_gid() != "break"]
+    assert max(area.get_zorder() for area in bands) < min(line.get_zorder() for line in others)
+    assert all(area.get_alpha() <= 0.25 for area in bands)
+    assert np.array_equal(bands[0].get_facecolor()[0][:3], mpl.colors.to_rgb(artist(ax, "fit-0").get_color()))
+    assert "band" in ax.get_legend().get_texts()[-1].get_text()
+
+
+def test_a_fit_that_withholds_its_limits_has_no_band_and_a_run_that_decays_none_ahead():
+    fit = an.fit(made())
+    failed = dataclasses.replace(fit, findings=(an.Finding("posterior-grid", "warning", "limits are withheld"),))
+    assert not has(an.plot_curves(failed, new_axes()), "band-0")
+    decays = dataclasses.replace(fit, findings=(an.Finding("decay", "warning", "it falls"),))
+    x, _, _ = edges(an.plot_curves(decays, new_axes()), "band-0")
+    assert x[-1] == pytest.approx(fit.compute[-1])
+
+
+def test_a_wide_band_is_cut_and_leaves_the_points_their_room():
+    fit = an.fit(made(last=0.6, n=9, sd=0.02))
+    assert fit.predict(40 * fit.compute[-1], level=0.95).hi > 0.9
+    ax = an.plot_curves(fit, new_axes(), extend=40)
+    low, high = ax.get_ylim()
+    bare = an.plot_curves(fit, new_axes(), extend=40, band=False).get_ylim()
+    assert low <= bare[0] and high > bare[1]
+    assert high - low <= (1 + 2 * BAND_ROOM) * (bare[1] - bare[0]) * 1.001
+    narrow = an.fit(made(last=20.0, n=60, sd=0.005))
+    ax = an.plot_curves(narrow, new_axes())
+    _, least, most = edges(ax, "band-0")
+    assert ax.get_ylim()[0] < least.min() and most.max() < ax.get_ylim()[1]
+
+
+def test_an_axis_whose_limits_are_set_keeps_them():
+    ax = new_axes()
+    ax.set_ylim(0.0, 1.0)
+    assert an.plot_curves(an.fit(made()), ax).get_ylim() == (0.0, 1.0)
+
+
+def test_the_caption_says_what_is_true_of_these_fits():
+    posterior, plain = an.fit(made("a")), an.fit(made("b", first=0.2), method="lsq", window=(1.0, None))
+    said = caption([posterior])
+    for part in ("(posterior medians)", "Shaded: 95 % band of the mean curve;", "0 left of the break"):
+        assert part in said
+    assert "least squares" not in said and "hollow" not in said
+    said = caption([plain])
+    assert "(least squares)" in said and "hollow" in said and "Shaded" not in said and "break" not in said
+    said = caption(iter([posterior, plain]))
+    assert "(posterior medians or least squares)" in said and "where the fit has one" in said
+    assert "(published grid)" in caption([an.fit(made(), method="paper")])
+    assert "(least squares)" in caption([an.fit(made(sd=0.0))])  # exact points: the posterior is not asked
+    nothing = caption([an.fit(made(n=2))])
+    assert "Solid" not in nothing and nothing.startswith("Points: evaluations.")
+
+
+@pytest.mark.parametrize(("method", "says"), [("posterior", "posterior medians"), ("profile", "from the F profile")])
+def test_the_report_shades_and_names_the_method_of_its_fits(method, says, tmp_path):
+    fit = an.fit(made(), method=method)
+    an.write_report(fit, tmp_path / "a.html")
+    html = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert says in html and caption([fit]) in html
+    assert ('id="band-0"' in html) == (method == "posterior") == ("least squares" not in html)
 
 
 def test_points_left_out_are_drawn_dimmed_and_apart():
