@@ -80,15 +80,8 @@ def fit_shared(
 
     Examples
     --------
-    >>> import tempfile, pathlib
-    >>> from analysis.curve import R
     >>> from analysis.logs import read
-    >>> folder, rng = pathlib.Path(tempfile.mkdtemp()), np.random.default_rng(0)
-    >>> for name, middle in (("slow", 2.0), ("fast", 0.5)):
-    ...     y = R(np.arange(40.0) / 4, R0=0.1, A=0.7, B=1.5, C_mid=middle) + rng.normal(0, 0.01, 40)
-    ...     rows = [f"{c},{v:.6f}" for c, v in zip(np.arange(40.0) / 4, y)]
-    ...     _ = (folder / f"{name}.csv").write_text("\\n".join(["gpu_hours,accuracy", *rows]))
-    >>> runs = read(folder / "*.csv")
+    >>> runs = read("data/runs")
     >>> fit_shared(runs, "A").differ, fit_shared(runs, "C_mid").differ
     (False, True)
     """
@@ -126,17 +119,10 @@ def nested(
 
     Examples
     --------
-    >>> import tempfile, pathlib
-    >>> from analysis.curve import R
     >>> from analysis.logs import read
-    >>> folder, rng = pathlib.Path(tempfile.mkdtemp()), np.random.default_rng(0)
-    >>> for name, ceiling in (("low", 0.6), ("high", 0.7)):
-    ...     y = R(np.arange(40.0) / 4, R0=0.1, A=ceiling, B=1.5, C_mid=1.0) + rng.normal(0, 0.01, 40)
-    ...     rows = [f"{c},{v:.6f}" for c, v in zip(np.arange(40.0) / 4, y)]
-    ...     _ = (folder / f"{name}.csv").write_text("\\n".join(["gpu_hours,accuracy", *rows]))
-    >>> table = nested(read(folder / "*.csv"), models=["A", ("B", "C_mid")])
+    >>> table = nested(read("data/runs"), models=["A", ("B", "C_mid")])
     >>> [(model.name, model.differ) for model in table.models]
-    [('nothing', None), ('A', True), ('B, C_mid', False)]
+    [('nothing', None), ('A', False), ('B, C_mid', True)]
     """
     wanted = sorted({_checked(model) for model in models} | {()}, key=len)
     setup = _setup(runs, x, window, correlated, level)
