@@ -26,7 +26,7 @@ def outputs(notebook) -> str:
 
 
 def test_there_are_notebooks():
-    assert NOTEBOOKS[0].name == "01_quickstart.ipynb"
+    assert [path.name for path in NOTEBOOKS] == ["01_quickstart.ipynb", "02_fit_and_doubt.ipynb"]
 
 
 @pytest.mark.filterwarnings("default")  # the kernel's client, not ours, warns about event loops
@@ -42,6 +42,33 @@ def test_the_quickstart_shows_two_fitted_runs_and_does_not_test_one_seed():
     text = outputs(executed(NOTEBOOKS[0]))
     for promised in ("scalerl", "grpo", "C_mid", "not tested"):
         assert promised in text
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_second_notebook_doubts_an_early_ceiling_and_believes_a_late_one():
+    notebook = executed(NOTEBOOKS[1])
+    text = outputs(notebook)
+    for promised in (
+        "not identified: the run may end before 2 C_mid",
+        "one seed: the interval holds no variance between seeds",
+        "the data do not tell their ceilings apart",
+        "A by the start of the window",
+        "never",
+        "free parameters",
+    ):
+        assert promised in text
+    usable = "".join(
+        next(o for c in notebook.cells for o in c.get("outputs", []) if "usable" in str(o))["data"]["text/html"]
+    )
+    assert [usable.count(f"<td>{word}</td>") for word in ("no", "yes")] == [3, 3]
+    assert "same limits: True" in text and "same band:   True" in text
+    assert text.count("image/png") >= 4
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_ship_without_paths_of_a_machine(path):
+    shown = outputs(nbformat.read(path, as_version=4))
+    assert not [word for word in (str(Path.cwd()), str(Path.home()) + "/", "/tmp/", "site-packages") if word in shown]  # noqa: S108
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
