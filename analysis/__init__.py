@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from analysis.findings import Finding
     from analysis.fitting import fit
     from analysis.joint import fit_shared, nested
-    from analysis.logs import read
+    from analysis.logs import read, read_frame
     from analysis.plotting import plot_curves, plot_training_curves
     from analysis.pooling import pool_shapes
+    from analysis.priors import Priors
     from analysis.recipes import RecipeFit, RecipeFits
     from analysis.reporting import write_report
     from analysis.results import Fit, Fits, Param
@@ -39,6 +40,7 @@ _HOME = {
     "gradient": "curve",
     "slope": "curve",
     "read": "logs",
+    "read_frame": "logs",
     "fit": "fitting",
     "fit_shared": "joint",
     "nested": "joint",
@@ -59,6 +61,7 @@ _HOME = {
     "Fit": "results",
     "Fits": "results",
     "Param": "results",
+    "Priors": "priors",
     "Nested": "shared",
     "RecipeFit": "recipes",
     "RecipeFits": "recipes",
@@ -77,6 +80,7 @@ __all__ = [
     "Fits",
     "Nested",
     "Param",
+    "Priors",
     "R",
     "RecipeFit",
     "RecipeFits",
@@ -97,6 +101,7 @@ __all__ = [
     "pool_seeds",
     "pool_shapes",
     "read",
+    "read_frame",
     "share_R0",
     "slope",
     "window_study",

@@ -54,6 +54,13 @@ class Options:
     prompts: str
     tolerance: float
 
+    @property
+    def accounts(self) -> bool:
+        """Whether the method models correlated evaluations."""
+        if self.method == "bootstrap":
+            return self.resample != "residual"
+        return self.method == "posterior" or (self.method == "profile" and self.correlated)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -119,8 +126,7 @@ def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Op
     elif with_limits:
         findings += estimate.findings
         findings += doubts.of_intervals(params)
-        accounts = options.method == "posterior" or (options.method == "profile" and options.correlated)
-        findings += doubts.of_residuals(residual, accounts=accounts, rho=estimate.noise.get("rho"))
+        findings += doubts.of_residuals(residual, accounts=options.accounts, rho=estimate.noise.get("rho"))
         findings += misfits.misfit(c, y, values)
         findings += misfits.noise_grows(residual, y + residual)
         findings += misfits.outliers(c, residual, y + residual)
@@ -152,6 +158,7 @@ def judge(  # noqa: PLR0917
 ) -> dict[str, Param]:
     """Set `identified`, and in a few words why not."""
     C_mid, usable = params["C_mid"], estimate.grade is not None and estimate.grade >= reaching.USABLE_GRADE
+    narrow = any(f.code == "undercover" for f in estimate.findings)
     leaning = next((f.message for f in estimate.findings if f.code == "prior-bound"), "")
     judged = {}
     for name, p in params.items():
@@ -166,6 +173,8 @@ def judge(  # noqa: PLR0917
             why = f"no upper limit below {options.priors.ceiling:g}"
         elif not usable and name != "R0":
             why = "the run may end before 2 C_mid"
+        elif narrow:
+            why = f"limits of {options.method} are too narrow to tell"
         elif leaning and name in leaning.split(" ends ")[0].split():
             why = "the prior, not the data, ends the interval"
         else:

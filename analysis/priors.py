@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 R0_SD = 0.2  # of the prior of R0 around the first evaluations
 
@@ -45,3 +47,32 @@ class Priors:
     def to_dict(self) -> dict[str, object]:
         """Return the fields as plain values."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+
+def in_words(priors: Mapping[str, Any]) -> str:
+    """Say what `Priors.to_dict` holds; what else stands there as it is.
+
+    Examples
+    --------
+    >>> in_words({"rho": [0.0, 1.0], "R0": None})
+    'rho uniform on 0 to 1; R0 normal around the evaluations at the lowest compute, sd 0.2'
+    """
+    said = []
+    for name, value in priors.items():
+        if name == "log_B":
+            said.append(f"ln B normal, mean {value[0]:.3g}, sd {value[1]:.3g}")
+        elif name == "C_mid":
+            said.append(f"ln C_mid uniform, {value[0]:.3g} x the first positive compute to {value[1]:.3g} x the last")
+        elif name == "rho":
+            said.append(f"rho uniform on {value[0]:.3g} to {value[1]:.3g}")
+        elif name == "ceiling":
+            said.append(f"A uniform on 0 to {value:.6g}")
+        elif name == "R0" and value is None:
+            said.append(f"R0 normal around the evaluations at the lowest compute, sd {R0_SD:g}")
+        elif name == "R0":
+            said.append(f"R0 normal, mean {value[0]:.3g}, sd {value[1]:.3g}")
+        elif name == "least_sigma":
+            said.append(f"noise sd ~ sd^-2, cut off below {value:.3g}")
+        else:
+            said.append(f"{name} {value}")
+    return "; ".join(said)

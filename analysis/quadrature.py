@@ -23,7 +23,7 @@ NEGLIGIBLE = 1e-3  # nodes of the noise with less of the mass are dropped once t
 CELLS = 6000
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Posterior(Draws):
     """Weighted draws, and how well the quadrature went.
 

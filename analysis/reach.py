@@ -72,5 +72,20 @@ def of_grade(share: float) -> list[Finding]:
     """Say that a run ends too early to know its ceiling; nothing where the grade is usable."""
     if share >= USABLE_GRADE:
         return []
-    what = f"P(C_max > 2 C_mid) = {share:.2f}, usable from {USABLE_GRADE:g}: the run ends too early to know its ceiling"
+    what = (
+        f"P(C_max > 2 C_mid) {chance(share)}, usable from {USABLE_GRADE:g}: the run ends too early to know its ceiling"
+    )
     return [finding("grade", what, share, severity="warning")]
+
+
+def chance(p: float) -> str:
+    """Return a probability behind its sign, two digits; never one that reads as certain.
+
+    Examples
+    --------
+    >>> chance(0.4), chance(0.001), chance(1.0)
+    ('= .40', '< .01', '> .99')
+    """
+    if p > 0.995:
+        return "> .99"
+    return "< .01" if p < 0.005 else f"= {p:.2f}".replace("0.", ".", 1)

@@ -14,6 +14,8 @@ from typing import Any
 
 from analysis.draws import Reached
 from analysis.findings import Finding
+from analysis.priors import in_words
+from analysis.reach import chance
 from analysis.results import FARTHEST, PARAMETERS, Fit, Param
 
 UNITS = {
@@ -83,7 +85,7 @@ def cells(fit: Fit, name: str) -> tuple[str, str, str]:
     if name != "A" or p.fixed or p.value is None:
         return value, limits, said
     if fit.grade is not None:
-        grade = f"P(C_max > 2 C_mid) {_probability(fit.grade)}"
+        grade = f"P(C_max > 2 C_mid) {chance(fit.grade)}"
         if p.identified:
             said = f"usable: {grade}"
         elif "P(C_max" not in p.why:
@@ -92,13 +94,6 @@ def cells(fit: Fit, name: str) -> tuple[str, str, str]:
         value, limits = limits, OPEN_ABOVE
         said = said.replace(f": {OPEN_ABOVE}", "", 1)
     return value, limits, said
-
-
-def _probability(p: float) -> str:
-    """A probability behind its sign, two digits; never one that reads as certain."""
-    if p > 0.995:
-        return "> .99"
-    return "< .01" if p < 0.005 else f"= {p:.2f}".replace("0.", ".", 1)
 
 
 def reach_text(fit: Fit) -> str:
@@ -135,6 +130,8 @@ def checklist_text(fit: Fit) -> str:
     """Return the fit report, one line an item; an item that the fit does not say is said to be missing."""
     report = {str(key).replace("_", " "): value for key, value in fit.report.items()}
     items = dict.fromkeys(CHECKLIST, "not said") | {key: _plain(value) for key, value in report.items()}
+    if isinstance(fit.report.get("priors"), Mapping):
+        items["priors"] = in_words(fit.report["priors"])
     width = max(map(len, items))
     return "\n".join(f"{key:<{width}}  {value}" for key, value in items.items())
 

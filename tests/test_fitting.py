@@ -264,3 +264,23 @@ def test_a_shared_R0_is_that_of_share_R0():
         an.fit(runs[0], r0="shared")
     with pytest.raises(UserError, match="posterior"):
         an.fit(runs, r0="shared", method="lsq")
+
+
+@pytest.mark.parametrize("method", ["lsq", "bootstrap"])
+def test_limits_that_are_known_to_be_too_narrow_identify_nothing(method):
+    """The paper's run up to 20,000 GPU-hours: both methods would be sure of an A that the rest of it leaves behind."""
+    (run,) = an.read("data/paper/scalerl_8b_bs2048_100k.csv")
+    early, whole = an.fit(run, method=method, window=(None, 20_000)), an.fit(run)
+    assert early.params["A"].hi < whole.params["A"].lo
+    assert not any(p.identified for p in early.params.values())
+    assert "too narrow" in early.params["A"].why
+
+
+def test_a_bootstrap_that_keeps_the_order_of_residuals_does_not_assume_independence():
+    run = noisy(0, rho=0.6)
+    said = {
+        kind: " ".join(f.message for f in an.fit(run, method="bootstrap", resample=kind).findings)
+        for kind in ("residual", "block", "sieve")
+    }
+    assert "so the intervals are too narrow" in said["residual"]
+    assert "accounts for it" in said["sieve"] and "accounts for it" in said["block"]

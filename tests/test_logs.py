@@ -6,9 +6,11 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -461,3 +463,35 @@ def test_a_foreign_log_of_two_runs_is_told_by_its_steps():
     run = an.read(DATA / "qwen3_math_two_runs_in_one.csv", y="eval_acc")[0]
     restart = next(f for f in run.findings if f.code == "compute-restarts")
     assert "line 7" in restart.message and restart.severity == "warning"
+
+
+# ---- tables in memory
+
+
+def test_a_table_in_memory_is_read_like_the_same_table_in_a_file(tmp_path):
+    frame = pd.DataFrame(
+        {"gpu_hours": [0.0, 1.0, 2.0, 3.0], "step": [0, 10, 20, 30], "accuracy": [0.1, None, 0.3, 0.4]}
+    )
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    from_file = an.read(tmp_path / "mine.csv")[0]
+    for table in (frame, frame.convert_dtypes(), frame.to_dict("list"), {k: v.to_numpy() for k, v in frame.items()}):
+        run = an.read_frame(table, "mine")
+        assert run.axes == from_file.axes == ("gpu_hours", "step")
+        assert all((run.data[k] == from_file.data[k]).all() for k in from_file.data)
+        assert [(f.code, f.message) for f in run.findings] == [(f.code, f.message) for f in from_file.findings]
+    assert an.read_frame(frame, "mine", x="step", recipe="best", seed=3).recipe == "best"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({}, "no column"),
+        ({"gpu_hours": [1, 2], "accuracy": [0.1]}, "gpu_hours 2, accuracy 1"),
+        ({"gpu_hours": 3, "accuracy": 0.4}, "at least one row"),
+        ({"hours": [1], "accuracy": [0.4]}, "did you mean --x hours"),
+        ({"gpu_hours": ["a"], "accuracy": [0.4]}, "none of the 1 rows"),
+    ],
+)
+def test_a_table_in_memory_that_holds_no_run_is_refused(table, said):
+    with pytest.raises(an.UserError, match=re.escape(said)):
+        an.read_frame(table, "mine")

@@ -56,8 +56,8 @@ def full(plain):
         plain,
         method="posterior",
         params={
-            **{name: replace(p, se=None) for name, p in plain.params.items()},
-            "A": replace(plain.params["A"], se=0.1 + 0.2, se_observed=1e-300),
+            **{name: replace(p, se=None, identified=True, why="") for name, p in plain.params.items()},
+            "A": replace(plain.params["A"], se=0.1 + 0.2, se_observed=1e-300, identified=True, why=""),
         },
         draws=draws(),
         reach=6.25,
