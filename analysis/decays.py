@@ -23,7 +23,6 @@ COLLAPSE_POINTS = 10  # fewer points than this do not tell a collapse from noise
 COLLAPSE, COLLAPSE_SIGMAS = 0.25, 5.0  # the end lies this share of the range and this many errors below the best
 ENTIRE = 0.5  # every evaluation of the end lies at least this share of the drop below
 ENDS = (0.2, 0.1)  # shares of the run that may lie at the end, and always its last two evaluations
-RHO_BIAS = 4.0  # over n: what a flexible curve takes from the correlation of its residuals
 SLIDE_LEVEL, SLIDE_POINTS = 0.001, 6  # one-sided level of a slope behind the peak; points there
 SMOOTH = 0.1  # share of the points over which the peak is looked for
 
@@ -150,7 +149,7 @@ def _noise(pass_rate: Array) -> tuple[float, float]:
     # A level counts as a parameter: where the curve is steep every point is a level, and says nothing of the noise.
     sigma = math.sqrt(total / max(len(residual) - blocks_up - blocks_down, 1))
     rho = float(residual[1:] @ residual[:-1]) / total
-    return sigma, min(max(rho + RHO_BIAS / len(residual), 0.0), 0.9)
+    return sigma, min(max(rho, 0.0), 0.9)
 
 
 def _rising(values: Array) -> tuple[Array, int]:

@@ -21,13 +21,18 @@ def as_run(compute, pass_rate, name="made", **columns):
     return an.Run(name, name, None, data, ("gpu_hours",), (), Path("none"), "")
 
 
-def noisy(seed, *, k=4.0, n=25, sd=0.01, rho=0.0, **truth):
-    """The law from compute 0 to k C_mid, n points, with AR(1) noise."""
-    compute = np.linspace(0.0, k * TRUE["C_mid"], n)
+def ar1(n, sd=0.01, rho=0.0, seed=0):
+    """Normal noise whose neighbours have correlation rho."""
     noise = np.random.default_rng(seed).normal(0.0, sd, n)
     for i in range(1, n):
         noise[i] = rho * noise[i - 1] + (1.0 - rho**2) ** 0.5 * noise[i]
-    return as_run(compute, R(compute, **{**TRUE, **truth}) + noise)
+    return noise
+
+
+def noisy(seed, *, k=4.0, n=25, sd=0.01, rho=0.0, **truth):
+    """The law from compute 0 to k C_mid, n points, with AR(1) noise."""
+    compute = np.linspace(0.0, k * TRUE["C_mid"], n)
+    return as_run(compute, R(compute, **{**TRUE, **truth}) + ar1(n, sd, rho, seed))
 
 
 def values(fit):
