@@ -83,7 +83,8 @@ def slope(C: ArrayLike, R0: float, A: float, B: float, C_mid: float) -> Any:
 def compute_to(target: ArrayLike, R0: float, A: float, B: float, C_mid: float) -> Any:
     """Return the compute at which the curve reaches `target`; infinity means never, NaN that a number is missing.
 
-    0 where the curve starts there or beyond; a target, R0 or A of NaN gives NaN, as in `R`. A falling curve (A < R0) is read downwards.
+    0 where the curve starts there or beyond; a target, R0 or A of NaN gives NaN, as in `R`. A falling curve (A < R0) is
+    read downwards.
 
     Examples
     --------
