@@ -6,7 +6,6 @@ methods are in `analysis.methods`, what is said of their answers in `analysis.es
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,6 +17,7 @@ import numpy as np
 
 from analysis import doubts, regimes
 from analysis import reach as reaching
+from analysis.arguments import check_read, checked_r0, checked_seed, checked_share, checked_window, runs_of
 from analysis.bootstrap import KINDS
 from analysis.conditional import relative_log
 from analysis.estimating import SPOILT, Options, Result, estimate_points, flat_level
@@ -43,8 +43,8 @@ def fit(
     level: float | None = ...,
     priors: Priors | None = ...,
     seed: int = ...,
-    resample: str = ...,
-    correlated: bool = ...,
+    resample: str | None = ...,
+    correlated: bool | None = ...,
     up_to_peak: bool = ...,
     prompts: str = ...,
     tolerance: float = ...,
@@ -60,8 +60,8 @@ def fit(
     level: float | None = ...,
     priors: Priors | None = ...,
     seed: int = ...,
-    resample: str = ...,
-    correlated: bool = ...,
+    resample: str | None = ...,
+    correlated: bool | None = ...,
     up_to_peak: bool = ...,
     prompts: str = ...,
     tolerance: float = ...,
@@ -76,8 +76,8 @@ def fit(
     level: float | None = 0.95,
     priors: Priors | None = None,
     seed: int = 0,
-    resample: str = "sieve",
-    correlated: bool = True,
+    resample: str | None = None,
+    correlated: bool | None = None,
     up_to_peak: bool = False,
     prompts: str = "fixed",
     tolerance: float = reaching.TOLERANCE,
@@ -92,8 +92,8 @@ def fit(
         Compute axis; by default the first that the run has, ``gpu_hours`` for a run folder.
     method : {"posterior", "profile", "bootstrap", "lsq", "paper"}
         Where values and limits come from. Posterior: medians and quantiles, correlated noise accounted for.
-        Profile: least squares with limits from the F profile under AR(1) noise. Bootstrap: percentiles of refits. Lsq:
-        least squares with standard errors. Paper: the published grid, without limits.
+        Profile: generalised least squares with limits from the F profile under AR(1) noise. Bootstrap: least squares
+        with percentiles of refits. Lsq: least squares with standard errors. Paper: the published grid, without limits.
     r0 : {"free", "first", "shared"} or float
         Fit R0, pin it to the run's first evaluation (which then leaves the fit), or to a fraction. Shared: runs from
         one checkpoint, evaluated on the same prompts, inform one R0 (`analysis.share_R0`).
@@ -102,13 +102,13 @@ def fit(
     level : float or None
         Level of the limits; None gives the least squares curve without limits, which is faster.
     priors : Priors, optional
-        Of the posterior; the report of the fit states them.
+        Of the posterior, which alone reads them; the report of the fit states them.
     seed : int
         Of the draws.
-    resample : {"sieve", "residual", "block"}
-        What the bootstrap draws.
-    correlated : bool
-        Whether the profile takes the noise as AR(1) or as independent.
+    resample : {"sieve", "residual", "block"}, optional
+        What the bootstrap draws, which alone reads it; the sieve unless said.
+    correlated : bool, optional
+        Whether the profile, which alone reads it, takes the noise as AR(1) or as independent; AR(1) unless said.
     up_to_peak : bool
         Where the run decays, fit the points up to its peak; nothing is claimed past it then.
     prompts : {"fixed", "sample"}
@@ -126,7 +126,7 @@ def fit(
     Raises
     ------
     UserError
-        If the axis is not there or an option makes no sense.
+        If the axis is not there, or an option makes no sense or is one that the method does not read.
 
     Notes
     -----
@@ -144,13 +144,27 @@ def fit(
     >>> round(fitted.params["A"].value, 9), [f.code for f in fitted.findings]
     (0.7, ['exact-data'])
     """
-    if r0 == "shared":
+    given = runs_of(runs)
+    for name, value, options in (
+        ("method", method, tuple(METHODS)),
+        ("resample", resample, (None, *KINDS)),
+        ("prompts", prompts, ("fixed", "sample")),
+    ):
+        if value not in options:
+            raise UserError(f"{name}: {value!r} is none of {', '.join(filter(None, options))}")
+    check_read(method, priors=priors, resample=resample, correlated=correlated)
+    window, seed, tolerance = checked_window(window), checked_seed(seed), checked_share("tolerance", tolerance)
+    level = None if level is None else checked_share("level", level)
+    if priors is not None and not isinstance(priors, Priors):
+        raise UserError("priors: not an analysis.Priors")
+    priors = Priors() if priors is None else priors
+    if isinstance(r0, str) and r0 == "shared":
         from analysis.starts import share_R0  # it fits through this module
 
-        if isinstance(runs, Run):
-            raise UserError(f"r0: 'shared' asks for several runs; {runs.name} is one (--r0)")
+        if isinstance(given, Run):
+            raise UserError(f"r0: 'shared' asks for several runs; {given.name} is one (--r0)")
         return share_R0(
-            runs,
+            given,
             x=x,
             method=method,
             window=window,
@@ -159,25 +173,15 @@ def fit(
             prompts=prompts,
             up_to_peak=up_to_peak,
             tolerance=tolerance,
-            priors=Priors() if priors is None else priors,
+            priors=priors,
         )
-    r0, window = _checked(r0, window, level)
-    for name, value, options in (
-        ("method", method, tuple(METHODS)),
-        ("resample", resample, KINDS),
-        ("prompts", prompts, ("fixed", "sample")),
-    ):
-        if value not in options:
-            raise UserError(f"{name}: {value!r} is none of {', '.join(options)}")
-    if not 0.0 < tolerance < 1.0:
-        raise UserError(f"tolerance: {tolerance:g} does not lie between 0 and 1")
     chosen = Options(
-        x, method, r0, window, level, Priors() if priors is None else priors, seed, resample, correlated, up_to_peak,
-        prompts, tolerance,
+        x, method, checked_r0(r0), window, level, priors, seed, resample or KINDS[0], correlated is not False,
+        up_to_peak, prompts, tolerance,
     )  # fmt: skip
-    if isinstance(runs, Run):
-        return _fit_run(runs, chosen)
-    return Fits([_fit_run(run, chosen) for run in runs])
+    if isinstance(given, Run):
+        return _fit_run(given, chosen)
+    return Fits([_fit_run(run, chosen) for run in given])
 
 
 def _fit_run(run: Run, options: Options) -> Fit:
@@ -303,23 +307,3 @@ def _pin(compute: Array, pass_rate: Array, use: Mask, r0: str | float) -> tuple[
     what = f"R0 is held at the first evaluation ({value:.4g} at {compute[0]:g}); the intervals do not hold its error"
     # That evaluation says nothing more about the curve; counted as a point it would narrow the intervals.
     return value, [finding("r0-pinned", what, value)], use & ~first
-
-
-def _checked(r0: str | float, window: Window, level: float | None) -> tuple[str | float, Window]:
-    if isinstance(r0, str) and r0 not in {"free", "first"}:
-        try:
-            r0 = float(r0)
-        except ValueError:
-            raise UserError(
-                f"r0: {r0!r} is none of free, first, shared or a pass rate between 0 and 1 (--r0)"
-            ) from None
-    if not isinstance(r0, str) and not 0.0 <= r0 <= 1.0:
-        raise UserError(f"r0: {r0:g} is not a pass rate between 0 and 1 (--r0)")
-    low, high = window
-    if any(end is not None and not math.isfinite(end) for end in window):
-        raise UserError("window: an end that is not a finite compute (--from, --to)")
-    if low is not None and high is not None and not low < high:
-        raise UserError(f"window: from {low:g} to {high:g} holds nothing; --from must lie below --to")
-    if level is not None and not 0.0 < level < 1.0:
-        raise UserError(f"level: {level:g} does not lie between 0 and 1")
-    return r0, window
