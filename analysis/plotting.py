@@ -39,8 +39,8 @@ CURVE_POINTS = 200
 BAND_POINTS = 60  # each costs a weighted quantile of all draws
 BAND_ALPHA = 0.15
 BAND_ROOM = 0.5  # a band widens the axis of pass rates by this share of what points, curves and bars span, at most
-# Findings under which a band would claim what the fit takes back: all of it, or what lies past the data.
-WITHHELD, NOT_AHEAD = frozenset({"posterior-grid"}), frozenset({"decay", "peak-fit"})
+# Findings under which a band past the data would claim what the fit takes back.
+NOT_AHEAD = frozenset({"decay", "peak-fit"})
 DRAWABLE = (1e-200, 1e200)  # beyond, the room that a log axis needs left and right is no number any more
 NAME_LENGTH = 40  # a longer name is cut in the middle, so that its seed at the end can be read
 LEGEND_RUNS = 15  # more than these are counted and not named; twice as many would leave the axes no room
@@ -68,7 +68,7 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
     band : bool
         Shade the limits of each mean curve, ``fit.predict(C, level=fit.level)``, as far as the curve is drawn. Single
         evaluations scatter more widely. There is none for a run without a curve, for a method without draws and where
-        the posterior failed its own check; past the data there is none for a run that decays.
+        the draws failed a check; past the data there is none for a run that decays.
 
     Returns
     -------
@@ -253,7 +253,7 @@ def _curve(ax: Axes, fit: Fit, scale: _Scale, look: _Look, extend: float) -> Non
 
 
 def _has_band(fit: Fit) -> bool:
-    return fit.fitted and fit.draws is not None and not WITHHELD & {f.code for f in fit.findings}
+    return fit.fitted and fit.trusted_draws is not None
 
 
 def _bands(ax: Axes, shaded: Iterable[tuple[Fit, _Look]], scale: _Scale, extend: float) -> None:

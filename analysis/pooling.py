@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import doubts, estimating, posterior
+from analysis import doubts, estimating, methods, posterior
 from analysis import reach as reaching
 from analysis.conditional import LOG_B_SDS
 from analysis.draws import DRAWN, Draws, tail
@@ -33,14 +33,14 @@ from analysis.leastsquares import NAMES
 from analysis.methods import Estimate, Limits, Values
 from analysis.posterior import EDGE_MASS, LEAST_SIZE
 from analysis.priors import Priors
-from analysis.results import LEVEL, Fit, Fits
+from analysis.results import LEVEL, WITHHELD, Fit, Fits
 from analysis.seeds import by_recipe
 from scalerl.runlog import UserError
 
 SCALE = 0.2  # of the half-normal prior of the standard deviation of ln B and of ln C_mid between seeds
 MIXED = 0.25  # standard deviations of A by which the chains may differ
 NEAR_END = 0.02  # of a prior's range
-REPLACED = {"grade", "prior-bound", "prompts-fixed", "open-interval", "posterior-grid"}
+REPLACED = {"grade", "prior-bound", "prompts-fixed", "open-interval", *WITHHELD}
 
 
 def pool_shapes(
@@ -69,7 +69,8 @@ def pool_shapes(
     -------
     Fits
         In the order given, each with the finding ``pooled``; values, limits, reach and grade are those of the new
-        weights.
+        weights. A fit whose draws failed their check stays as it is and informs no other one; where draws are taken
+        anew it is these that count.
 
     Raises
     ------
@@ -121,18 +122,24 @@ def pool_shapes(
     return Fits([done.get(id(f), f) for f in given])
 
 
-def _pool(fits: Sequence[Fit], scale: float, seed: int, draws: int | None) -> list[Fit]:
-    if len(fits) < 2:
-        said = finding("pooled", "no other seed of the recipe to pool the shape with: nothing is changed")
-        return [replace(f, findings=(*f.findings, said)) for f in fits]
+def _pool(fits: Sequence[Fit], scale: float, seed: int, count: int | None) -> list[Fit]:
+    """The fits in their order, those pooled that have others beside them and draws to trust."""
     options = [_options(f) for f in fits]
-    own = [_draws(f, o, draws) for f, o in zip(fits, options, strict=True)]
-    found = gibbs(own, options[0].priors, scale, np.random.default_rng(seed))
-    names = [f.name for f in fits]
-    return [
-        _refit(f, replace(d, weight=weight.mean(axis=0)), weight, o, _said(found, scale, names))
-        for f, d, weight, o in zip(fits, own, found.weights, options, strict=True)
+    own = [_draws(f, o, count) if len(fits) > 1 else f.trusted_draws for f, o in zip(fits, options, strict=True)]
+    used = [(i, draws) for i, draws in enumerate(own) if draws is not None]
+    alone = "no other seed of the recipe to pool the shape with: nothing is changed"
+    failed = "the draws failed their check, so the shape is not pooled: nothing is changed"
+    made = [
+        replace(f, findings=(*f.findings, finding("pooled", alone if draws is not None else failed)))
+        for f, draws in zip(fits, own, strict=True)
     ]
+    if len(used) < 2:
+        return made
+    found = gibbs([draws for _, draws in used], options[0].priors, scale, np.random.default_rng(seed))
+    said = _said(found, scale, [fits[i].name for i, _ in used])
+    for (i, draws), weight in zip(used, found.weights, strict=True):
+        made[i] = _refit(fits[i], replace(draws, weight=weight.mean(axis=0)), weight, options[i], said)
+    return made
 
 
 def _said(found: Pooled, scale: float, names: Sequence[str]) -> tuple[Finding, dict[str, Any]]:
@@ -255,11 +262,11 @@ def _points(fit: Fit) -> Evaluations:
     return data if len(data.compute) == fit.n else data.some(data.compute > data.compute[0])  # R0 pinned to the first
 
 
-def _draws(fit: Fit, options: estimating.Options, count: int | None) -> Draws:
+def _draws(fit: Fit, options: estimating.Options, count: int | None) -> Draws | None:
+    """The fit's draws or `count` new ones; None where these failed their check."""
     if count is None:
-        if fit.draws is None:
-            raise UserError(f"{fit.name}: no draws to pool")
-        return Draws(**{name: getattr(fit.draws, name) for name in DRAWN})
+        kept = fit.trusted_draws
+        return None if kept is None else Draws(**{name: getattr(kept, name) for name in DRAWN})
     data, R0 = _points(fit), fit.params["R0"]
     found = posterior.posterior(
         data.compute,
@@ -271,4 +278,6 @@ def _draws(fit: Fit, options: estimating.Options, count: int | None) -> Draws:
         draws=count,
         seed=options.seed,
     )
+    if any(f.code in WITHHELD for f in methods._self_check(found)):
+        return None
     return Draws(**{name: getattr(found, name) for name in DRAWN})

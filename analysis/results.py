@@ -1,7 +1,7 @@
 """What a fit hands on: parameters with limits, draws, the curve, and the doubts. Frozen; nothing here estimates.
 
 Promises: an unknown is `None`, never 0 and never NaN; a result shows its findings before its numbers; every interval
-of a prediction is read off the draws and off nothing else; importing this module loads neither numpy, pandas nor
+of a prediction is read off draws that passed their checks; importing this module loads neither numpy, pandas nor
 scipy. Does not promise that a fit has draws: plain least squares has none, and a band is then refused.
 
 Text and HTML are made in `analysis.tables`, files in `analysis.saved`, results of lmfit in `analysis.peers`. A little
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PARAMETERS = ("A", "B", "C_mid", "R0")  # the order of every table
 LEVEL = 0.95  # of an interval where neither the caller nor the fit says which
+WITHHELD = frozenset({"posterior-grid", "pooled-thin"})  # findings of draws that no limit may be read off
 FARTHEST = 100.0  # largest multiple of the compute that a reach is looked for at
 
 
@@ -127,6 +128,11 @@ class Fit:
         """Whether there is a curve at all."""
         return self.params["A"].value is not None
 
+    @property
+    def trusted_draws(self) -> Draws | None:
+        """The draws; None where there are none, or where they failed a check and limits are withheld."""
+        return None if WITHHELD & {f.code for f in self.findings} else self.draws
+
     @overload
     def predict(self, C: ArrayLike, level: None = None) -> NDArray[Any]: ...
     @overload
@@ -149,7 +155,7 @@ class Fit:
         Raises
         ------
         UserError
-            If nothing could be fitted, or limits are asked for and the method has no draws.
+            If nothing could be fitted, or limits are asked for and the fit has no draws or withholds its limits.
         """
         import numpy as np
 
@@ -160,13 +166,13 @@ class Fit:
             if B is None or C_mid is None:  # an exactly flat run has a level and no shape
                 return np.full(np.shape(C), A)
             return np.asarray(R(C, R0, A, B, C_mid))
-        d, low = self._draws(), tail(level)
+        d, low = self._trusted(), tail(level)
         at = np.asarray(C, dtype=float)
         curves = R(at.reshape(1, -1), *(v[:, None] for v in (d.R0, d.A, d.B, d.C_mid)))
         return Band(*(found.reshape(at.shape) for found in d.quantile(curves, [low, 0.5, 1.0 - low])))
 
     def compute_to(self, R: float, level: float | None = None) -> Reached:
-        """Return the compute at which the curve reaches pass rate `R`, with limits where there are draws.
+        """Return the compute at which the curve reaches pass rate `R`, with limits where there are `trusted_draws`.
 
         Parameters
         ----------
@@ -197,9 +203,10 @@ class Fit:
         if B is None or C_mid is None:
             return Reached(R, 0.0 if A >= R else math.inf, None, None, level, self.x)
         value = float(compute_to(R, R0, A, B, C_mid))
-        if self.draws is None:
+        d = self.trusted_draws
+        if d is None:
             return Reached(R, value, None, None, level, self.x)
-        d, way = self.draws, 1.0 if A >= R0 else -1.0
+        way = 1.0 if A >= R0 else -1.0
         # All draws are read in the direction of the curve: one that runs the other way gets there at once or never.
         gained, missing = way * (R - d.R0), way * (d.A - R)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -282,10 +289,11 @@ class Fit:
             raise UserError(f"{self.name}: R0 or A has no value, so there is no curve")
         return R0, A, B, C_mid
 
-    def _draws(self) -> Draws:
-        if self.draws is None:
-            raise UserError(f"{self.name}: method {self.method} has no draws, so there is no band; leave out level")
-        return self.draws
+    def _trusted(self) -> Draws:
+        if (found := self.trusted_draws) is not None:
+            return found
+        failed = next((f.message for f in self.findings if f.code in WITHHELD), f"method {self.method} has no draws")
+        raise UserError(f"{self.name}: {failed}, so there is no band; leave out level")
 
     def __repr__(self) -> str:
         from analysis.tables import fit_text
@@ -321,13 +329,7 @@ class Fits(Named[Fit]):
 
     @classmethod
     def from_json(cls, text: str) -> Fits:
-        """Read what `to_json` wrote; nothing in it is executed.
-
-        Raises
-        ------
-        UserError
-            If the text is damaged or something else.
-        """
+        """Read what `to_json` wrote, as `Fit.from_json` does."""
         from analysis.saved import fits_from_json
 
         return fits_from_json(text)

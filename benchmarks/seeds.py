@@ -151,7 +151,7 @@ def shapes(rng: np.random.Generator, spread: float, k: float, n: int) -> list[Ro
     for name, f in (("own", fits[0]), ("pooled", pooled[0])):
         rows.append(of_interval(f"A, {name}", f.params["A"], early[1]))
         at = 4.0 * float(runs[0].data["gpu_hours"][-1])
-        lo, hi = (0.0, 1.0) if f.draws is None else (float(v) for v in f.predict(at, level=0.95)[::2])
+        lo, hi = (0.0, 1.0) if f.trusted_draws is None else (float(v) for v in f.predict(at, level=0.95)[::2])
         rows.append(of_interval(f"at 4x, {name}", Param(None, lo, hi, identified=False), float(R(at, *early))))
     withheld = any(d.code == "pooled-thin" for d in pooled[0].findings)
     return [*rows, Row("limits withheld", withheld, np.nan)]

@@ -134,6 +134,16 @@ def test_without_draws_a_band_is_refused_and_not_made_up(plain):
         plain.compute_to(0.5, level=95)
 
 
+@pytest.mark.parametrize("code", ["posterior-grid", "pooled-thin"])
+def test_withheld_limits_do_not_come_back_as_a_band(full, code):
+    withheld = replace(full, findings=(an.Finding(code, "warning", "limits are withheld"),))
+    assert full.trusted_draws is full.draws and withheld.trusted_draws is None and withheld.draws is not None
+    with pytest.raises(UserError, match="made: limits are withheld, so there is no band"):
+        withheld.predict(3.0, level=0.95)
+    reached, known = withheld.compute_to(0.5), full.compute_to(0.5)
+    assert (reached.lo, reached.hi) == (None, None) and reached.value == known.value and known.lo is not None
+
+
 def test_compute_to_inverts_the_curve_and_infinity_means_never(full, plain):
     found = full.compute_to(0.5)
     assert float(full.predict(found.value)) == pytest.approx(0.5) and found.lo < found.value < found.hi

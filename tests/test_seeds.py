@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 import analysis as an
+from analysis import methods
 from analysis.curve import R
 from analysis.draws import Draws
 from analysis.gibbs import gibbs
@@ -306,6 +307,29 @@ def test_too_few_draws_give_no_limits_and_more_may_be_asked_for(alone):
     assert "pooled-thin" in codes(early) and early.params["A"].lo is None and early.reach is None
     more = an.pool_shapes(thin, draws=3000)["early"]
     assert len(more.draws) == 3000 and "pooled-thin" not in codes(more) and more.params["A"].lo is not None
+
+
+GRID = an.Finding("posterior-grid", "warning", "limits are withheld")
+
+
+def withheld(fit):
+    params = {name: replace(p, lo=None, hi=None, identified=False) for name, p in fit.params.items()}
+    return replace(fit, findings=(*fit.findings, GRID), params=params, reach=None)
+
+
+def test_limits_withheld_from_a_fit_stay_so_unless_new_draws_pass(alone, monkeypatch):
+    fits = [withheld(alone["early"]), alone["long"], alone["longer"]]
+    kept = an.pool_shapes(fits)
+    early = kept["early"]
+    assert GRID in early.findings and early.params["A"].lo is None and early.draws is alone["early"].draws
+    assert codes(early)[-1] == "pooled" and "failed their check" in early.findings[-1].message
+    assert kept["long"].params == an.pool_shapes(fits[1:])["long"].params  # draws that failed inform no other run
+    anew = an.pool_shapes(fits, draws=2000)["early"]
+    assert "posterior-grid" not in codes(anew) and anew.params["A"].lo is not None and len(anew.draws) == 2000
+    monkeypatch.setattr(methods, "MISSED", -1.0)
+    again = an.pool_shapes(fits, draws=2000)
+    assert GRID in again["early"].findings and again["early"].params["A"].lo is None
+    assert again["long"].params == alone["long"].params
 
 
 def _thinned(draws):
