@@ -1,7 +1,7 @@
 """How far ahead a fit can be believed: the band of the mean curve, the reach and the grade. Functions of draws alone.
 
-The **reach** is the largest h up to which the band of R(h C_max) is at most `tolerance` to either side; the **grade**
-is P(C_max > 2 C_mid). Both say what the draws say: they are as good as the law and the noise model are.
+The **reach** is the largest h up to which the band of R(h C_max) lies within `tolerance` of its median on either side;
+the **grade** is P(C_max > 2 C_mid). Both say what the draws say: they are as good as the law and the noise model are.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ STEPS = 41  # multiples of the compute that are looked at
 
 
 def half_widths(draws: Draws, last: float, multiples: Array, level: float = 0.95) -> Array:
-    """Half-width (k,) of the band of the mean curve at multiples (k,) of the last compute."""
+    """Larger distance (k,) from the median of the mean curve to a limit, at multiples (k,) of the last compute."""
     with np.errstate(over="ignore"):  # at an infinite compute a curve is at its ceiling
         C = multiples[None] * last
     curves = R(C, draws.R0[:, None], draws.A[:, None], draws.B[:, None], draws.C_mid[:, None])
     tail = 0.5 * (1.0 - level)
-    lo, hi = draws.quantile(curves, [tail, 1.0 - tail])
-    return np.asarray(0.5 * (hi - lo))
+    lo, mid, hi = draws.quantile(curves, [tail, 0.5, 1.0 - tail])
+    return np.asarray(np.maximum(hi - mid, mid - lo))
 
 
 def reach(draws: Draws, last: float, *, tolerance: float = TOLERANCE, level: float = 0.95) -> float | None:
@@ -40,7 +40,7 @@ def reach(draws: Draws, last: float, *, tolerance: float = TOLERANCE, level: flo
     last : float
         The last compute.
     tolerance : float
-        Largest half-width of the band.
+        Largest distance from the median of the mean curve to either limit.
 
     Examples
     --------
