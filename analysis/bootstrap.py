@@ -42,7 +42,7 @@ def bootstrap(
     """
     residual = -problem.residual(best.theta)
     fitted = problem.pass_rate - residual
-    noise = resample(residual, len(box.free), kind, refits, np.random.default_rng(seed))
+    noise = resample(residual, int(box.free.sum()), kind, refits, np.random.default_rng(seed))
     return fit_many(
         problem.log_compute,
         fitted + noise,
