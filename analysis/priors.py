@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
+
+from scalerl.runlog import UserError
 
 R0_SD = 0.2  # of the prior of R0 around the first evaluations
 
@@ -30,6 +33,11 @@ class Priors:
         The noise has p(sigma) ~ 1 / sigma^2, cut off smoothly below this: no evaluation is more exact, and points that
         a curve goes through exactly would otherwise claim to know it without error.
 
+    Raises
+    ------
+    UserError
+        If a field is not finite numbers in the order and range that its prior takes.
+
     Notes
     -----
     With 1 / sigma instead of 1 / sigma^2, noise that is large and nearly constant (rho near 1) holds so much mass that
@@ -43,6 +51,15 @@ class Priors:
     ceiling: float = 1.0
     R0: tuple[float, float] | None = None
     least_sigma: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _check("log_B", self.log_B, 2, "(mean, sd) with sd > 0", lambda v: v[1] > 0.0)
+        _check("C_mid", self.C_mid, 2, "(low, high) with 0 < low < high", lambda v: 0.0 < v[0] < v[1])
+        _check("rho", self.rho, 2, "(low, high) with 0 <= low <= high <= 1", lambda v: 0.0 <= v[0] <= v[1] <= 1.0)
+        _check("ceiling", self.ceiling, 1, "above 0 and at most 1", lambda v: 0.0 < v[0] <= 1.0)
+        if self.R0 is not None:
+            _check("R0", self.R0, 2, "None or (mean, sd) with sd > 0", lambda v: v[1] > 0.0)
+        _check("least_sigma", self.least_sigma, 1, "above 0", lambda v: v[0] > 0.0)
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as plain values."""
@@ -76,3 +93,12 @@ def in_words(priors: Mapping[str, Any]) -> str:
         else:
             said.append(f"{name} {value}")
     return "; ".join(said)
+
+
+def _check(name: str, given: Any, count: int, wanted: str, holds: Callable[[tuple[float, ...]], bool]) -> None:
+    """Refuse what is not `count` finite numbers (one stands alone, two in a tuple) of which `holds` is true."""
+    values: tuple[Any, ...] = tuple(given) if count > 1 and isinstance(given, (tuple, list)) else (given,)
+    numbers = all(isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    if len(values) != count or not numbers or not holds(values):
+        shown = " ".join(repr(given).split())
+        raise UserError(f"priors: {name} is {wanted}; {shown[:40]}{'...' * (len(shown) > 40)} is not")

@@ -72,3 +72,23 @@ def test_an_option_that_makes_no_sense_is_named_in_one_line(option, value):
 def test_numbers_of_numpy_and_runs_that_come_one_by_one_are_taken():
     fits = an.fit((run for run in [RUN]), seed=np.int64(3), level=np.float64(0.9), window=[None, np.float64(9.0)])
     assert fits[0].report["seed"] == 3 and fits[0].level == 0.9 and fits[0].window == (None, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rho", (0.9, 0.1)), ("rho", (0.0, 2.0)), ("rho", 0.5), ("rho", (0.0, 0.5, 1.0)), ("ceiling", 70.0),
+        ("ceiling", 0.0), ("ceiling", (1.0,)), ("ceiling", None), ("C_mid", (5.0, 1.0)), ("C_mid", (0.0, 20.0)),
+        ("C_mid", (0.1, float("inf"))), ("log_B", (0.0, -1.0)), ("log_B", (float("nan"), 0.7)), ("log_B", ("1", 0.7)),
+        ("R0", (0.1, 0.0)), ("R0", 0.1), ("least_sigma", 0.0), ("least_sigma", float("nan")),
+    ],
+)  # fmt: skip
+def test_a_prior_that_is_none_is_refused_by_its_name(field, value):
+    with pytest.raises(an.UserError, match=rf"^priors: {field} is ") as refused:
+        an.Priors(**{field: value})
+    assert "\n" not in str(refused.value)
+
+
+def test_the_default_priors_and_their_edges_are_taken():
+    edges = an.Priors(rho=(0.4, 0.4), ceiling=np.float64(1.0), R0=(-5.0, 1e-6), C_mid=[0.1, 2.0])
+    assert edges.rho == (0.4, 0.4) and an.Priors().rho == (0.0, 1.0)
