@@ -19,11 +19,12 @@ import numpy as np
 from analysis.solver import Array, Index
 
 LEAST_GAP = 1e-3  # of the usual spacing: repeated evaluations at one compute share nearly all of the run's noise
-RHO_NODES = 8
+RHO_NODES, NARROW_NODES = 8, 16  # over the whole range, and over the part of it that holds the mass
 # Share of white noise in the variance, and its prior. Most of the weight is on none: a large share makes strong
 # correlation look like independence, and the intervals of runs without correlation would pay for it.
 WHITE_SHARES, WHITE_PRIOR = (0.0, 0.33, 0.67), (0.7, 0.18, 0.12)
 FAINT = 0.15  # correlation
+FAINTEST = 1e-5  # share of the mass below which a node is not looked at again
 TAU_LEVELS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.7, 2.3, 3.2)  # in units of the residuals' spread
 
 
@@ -180,9 +181,27 @@ def _filtered(
     return Nodes(rho, tau, white, log_prior, scaled, back, gain, total)
 
 
-def unknown_share(gaps: Array, rho_range: tuple[float, float] = (0.0, 1.0)) -> Nodes:
-    """Noise of unknown size, correlation and white share: rho uniform, the share with `WHITE_PRIOR`."""
-    points, weights = np.polynomial.legendre.leggauss(RHO_NODES)
+def holding(values: Array, log_mass: Array, low: float, high: float) -> tuple[float, float]:
+    """Between which nodes the mass lies, one node to spare on either side; `low` and `high` stand beyond the outermost.
+
+    Examples
+    --------
+    >>> holding(np.array([0.1, 0.3, 0.5, 0.7]), np.log([1e-9, 0.4, 0.6, 1e-9]), 0.0, 1.0)
+    (0.1, 0.7)
+    """
+    places = np.unique(values)
+    mass = np.array([np.exp(log_mass[values == place] - log_mass.max()).sum() for place in places])
+    kept = np.flatnonzero(mass > FAINTEST * mass.sum())
+    first, last = int(kept[0]), int(kept[-1])
+    return (
+        low if first == 0 else float(places[first - 1]),
+        high if last == len(places) - 1 else float(places[last + 1]),
+    )
+
+
+def unknown_share(gaps: Array, rho_range: tuple[float, float] = (0.0, 1.0), count: int = RHO_NODES) -> Nodes:
+    """Noise of unknown size, correlation and white share: rho uniform, on `count` nodes; the share by `WHITE_PRIOR`."""
+    points, weights = np.polynomial.legendre.leggauss(count)
     low, high = rho_range
     grid = np.meshgrid(low + (high - low) * 0.5 * (points + 1.0), WHITE_SHARES, indexing="ij")
     rho, share, prior = grid[0].ravel(), grid[1].ravel(), np.outer(0.5 * weights, WHITE_PRIOR).ravel()
@@ -195,17 +214,17 @@ def unknown_share(gaps: Array, rho_range: tuple[float, float] = (0.0, 1.0)) -> N
     return _filtered(gaps, rho, np.sqrt(1.0 - share), share, np.log(prior), scaled=True)
 
 
-def known_white(gaps: Array, variance: Array, spread: float, rho_range: tuple[float, float] = (0.0, 1.0)) -> Nodes:
+def known_white(
+    gaps: Array, variance: Array, levels: Array, rho_range: tuple[float, float] = (0.0, 1.0), count: int = RHO_NODES
+) -> Nodes:
     """Evaluation noise of known variance (n,) and run noise of unknown size and correlation.
 
     rho is uniform; tau has density 1 / sqrt(tau^2 + evaluation variance): level below the evaluation noise, where the
     data cannot tell it from none, and 1 / tau above. A level density throughout was tried: its mass at large tau with
-    rho near 1, a drift that moves A, made intervals wider with the counts than without. `spread` is the scale of the
-    residuals, which sets the range of tau.
+    rho near 1, a drift that moves A, made intervals wider with the counts than without. `levels` are the nodes of tau.
     """
-    points, weights = np.polynomial.legendre.leggauss(RHO_NODES)
+    points, weights = np.polynomial.legendre.leggauss(count)
     low, high = rho_range
-    levels = spread * np.array(TAU_LEVELS)
     widths = np.gradient(levels) / np.sqrt(levels**2 + float(variance.mean()))
     widths[0] *= 0.5
     grid = np.meshgrid(low + (high - low) * 0.5 * (points + 1.0), levels, indexing="ij")

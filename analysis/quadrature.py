@@ -33,15 +33,12 @@ class Posterior(Draws):
         See `Draws`; `sigma` is the standard deviation of all noise.
     white : (M,) array
         Share of the noise's variance that is evaluation noise.
-    log_evidence : float
-        log of the probability density of the data under law and priors.
     checks : mapping
         Self-check: ``edge_B`` and ``edge_C_mid`` (mass in cells at an edge of the grid), ``cells``, ``heaviest`` (share
         of the heaviest cell), ``missed`` (how far, in log density, the least squares optimum lies above the best cell).
     """
 
     white: Array
-    log_evidence: float
     checks: Mapping[str, float]
 
 
@@ -112,11 +109,10 @@ class Grid:
     def sample(self, draws: int, rng: np.random.Generator) -> Posterior:
         """Draw shapes from the cells, the rest given the shape, and weight by the density at the draw."""
         log_mass = self.density + self.log_areas()
-        top = float(log_mass.max())
-        mass = np.exp(log_mass - top).ravel()
+        mass = np.exp(log_mass - log_mass.max()).ravel()
         total = np.cumsum(mass)
         picks = np.searchsorted(total, (np.arange(draws) + rng.random()) / draws * total[-1])
-        picks = np.minimum(picks, len(total) - 1)
+        picks = rng.permutation(np.minimum(picks, len(total) - 1))  # so that rows of two runs are not alike
         node, cell = np.divmod(picks, len(self.level))
         jitter = rng.random((draws, 2)) - 0.5
         sides = self.sides / 2.0 ** self.level[cell][:, None]
@@ -126,7 +122,6 @@ class Grid:
         weight[(drawn["R0"] < 0.0) | (drawn["R0"] > 1.0)] = 0.0
         if not weight.sum() > 0.0:
             weight[0] = 1.0  # no draw is possible: an effective size of 1 says so, equal weights would hide it
-        evidence = top + math.log(float(total[-1])) + math.log(float(weight.mean()))
         weight = weight / weight.sum()
         share = self.mass()
         last = np.array(ROOT) * 2 ** self.level[:, None] - 1
@@ -143,7 +138,6 @@ class Grid:
             B=np.exp(shapes[:, 0]),
             C_mid=np.exp(shapes[:, 1] + self.problem.unit),
             weight=weight,
-            log_evidence=evidence,
             checks=checks,
             **drawn,
         )

@@ -17,7 +17,7 @@ import analysis as an
 from analysis import noise, posterior, quadrature
 from analysis.curve import R
 from analysis.priors import Priors
-from tests.made import TRUE, as_run, codes, noisy
+from tests.made import TRUE, ar1, as_run, codes, noisy
 
 
 def covariance(gaps, rho, tau, white):
@@ -34,7 +34,7 @@ def test_the_filter_is_the_dense_covariance(seed, n):
     gaps = noise.spacing(time)
     for nodes, white in (
         (noise.unknown_share(gaps), None),
-        (noise.known_white(gaps, v := rng.uniform(0.5, 2.0, n), 1.0), v),
+        (noise.known_white(gaps, v := rng.uniform(0.5, 2.0, n), np.array(noise.TAU_LEVELS)), v),
     ):
         z, curves = rng.normal(size=n), rng.normal(size=(3, n))
         solved, quadratic, log_det = nodes.solve(z), nodes.quadratic(curves), nodes.log_det()
@@ -50,50 +50,65 @@ def test_the_filter_is_the_dense_covariance(seed, n):
         assert math.isclose(np.exp(nodes.log_prior).sum(), 1.0, rel_tol=1e-9)
 
 
-def brute_force(C, y, rho, R0_prior, ceiling=1.0):
-    """Mean and sd of R0, A, ln B, ln C_mid by adding up likelihood x prior over a grid of all of them and of sigma."""
-    priors = Priors()
-    R0 = (np.arange(40) + 0.5) * 0.0125
-    A = np.linspace(0.01, 0.99, 50) * ceiling
-    log_b = np.linspace(priors.log_B[0] - 2.45, priors.log_B[0] + 2.45, 35)
-    log_mid = np.linspace(math.log(C[0]) - 2.0, math.log(20.0 * C[-1]), 61)
+def brute_force(C, y, rhos, R0_prior, box):
+    """Mean and sd of R0, A, ln B, ln C_mid by adding up likelihood x prior over a grid of all of them and of rho.
+
+    `box` holds the ends of each, with nearly all the mass between them, and how many points.
+
+    sigma is integrated with p(sigma) = 1 / sigma, R0 having a prior in its units: sd .2 where sigma is what the best
+    curve leaves under that noise.
+    """
+    priors, n = Priors(), len(C)
+    axes = [low + (high - low) * (np.arange(size) + 0.5) / size for low, high, size in box]
     gaps = noise.spacing(C)
-    total, first, second = 0.0, np.zeros(4), np.zeros(4)
-    grid = np.stack(np.meshgrid(R0, A, indexing="ij"), axis=-1).reshape(-1, 2)
-    prior_R0 = -0.5 * ((grid[:, 0] - R0_prior[0]) / R0_prior[1]) ** 2
-    top = None
-    for white, weight in zip(noise.WHITE_SHARES, noise.WHITE_PRIOR, strict=True):
-        V = covariance(gaps, rho, math.sqrt(1 - white), np.full(len(C), white))
-        inverse, log_det = np.linalg.inv(V), np.linalg.slogdet(V)[1]
-        for b in log_b:
-            for m in log_mid:
-                s = 1.0 / (1.0 + np.exp(-math.exp(b) * (np.log(C) - m)))
-                r = y - grid[:, :1] * (1.0 - s) - grid[:, 1:] * s
-                S = ((r @ inverse) * r).sum(axis=1) + len(C) * priors.least_sigma**2
-                log_p = math.log(weight) - 0.5 * log_det - 0.5 * (len(C) + 1) * np.log(S) + prior_R0
-                log_p = log_p - 0.5 * ((b - priors.log_B[0]) / priors.log_B[1]) ** 2
-                top = log_p.max() + 20.0 if top is None else top
-                p = np.exp(log_p - top)
-                total += p.sum()
-                where = (grid[:, 0], grid[:, 1], b, m)
-                first += [float((p * w).sum()) for w in where]
-                second += [float((p * w * w).sum()) for w in where]
-    mean = first / total
-    return mean, np.sqrt(second / total - mean**2)
+    R0, A, b, m = (g.ravel() for g in np.meshgrid(*axes, indexing="ij"))
+    prior_b = -0.5 * ((b - priors.log_B[0]) / priors.log_B[1]) ** 2
+    residual = np.empty((len(b), n))
+    for i in range(n):
+        s = 1.0 / (1.0 + np.exp(-np.exp(b) * (math.log(C[i]) - m)))
+        residual[:, i] = y[i] - R0 * (1.0 - s) - A * s
+    log_p = []
+    for rho in rhos:
+        for white, weight in zip(noise.WHITE_SHARES, noise.WHITE_PRIOR, strict=True):
+            V = covariance(gaps, rho, math.sqrt(1 - white), np.full(n, white))
+            S = ((residual @ np.linalg.inv(V)) * residual).sum(axis=1) + n * priors.least_sigma**2
+            ratio = S.min() / (n - 1) / R0_prior[1] ** 2
+            S += ratio * (R0 - R0_prior[0]) ** 2
+            of_noise = math.log(weight) - 0.5 * np.linalg.slogdet(V)[1] + 0.5 * math.log(ratio)
+            log_p.append(of_noise - 0.5 * (n + 1) * np.log(S) + prior_b)
+    top = max(p.max() for p in log_p)
+    weight = sum(np.exp(p - top) for p in log_p)
+    weight /= weight.sum()
+    moments = [(weight @ v, weight @ v**2) for v in (R0, A, b, m)]
+    return [first for first, _ in moments], [math.sqrt(second - first**2) for first, second in moments]
+
+
+def agrees(found, mean, sd, within):
+    for k, values in enumerate((found.R0, found.A, np.log(found.B), np.log(found.C_mid))):
+        average = float(found.weight @ values)
+        assert average == pytest.approx(mean[k], abs=within * sd[k])
+        assert math.sqrt(found.weight @ (values - average) ** 2) == pytest.approx(sd[k], rel=within)
 
 
 def test_brute_force_over_every_parameter_agrees():
-    """Sigma is integrated with p(sigma) = sigma^-2: S^(-(n+1)/2). Few noisy points: no narrow peak."""
+    """Few noisy points: no narrow peak."""
     rng = np.random.default_rng(4)
     C = np.linspace(0.5, 8.0, 12)
     y = R(C, **TRUE) + rng.normal(0.0, 0.03, 12)
     prior = (0.15, 0.2)
-    mean, sd = brute_force(C, y, 0.4, prior)
     found = posterior.posterior(C, y, priors=Priors(rho=(0.4, 0.4), R0=prior), draws=40_000)
-    for k, values in enumerate((found.R0, found.A, np.log(found.B), np.log(found.C_mid))):
-        average = float(found.weight @ values)
-        assert average == pytest.approx(mean[k], abs=0.04 * sd[k])
-        assert math.sqrt(found.weight @ (values - average) ** 2) == pytest.approx(sd[k], rel=0.04)
+    box = ((0.0, 0.5, 26), (0.0, 1.0, 40), (-2.05, 2.85, 30), (math.log(0.5) - 2.0, math.log(160.0), 56))
+    agrees(found, *brute_force(C, y, [0.4], prior, box), within=0.04)
+
+
+def test_brute_force_over_the_correlation_too_agrees():
+    C = np.linspace(0.5, 8.0, 20)
+    y = R(C, **TRUE) + ar1(20, 0.03, 0.6, 5)
+    prior = (0.15, 0.2)
+    rhos = (np.arange(12) + 0.5) / 12
+    found = posterior.posterior(C, y, priors=Priors(R0=prior), draws=40_000)
+    box = ((0.0, 0.4, 22), (0.5, 1.0, 28), (-0.4, 2.4, 24), (0.0, 1.8, 30))
+    agrees(found, *brute_force(C, y, rhos, prior, box), within=0.04)
 
 
 @pytest.mark.parametrize("k", [0.5, 1.5, 5.0])
@@ -172,12 +187,6 @@ def test_limits_know_of_correlation_that_the_plain_ones_do_not():
     assert wide > 1.6 * narrow
 
 
-def test_a_held_R0_is_held_in_every_draw():
-    fit = an.fit(noisy(0), r0=0.12)
-    assert pytest.approx(np.full(len(fit.draws), 0.12), abs=1e-4) == fit.draws.R0
-    assert fit.params["R0"].value == 0.12 and fit.params["R0"].lo is None and fit.params["R0"].fixed
-
-
 def test_priors_are_settable_and_stated():
     run = noisy(0, k=0.7)
     low = an.fit(run, priors=Priors(ceiling=0.8))
@@ -205,7 +214,7 @@ def test_known_evaluation_noise_comes_from_the_counts_and_is_said():
     assert wider.lo < A.lo and wider.hi > A.hi
     sample = an.fit(run, prompts="sample")
     assert (sample.params["A"].lo, sample.params["A"].hi) == (wider.lo, wider.hi)
-    with pytest.raises(an.UserError, match="counts of each prompt"):
+    with pytest.raises(an.UserError, match="counts of two prompts"):
         an.fit(noisy(0), prompts="sample")
 
 
@@ -228,3 +237,29 @@ def test_a_sample_without_one_possible_draw_says_so():
     assert found.effective == 1.0
     fit = an.fit(run, priors=Priors(R0=(-5.0, 1e-6)))
     assert "posterior-grid" in codes(fit) and fit.params["A"].lo is None and not fit.params["A"].identified
+
+
+def test_many_evaluations_leave_the_correlation_known_and_the_limits_smooth(monkeypatch):
+    """With nodes over the whole range one of them holds all the mass, and limits of A are wrong by a factor."""
+    C = np.linspace(0.1, 5.0, 1000)
+    y = R(C, **TRUE) + ar1(1000, 0.01, 0.83, 3)
+    found = posterior.posterior(C, y)
+    monkeypatch.setattr(noise, "NARROW_NODES", 64)
+    fine = posterior.posterior(C, y)
+    spread = [math.sqrt(p.weight @ (p.rho - p.weight @ p.rho) ** 2) for p in (found, fine)]
+    assert spread[0] == pytest.approx(spread[1], rel=0.1) and spread[0] > 0.01
+    widths = [np.ptp(p.quantile(p.A, [0.025, 0.975])) for p in (found, fine)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.08)
+
+
+def test_a_held_R0_is_held_in_every_draw():
+    run = noisy(1, R0=0.0)
+    found = posterior.posterior(run.data["gpu_hours"], run.data["pass_rate"], r0=0.0)
+    assert (found.R0 == 0.0).all() and found.effective > 3000
+
+
+def test_draws_of_two_runs_are_independent():
+    """A difference is taken row by row: the rows of two runs must not have been drawn with the same numbers."""
+    a, b = (posterior.posterior(r.data["gpu_hours"], r.data["pass_rate"]) for r in (noisy(1), noisy(2)))
+    for name in ("A", "C_mid", "B"):
+        assert abs(np.corrcoef(getattr(a, name), getattr(b, name))[0, 1]) < 0.06
