@@ -75,6 +75,7 @@ class Result:
     A_population: Param | None = None
     how: str = ""
     box: Box | None = None
+    report: Mapping[str, str] = field(default_factory=dict)
 
 
 def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Options) -> Result:
@@ -101,7 +102,8 @@ def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Op
             options.resample, options.correlated,
         )  # fmt: skip
         estimate = METHODS[options.method](points)
-        errors = standard_errors(points, math.exp(unit))
+        errors = standard_errors(points, math.exp(unit)) if estimate.has_limits else errors
+    at, searched = estimate.optimum or best, estimate.box or box
     estimate = estimate.in_unit(math.exp(unit))
     values = natural(best.theta + np.array([0.0, 0.0, 0.0, unit]))
     params = {
@@ -109,7 +111,7 @@ def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Op
             estimate.values[name],
             *estimate.limits[name],
             identified=False,
-            fixed=not box.free[i],
+            fixed=not searched.free[i],
             se=errors[0].get(name),
             se_observed=errors[1].get(name),
         )
@@ -120,26 +122,26 @@ def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Op
     if not flat:
         findings += doubts.falling(values)
         if options.method in {"lsq", "profile", "bootstrap", "paper"} or not with_limits:
-            findings += doubts.of_optimum(best, box, values, float(c.max()), x)
+            findings += doubts.of_optimum(at, searched, estimate.values, float(c.max()), x)
     if exact and dof > 0:
         findings.append(finding("exact-data", "the points lie on the curve to rounding: no noise, so no interval"))
     elif with_limits:
         findings += estimate.findings
-        findings += doubts.of_intervals(params)
-        findings += doubts.of_residuals(residual, accounts=options.accounts, rho=estimate.noise.get("rho"))
+        if estimate.has_limits:
+            findings += doubts.of_intervals(params)
+            findings += doubts.of_residuals(residual, accounts=options.accounts, rho=estimate.noise.get("rho"))
         findings += misfits.misfit(c, y, values)
         findings += misfits.noise_grows(residual, y + residual)
         findings += misfits.outliers(c, residual, y + residual)
     raised = {f.code for f in findings}
     spoilt = next((why for code, why in SPOILT.items() if code in raised), "")
-    judged = judge(params, estimate, float(c.max()), x, spoilt, options)
     reach = None
     if estimate.draws is not None and "posterior-grid" not in raised:
         low_level = 0.95 if level is None else level
         reach = reaching.reach(estimate.draws, float(c[-1]), tolerance=options.tolerance, level=low_level)
     if estimate.grade is not None and not spoilt:
         findings += reaching.of_grade(estimate.grade)
-    judged, population, about_prompts = allow_for_prompts(data, judged, estimate, options)
+    judged, population, about_prompts = judge_with_prompts(data, params, estimate, x, spoilt, options)
     return Result(
         judged,
         (*findings, *about_prompts),
@@ -149,8 +151,20 @@ def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Op
         estimate.noise,
         population,
         estimate.how,
-        box,
+        searched,
+        estimate.report,
     )
+
+
+def judge_with_prompts(  # noqa: PLR0917
+    data: Evaluations, params: dict[str, Param], estimate: Estimate, x: str, spoilt: str, options: Options
+) -> tuple[dict[str, Param], Param | None, list[Finding]]:
+    """Allow for the choice of the prompts, then judge what came out: the parameters, and A on other prompts."""
+    params, population, found = allow_for_prompts(data, params, estimate, options)
+    last = float(data.compute.max())
+    if population is not None:
+        population = judge({**params, "A": population}, estimate, last, x, spoilt, options)["A"]
+    return judge(params, estimate, last, x, spoilt, options), population, found
 
 
 def judge(  # noqa: PLR0917
@@ -188,12 +202,19 @@ def judge(  # noqa: PLR0917
 def allow_for_prompts(
     data: Evaluations, params: dict[str, Param], estimate: Estimate, options: Options
 ) -> tuple[dict[str, Param], Param | None, list[Finding]]:
-    """What another sample of prompts would change: the same shift of every evaluation, so of A."""
+    """What another sample of prompts would change: the same shift of every evaluation, so of A. Judges nothing.
+
+    Raises
+    ------
+    UserError
+        If the prompts are to count as a sample and the method or the log cannot say what that changes.
+    """
     variances = [v for counts, k in data.correct[-LAST_EVALUATIONS:] if (v := prompt_variance(counts, k)) is not None]
     A = params["A"]
+    if options.prompts == "sample" and (options.method != "posterior" or not variances):
+        what = "asks for the posterior and for the log's counts of two prompts or more, two completions each or more"
+        raise UserError(f"prompts: 'sample' {what}")
     if not variances or estimate.draws is None or A.lo is None or options.level is None:
-        if options.prompts == "sample":
-            raise UserError("prompts: 'sample' asks for the posterior and for the counts of each prompt in the log")
         return params, None, []
     sd = math.sqrt(float(np.mean(variances)))
     draws, tail = estimate.draws, 0.5 * (1.0 - options.level)

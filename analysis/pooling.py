@@ -177,9 +177,9 @@ def _refit(
         for name, p in fit.params.items()
     }
     spoilt = next((why for code, why in estimating.SPOILT.items() if code in {f.code for f in kept}), "")
-    judged = estimating.judge({name: params[name] for name in NAMES}, estimate, last, fit.x, spoilt, options)
-    data = _points(fit)
-    judged, population, about_prompts = estimating.allow_for_prompts(data, judged, estimate, options)
+    judged, population, about_prompts = estimating.judge_with_prompts(
+        _points(fit), {name: params[name] for name in NAMES}, estimate, fit.x, spoilt, options
+    )
     new = [*failed, *leaning, *doubts.of_intervals(judged), *about_prompts]
     grade = estimate.grade
     if grade is not None and not spoilt:

@@ -35,6 +35,21 @@ def noisy(seed, *, k=4.0, n=25, sd=0.01, rho=0.0, **truth):
     return as_run(compute, R(compute, **{**TRUE, **truth}) + ar1(n, sd, rho, seed))
 
 
+def counted(rate, name="made", *, k=16, seed=0, last=6.0):
+    """A run that logs, of each evaluation, the correct completions of each prompt; rates (evaluations, prompts)."""
+    correct = np.random.default_rng(seed).binomial(k, rate)
+    column, each = np.empty(len(rate), dtype=object), np.empty(len(rate), dtype=object)
+    column[:], each[:] = correct.tolist(), [k] * len(rate)
+    return as_run(np.linspace(0.0, last, len(rate)), correct.mean(axis=1) / k, name, correct=column, k=each)
+
+
+def solving(solved, name="made", *, prompts=24, C_mid=1.0, last=6.0, **about):
+    """A counted run that comes to solve `solved` of its prompts: what the others do is left to another sample."""
+    ends = [np.where(np.arange(prompts) < few, 0.98, 0.02) for few in (2, solved)]
+    share = R(np.linspace(0.0, last, 40), 0.0, 1.0, 1.5, C_mid)[:, None]
+    return counted(ends[0] + (ends[1] - ends[0]) * share, name, last=last, **about)
+
+
 def values(fit):
     return {name: p.value for name, p in fit.params.items()}
 

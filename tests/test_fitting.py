@@ -15,7 +15,7 @@ from analysis.curve import R
 from analysis.estimating import SPOILT
 from analysis.findings import CODES, SEVERITIES
 from scalerl.runlog import UserError
-from tests.made import as_run, codes, law, noisy, values
+from tests.made import as_run, codes, counted, law, noisy, solving, values
 
 TESTS = Path(__file__).parent
 
@@ -284,3 +284,22 @@ def test_a_bootstrap_that_keeps_the_order_of_residuals_does_not_assume_independe
     }
     assert "so the intervals are too narrow" in said["residual"]
     assert "accounts for it" in said["sieve"] and "accounts for it" in said["block"]
+
+
+def test_what_other_prompts_would_change_is_judged_after_it_is_allowed_for():
+    fixed, sample = (an.fit(solving(22), prompts=way) for way in ("fixed", "sample"))
+    assert fixed.params["A"].identified and fixed.params["A"].hi < 0.99
+    for A in (fixed.A_population, sample.A_population, sample.params["A"]):
+        assert A.hi == 1.0 and not A.identified and A.why == "no upper limit below 1"
+    well = an.fit(solving(14), prompts="sample")
+    assert well.params["A"].identified and well.A_population.identified and well.A_population.hi < 0.99
+
+
+def test_a_flat_run_beside_others_does_not_end_a_fit_that_takes_prompts_as_a_sample():
+    flat = counted(np.full((40, 24), 0.3), "flat")
+    fits = an.fit([solving(20), flat], prompts="sample")
+    assert fits["made"].A_population is not None and fits["flat"].A_population is None
+    assert "flat-curve" in codes(fits["flat"]) and not fits["flat"].params["A"].identified
+    for run, method in ((noisy(0), "posterior"), (solving(20), "profile")):
+        with pytest.raises(UserError, match="prompts: 'sample' asks for the posterior and for the log's counts"):
+            an.fit(run, method=method, prompts="sample")

@@ -18,6 +18,7 @@ from analysis.gibbs import gibbs
 from analysis.priors import Priors
 from benchmarks import seeds as benchmark
 from scalerl.runlog import UserError
+from tests.made import solving
 
 
 def run_of(name, compute, pass_rate, *, recipe="mine", seed=None, header=None, **columns):
@@ -338,6 +339,14 @@ def _thinned(draws):
 
 
 _OF_QUADRATURE = {"white", "log_evidence", "checks"}
+
+
+def test_pooled_limits_are_judged_after_the_choice_of_prompts_is_allowed_for():
+    fits = an.fit([solving(22, name, seed=i) for i, name in enumerate("ab")], prompts="sample")
+    A = an.pool_shapes(fits, recipe="mine")["a"].params["A"]
+    assert A.hi == 1.0 and not A.identified and A.why == "no upper limit below 1"
+    fixed = an.pool_shapes(an.fit([f.run for f in fits]), recipe="mine")["a"]
+    assert fixed.params["A"].identified and not fixed.A_population.identified
 
 
 def test_runs_with_nothing_to_pool_are_left_as_they_are(alone):
