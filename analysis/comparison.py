@@ -17,15 +17,16 @@ from scalerl.runlog import UserError
 AXES = ("gpu_hours", "cpu_s")
 
 
-def compare_at_equal_compute(runs: Iterable[Run | Fit], axes: Sequence[str] = AXES) -> Comparison:
+def compare_at_equal_compute(runs: Iterable[Run | Fit], axes: Sequence[str] | None = None) -> Comparison:
     """Compare runs on each compute axis.
 
     Parameters
     ----------
     runs : iterable of Run or Fit
         A Fit is used as it is on its own axis; on the others its run is fitted anew.
-    axes : sequence of str
-        Compute axes; one that fewer than two runs have is left out.
+    axes : sequence of str, optional
+        Compute axes; one that fewer than two runs have is left out. By default GPU-hours and CPU-seconds, or the axis
+        of the fits, or of the first run, where that is another one.
 
     Returns
     -------
@@ -52,6 +53,9 @@ def compare_at_equal_compute(runs: Iterable[Run | Fit], axes: Sequence[str] = AX
     if len(given) < 2:
         raise UserError(f"a comparison needs at least two runs; {len(given)} given")
     members = [g if isinstance(g, Run) else g.run for g in given]
+    if axes is None:
+        own = next((g.x for g in given if isinstance(g, Fit)), members[0].axes[0])
+        axes = AXES if own in AXES else (own,)
     findings = _prompt_sets(members)
     common: dict[str, float] = {}
     rates: dict[str, dict[str, float | None]] = {run.name: {} for run in members}

@@ -30,8 +30,9 @@ class Priors:
     R0 : (mean, sd) or None
         R0 is normal, inside [0, 1]; None takes the evaluations at the lowest compute as mean and `R0_SD` as sd.
     least_sigma : float
-        The noise has p(sigma) ~ 1 / sigma^2, cut off smoothly below this: no evaluation is more exact, and points that
-        a curve goes through exactly would otherwise claim to know it without error.
+        The noise has p(sigma) ~ 1 / sigma, cut off smoothly below this: no evaluation is more exact, and points that a
+        curve goes through exactly would otherwise claim to know it without error. Used where sigma is unknown, that is
+        without the counts of each prompt.
 
     Raises
     ------
@@ -40,9 +41,12 @@ class Priors:
 
     Notes
     -----
-    With 1 / sigma instead of 1 / sigma^2, noise that is large and nearly constant (rho near 1) holds so much mass that
-    at 5 C_mid, 60 points and rho .7 the limits of A are 2.4 times as far apart as the Cramer-Rao bound instead of 1.7,
-    for a coverage of .96 instead of .95 (200 and 650 simulated curves, `benchmarks.coverage`).
+    Where sigma is unknown the prior of R0 is in its units: `R0`'s sd times sigma over the size that the least squares
+    curve leaves under that noise. With a prior that is level in sigma, noise that is large and nearly constant (rho
+    near 1) holds so much mass that at 5 C_mid, 60 points and rho .7 the limits of A are 2.4 times as far apart as the
+    Cramer-Rao bound instead of 1.6, for a coverage of .96 instead of .95. With 1 / sigma^2 they are 1.4 times as far,
+    but at 20 points and rho .7 hold A in 88 % only (200 to 300 simulated curves each; `benchmarks.coverage` for 1 /
+    sigma).
     """
 
     log_B: tuple[float, float] = (math.log(1.5), 0.7)  # noqa: N815
@@ -89,7 +93,7 @@ def in_words(priors: Mapping[str, Any]) -> str:
         elif name == "R0":
             said.append(f"R0 normal, mean {value[0]:.3g}, sd {value[1]:.3g}")
         elif name == "least_sigma":
-            said.append(f"noise sd ~ sd^-2, cut off below {value:.3g}")
+            said.append(f"p(sigma) ~ 1 / sigma, cut off below {value:.3g}")
         else:
             said.append(f"{name} {value}")
     return "; ".join(said)
@@ -98,7 +102,7 @@ def in_words(priors: Mapping[str, Any]) -> str:
 def _check(name: str, given: Any, count: int, wanted: str, holds: Callable[[tuple[float, ...]], bool]) -> None:
     """Refuse what is not `count` finite numbers (one stands alone, two in a tuple) of which `holds` is true."""
     values: tuple[Any, ...] = tuple(given) if count > 1 and isinstance(given, (tuple, list)) else (given,)
-    numbers = all(isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    numbers = all(not isinstance(v, bool) and isinstance(v, Real) and math.isfinite(v) for v in values)
     if len(values) != count or not numbers or not holds(values):
         shown = " ".join(repr(given).split())
         raise UserError(f"priors: {name} is {wanted}; {shown[:40]}{'...' * (len(shown) > 40)} is not")

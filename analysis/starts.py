@@ -101,7 +101,9 @@ def _start(run: Run) -> tuple[str, frozenset[str]]:
     prompts = frozenset(map(str, run.data.get("prompt_set", ())))
     if not isinstance(sha256, str) or not prompts or "None" in prompts:
         what = "its starting checkpoint" if not isinstance(sha256, str) else "its evaluation prompts"
-        raise UserError(f"{run.name}: the log does not say {what}; say same_start=True if all runs share them")
+        raise UserError(
+            f"{run.name}: the log does not say {what}; if all runs share them, analysis.share_R0(runs, same_start=True)"
+        )
     return sha256, prompts
 
 

@@ -124,3 +124,13 @@ def test_one_run_is_no_comparison():
 def test_html_is_escaped():
     html = an.compare_at_equal_compute([made("<script>", FAST), made("slow", SLOW)])._repr_html_()
     assert "<script>" not in html and "&lt;script&gt;" in html
+
+
+def test_runs_on_an_axis_of_their_own_are_compared_on_it():
+    step = np.arange(12.0)
+    fits = [
+        an.fit(an.read_frame({"Step": step, "accuracy": 0.1 + gain * step / 20}, name, x="Step"))
+        for name, gain in (("slow", 0.1), ("fast", 0.2))
+    ]
+    assert an.compare_at_equal_compute(fits).ahead == {"Step": "fast"}
+    assert an.compare_at_equal_compute([fit.run for fit in fits]).ahead == {"Step": "fast"}
