@@ -23,7 +23,7 @@ from analysis.conditional import relative_log
 from analysis.estimating import SPOILT, Options, Result, estimate_points, flat_level
 from analysis.evaluations import Mask, Window, evaluations_of, inside
 from analysis.findings import Finding, finding
-from analysis.leastsquares import NAMES, Box
+from analysis.leastsquares import NAMES
 from analysis.methods import METHODS, natural
 from analysis.priors import Priors
 from analysis.results import PARAMETERS, Fit, Fits, Param
@@ -252,10 +252,10 @@ def _fit_window(run: Run, x: str, options: Options) -> Fit:
         evaluation_sd=None if points.variance is None else np.sqrt(points.variance),
         A_population=result.A_population,
     )
-    return replace(made, report=MappingProxyType(_report(made, result.how, result.box, options)))
+    return replace(made, report=MappingProxyType(_report(made, result, options)))
 
 
-def _report(made: Fit, how: str, box: Box | None, options: Options) -> dict[str, Any]:
+def _report(made: Fit, result: Result, options: Options) -> dict[str, Any]:
     """The checklist of a fit report."""
     dropped = [f.message for f in made.findings if f.code in {"rows-empty", "rows-dropped", "window", "r0-pinned"}]
     report: dict[str, Any] = {
@@ -264,17 +264,17 @@ def _report(made: Fit, how: str, box: Box | None, options: Options) -> dict[str,
         "unit of x": made.x,
         "points used": made.n,
         "points dropped": dropped,
-        "loss": "sum of squared residuals, every evaluation with weight 1"
-        if made.method != "posterior"
-        else "likelihood of normal noise",
-        "method": how or made.method,
-        "starts": "valleys of a grid over ln B and ln C_mid, R0 and A solved for",
+        "method": result.how or made.method,
+        **result.report,
         "versions": _versions("scalerl", "numpy", "scipy") | {"python": platform.python_version()},
     }
-    if box is not None:
+    if result.box is not None:
         unit = np.array([0.0, 0.0, 0.0, relative_log(made.compute)[1]])
-        low, high = natural(box.low + unit), natural(box.high + unit)
-        report["bounds"] = {n: f"{low[n]:.4g} to {high[n]:.4g}" for n in NAMES}
+        low, high = natural(result.box.low + unit), natural(result.box.high + unit)
+        held = {name for name, p in made.params.items() if p.fixed}
+        report["bounds"] = {
+            n: f"held at {low[n]:.4g}" if n in held else f"{low[n]:.4g} to {high[n]:.4g}" for n in NAMES
+        }
     report["priors"] = options.priors.to_dict() if made.method == "posterior" else "none"
     report["level"], report["seed"] = made.level, options.seed
     return report

@@ -14,7 +14,8 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from analysis import bootstrap as resampling
-from analysis import papergrid, posterior, profiles
+from analysis import noise, papergrid, posterior, profiles
+from analysis.conditional import LOG_B_SDS
 from analysis.draws import Draws
 from analysis.errors import hessian_covariance, jacobian_covariance
 from analysis.families import SIGMOID
@@ -34,6 +35,12 @@ UNDERCOVER = {
     "limits hold the true A about half the time, and before 2 C_mid less than that",
     "bootstrap": "percentile limits of a bootstrap hold the true A too rarely before about 2 C_mid, and with "
     "correlated evaluations everywhere; only the sieve comes near its level past 5 C_mid",
+}
+
+# What a fit report says of a method beside its name and bounds.
+LEAST_SQUARES = {
+    "loss": "sum of squared residuals, every evaluation with weight 1",
+    "starts": "valleys of a grid over ln B and ln C_mid, R0 and A solved for",
 }
 
 Values = dict[str, float]
@@ -82,7 +89,12 @@ class Points:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a method returns: values and limits by name in natural units, and what it knows beside them."""
+    """What a method returns: values and limits by name in natural units, and what it knows beside them.
+
+    `optimum` and `box` are where it stands and the bounds it searched, None where they are those of least squares;
+    `report` is what a fit report says of it beside `how`, in the place of `LEAST_SQUARES`; `has_limits` says whether
+    the method gives limits at all.
+    """
 
     values: Values
     limits: Limits
@@ -91,6 +103,10 @@ class Estimate:
     grade: float | None = None
     noise: Mapping[str, float | None] = field(default_factory=dict)
     how: str = ""
+    optimum: Optimum | None = None
+    box: Box | None = None
+    report: Mapping[str, str] = field(default_factory=lambda: LEAST_SQUARES)
+    has_limits: bool = True
 
     def in_unit(self, unit: float) -> Estimate:
         """The same with C_mid multiplied by `unit`."""
@@ -127,7 +143,7 @@ def by_posterior(points: Points) -> Estimate:
     found = _self_check(draws)
     if any(f.code == "posterior-grid" for f in found):
         limits = dict.fromkeys(NAMES, (None, None))
-    noise = {name: float(draws.quantile(getattr(draws, name), [0.5])[0]) for name in ("rho", "sigma", "white")}
+    about = {name: float(draws.quantile(getattr(draws, name), [0.5])[0]) for name in ("rho", "sigma", "white")}
     how = "known from the counts of each prompt" if points.variance is not None else "an unknown share"
     return Estimate(
         values,
@@ -135,10 +151,33 @@ def by_posterior(points: Points) -> Estimate:
         tuple(found),
         draws,
         grade(draws, points.last),
-        noise,
+        about,
         f"posterior by quadrature, {int(draws.checks['cells'])} cells, {len(draws)} draws; AR(1) run noise, "
         f"evaluation noise {how}",
+        box=_reach_of_priors(points),
+        report={
+            "loss": "likelihood of normal noise",
+            "starts": "none: a quadtree over ln B and ln C_mid, cells split where the mass is",
+            "evaluation noise": _white(points),
+        },
     )
+
+
+def _reach_of_priors(points: Points) -> Box:
+    """The bounds of the posterior's grid."""
+    (mean, sd), (low, high) = points.priors.log_B, points.priors.C_mid
+    first = float(points.compute[points.compute > 0.0][0])
+    ends = np.array(
+        [[mean - LOG_B_SDS * sd, math.log(first * low)], [mean + LOG_B_SDS * sd, math.log(points.last * high)]]
+    )
+    return Box(np.concatenate([points.box.low[:2], ends[0]]), np.concatenate([points.box.high[:2], ends[1]]))
+
+
+def _white(points: Points) -> str:
+    if points.variance is not None:
+        return "variance of each evaluation known from its counts"
+    shares, weights = (", ".join(f"{v:g}" for v in values) for values in (noise.WHITE_SHARES, noise.WHITE_PRIOR))
+    return f"share {shares} of the variance, prior weights {weights}"
 
 
 def _self_check(draws: Posterior) -> list[Finding]:
@@ -185,6 +224,10 @@ def by_profile(points: Points) -> Estimate:
         grade=_profile_grade(problem, points, best),
         noise={"rho": rho, "sigma": math.sqrt(best.sse / points.dof)},
         how=how,
+        optimum=best,
+        report=LEAST_SQUARES | {"loss": "generalised least squares under AR(1) noise"}
+        if points.correlated
+        else LEAST_SQUARES,
     )
 
 
@@ -242,17 +285,26 @@ def by_lsq(points: Points) -> Estimate:
 
 
 def by_paper(points: Points) -> Estimate:
-    """The paper's grid over A and C_mid."""
+    """The paper's grid over A and C_mid; its edges are the bounds, and R0 is held."""
     first = points.compute == points.compute[0]
     r0 = float(points.problem.pass_rate[first].mean() if points.box.free[0] else points.box.low[0])
-    best = papergrid.fit_grid(points.compute, points.problem.pass_rate, r0)
+    grid = papergrid.Grid()
+    best = papergrid.fit_grid(points.compute, points.problem.pass_rate, r0, grid)
     what = "a grid gives no limits; the paper's margin of .02 for A is what three runs of one recipe differed by"
+    exponents = ", ".join(f"{B:g}" for B in papergrid.STARTS)
+    box = grid.box(points.last, r0)
     return Estimate(
         natural(best.theta),
         dict.fromkeys(NAMES, (None, None)),
         (_failed(what),),
-        noise={"sigma": math.sqrt(best.sse / points.dof)},
-        how="grid over A and C_mid, B fitted in each cell, R0 the first evaluation",
+        noise={"sigma": math.sqrt(best.sse / (points.problem.n - int(box.free.sum())))},
+        how="grid over A and C_mid, B fitted in each cell, R0 the first evaluation"
+        if points.box.free[0]
+        else "grid over A and C_mid, B fitted in each cell, R0 held",
+        optimum=best,
+        box=box,
+        report=LEAST_SQUARES | {"starts": f"B {exponents} in each of {grid.A[2]} x {grid.C_mid[2]} cells"},
+        has_limits=False,
     )
 
 

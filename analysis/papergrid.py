@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.curve import logistic
-from analysis.leastsquares import Optimum
+from analysis.leastsquares import Box, Optimum
 from analysis.solver import Array, Index, Normal, minimise
 
 LOG_B_RANGE = (np.log(0.05), np.log(50.0))
@@ -34,6 +34,13 @@ class Grid:
         """All (A, C_mid), (cells, 2)."""
         a, mid = np.linspace(*self.A), np.linspace(*self.C_mid) * last
         return np.stack(np.meshgrid(a, mid, indexing="ij"), axis=-1).reshape(-1, 2)
+
+    def box(self, last: float, r0: float) -> Box:
+        """Its edges as bounds, R0 held."""
+        low, high = (
+            np.array([r0, self.A[i], LOG_B_RANGE[i], np.log(self.C_mid[i] * last)], dtype=float) for i in (0, 1)
+        )
+        return Box(low, high)
 
 
 def fit_grid(compute: Array, pass_rate: Array, r0: float, grid: Grid | None = None) -> Optimum:
