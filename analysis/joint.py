@@ -24,7 +24,7 @@ from analysis.fitting import fit
 from analysis.leastsquares import NAMES, Problem
 from analysis.methods import natural
 from analysis.results import Fit, Param
-from analysis.schema import Run
+from analysis.schema import Run, one_of_each
 from analysis.shared import Nested, SharedFit
 from analysis.stacked import Joint, Member, shared_limits, solve
 from scalerl.runlog import UserError
@@ -68,7 +68,7 @@ def fit_shared(
     Raises
     ------
     UserError
-        If there are fewer than two runs, one has too few points, or a name is no parameter.
+        If there are fewer than two runs, two of one name, one has too few points, or a name is no parameter.
 
     Notes
     -----
@@ -160,6 +160,7 @@ def _setup(runs: Iterable[Run], x: str | None, window: Window, correlated: bool,
     given = list(runs)
     if len(given) < 2:
         raise UserError(f"sharing a parameter takes at least two runs; {len(given)} given")
+    one_of_each(run.name for run in given)
     if not 0.0 < level < 1.0:
         raise UserError(f"level: {level:g} does not lie between 0 and 1")
     x = given[0].axes[0] if x is None else x

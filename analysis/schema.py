@@ -6,13 +6,15 @@ this module loads neither numpy, pandas nor scipy. Fits stand in `analysis.resul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from analysis.findings import Finding
+from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,11 +98,26 @@ class _HasName(Protocol):
 T = TypeVar("T", bound=_HasName)
 
 
+def one_of_each(names: Iterable[str]) -> None:
+    """Refuse two things of one name: by name one of them would hide the other.
+
+    Raises
+    ------
+    UserError
+        If a name stands there twice.
+    """
+    again = [name for name, count in Counter(names).items() if count > 1]
+    if again:
+        what = "rename one: dataclasses.replace(run, name=...)"
+        raise UserError(f"more than one run is called {', '.join(again)}; {what}")
+
+
 class Named(Sequence[T]):
-    """An immutable sequence whose items can also be had by their name."""
+    """An immutable sequence whose items can also be had by their name; no two have the same."""
 
     def __init__(self, items: Sequence[T]) -> None:
         self._items: tuple[T, ...] = tuple(items)
+        one_of_each(item.name for item in self._items)
         self._by_name: dict[str, T] = {item.name: item for item in self._items}
 
     @overload

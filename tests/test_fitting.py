@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -253,6 +254,14 @@ def test_fits_are_had_by_position_and_by_name_and_are_frozen():
         fits[0].method = "other"
     with pytest.raises(TypeError):
         fits[0].params["A"] = None
+
+
+def test_two_runs_of_one_name_are_refused_and_one_run_may_be_fitted_in_several_windows():
+    one, two = noisy(0), as_run([0, 1], [0.1, 0.2])
+    with pytest.raises(UserError, match=re.escape("called made; rename one: dataclasses.replace(run, name=...)")):
+        an.fit([one, two], level=None)
+    assert an.fit([one, dataclasses.replace(two, name="other")], level=None).names == ("made", "other")
+    assert len(an.window_study(one, [0, 1], method="lsq").rows) == 2
 
 
 def test_a_shared_R0_is_that_of_share_R0():

@@ -182,3 +182,9 @@ def test_the_size_of_the_test():
     assert [result.name for result in found] == ["AR(1)", "independent", "AR(1), A + .03"]
     assert all(result.ok for result in found[:2]), found
     assert found[2].hits > 0
+
+
+@pytest.mark.parametrize("test", [fit_shared, nested])
+def test_two_runs_of_one_name_are_refused(test):
+    with pytest.raises(UserError, match="more than one run is called run0; rename one"):
+        test([*runs_of(TRUE), *runs_of(moved(A=0.5))])
