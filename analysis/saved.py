@@ -1,8 +1,10 @@
-"""Fits as JSON and back: everything that a fit holds, its run and draws included.
+"""Fits as JSON and back: everything that a fit holds, its run, draws and their self-check included.
 
-Promises: `from_json(to_json(fit))` is the same fit to the last bit (floats are written by their shortest exact form,
-infinity as the text "inf"); what is read is checked field by field, and damage is one line that says where; nothing
-that is read is executed. Does not promise to read files of a later version.
+Promises: `from_json(to_json(fit))` holds the same numbers to the last bit (floats are written by their shortest exact
+form, infinity as the text "inf", a missing entry of a run's column as null) in columns of the same kind, as far as
+`saved_nodes.KINDS` go; what is read is checked field by field, and damage is one line that says where; nothing that is
+read is executed. Does not promise to read files of a later version, nor to keep what JSON has no word for: lists in a
+report come back as tuples, tuples in a column as lists, columns of text as columns of objects.
 """
 
 from __future__ import annotations
@@ -12,18 +14,18 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from analysis.draws import DRAWN, Draws
 from analysis.findings import SEVERITIES, Finding
 from analysis.results import PARAMETERS, Fit, Fits, Param
+from analysis.saved_nodes import KINDS, Node
 from analysis.schema import Event, Run
 from scalerl.runlog import UserError
 
 FORMAT, VERSION = "scalerl fits", 1
-_KINDS = ("float64", "float32", "int64", "int32", "bool")  # of a column; every other one is kept as objects
 
 
 def to_json(result: Fit | Fits) -> str:
@@ -76,19 +78,26 @@ def _fit(fit: Fit) -> dict[str, Any]:
         "level": _number(fit.level),
         "params": {name: _param(p) for name, p in fit.params.items()},
         "A_population": None if fit.A_population is None else _param(fit.A_population),
-        "compute": _column(fit.compute),
-        "pass_rate": _column(fit.pass_rate),
-        "left_out": _column(fit.left_out),
+        "compute": _column(fit.compute, "compute"),
+        "pass_rate": _column(fit.pass_rate, "pass_rate"),
+        "left_out": _column(fit.left_out, "left_out"),
         "window": [_number(end) for end in fit.window],
         "findings": [_finding(f) for f in fit.findings],
         "reach": _number(fit.reach),
         "grade": _number(fit.grade),
         "tolerance": _number(fit.tolerance),
-        "draws": None if draws is None else {name: _column(getattr(draws, name)) for name in DRAWN},
+        "draws": None if draws is None else _draws(draws),
         "noise": {name: _number(value) for name, value in fit.noise.items()},
-        "evaluation_sd": None if fit.evaluation_sd is None else _column(fit.evaluation_sd),
+        "evaluation_sd": None if fit.evaluation_sd is None else _column(fit.evaluation_sd, "evaluation_sd"),
         "report": _plain(fit.report),
     }
+
+
+def _draws(draws: Draws) -> dict[str, Any]:
+    checks = getattr(draws, "checks", None)  # a posterior's, with the white share of each draw
+    names = DRAWN if checks is None else (*DRAWN, "white")
+    columns = {name: _column(getattr(draws, name), name) for name in names}
+    return columns if checks is None else {**columns, "checks": {name: _number(v) for name, v in checks.items()}}
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -96,7 +105,10 @@ def _run(run: Run) -> dict[str, Any]:
         "name": run.name,
         "recipe": run.recipe,
         "seed": run.seed,
-        "data": {name: _column(values) for name, values in run.data.items()},
+        "data": {
+            name: _column(values, name, missing=name not in {"pass_rate", *run.axes})
+            for name, values in run.data.items()
+        },
         "axes": list(run.axes),
         "findings": [_finding(f) for f in run.findings],
         "source": str(run.source),
@@ -117,23 +129,35 @@ def _finding(f: Finding) -> dict[str, Any]:
     return {"code": f.code, "severity": f.severity, "message": f.message, "figure": _number(f.figure)}
 
 
-def _column(values: Any) -> dict[str, Any]:
+def _column(values: Any, name: str, *, missing: bool = False) -> dict[str, Any]:
+    """A column; with `missing` NaN may stand in it, as null."""
     array = np.asarray(values)
     kind = str(array.dtype)
-    if kind not in _KINDS:
-        return {"kind": "object", "values": [_plain(v) for v in array.tolist()]}
+    if kind not in KINDS:
+        return {"kind": "object", "values": [_cell(v) for v in array.tolist()]}
+    cells = array.ravel().tolist()
     if array.dtype.kind == "f":
-        array = array.astype(float)
-        return {"kind": kind, "shape": list(array.shape), "values": [_number(v) for v in array.ravel().tolist()]}
-    return {"kind": kind, "shape": list(array.shape), "values": array.ravel().tolist()}
+        cells = [None if missing and math.isnan(v) else _number(v, f"column {name}") for v in cells]
+    return {"kind": kind, "shape": list(array.shape), "values": cells}
 
 
-def _number(value: Any) -> float | str | None:
+def _cell(value: Any) -> Any:
+    """An entry of a column of objects, in which the text "inf" is a text: floats that are not finite say so."""
+    if isinstance(value, Mapping):
+        return {str(key): _cell(v) for key, v in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _cell(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_cell(v) for v in value]
+    return {"float": str(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any, where: str = "") -> float | str | None:
     if value is None:
         return None
     number = float(value)
     if math.isnan(number):
-        raise UserError("a fit that holds NaN cannot be saved: an unknown is None")
+        raise UserError(f"{where}{': ' * bool(where)}a fit that holds NaN cannot be saved: an unknown is None")
     return number if math.isfinite(number) else str(number)
 
 
@@ -151,75 +175,6 @@ def _plain(value: Any) -> Any:
 # ---- reading
 
 
-class _Node:
-    """A value of the text with the path that messages name."""
-
-    def __init__(self, value: Any, where: str) -> None:
-        self.value, self.where = value, where
-
-    def fail(self, wanted: str) -> NoReturn:
-        shown = repr(self.value)
-        raise UserError(f"not a saved fit: {self.where}: {shown[:40]}{'...' * (len(shown) > 40)} is not {wanted}")
-
-    def __getitem__(self, key: str) -> _Node:
-        if key not in self.mapping():
-            raise UserError(f"not a saved fit: {self.where} has no {key}")
-        return _Node(self.value[key], f"{self.where}.{key}")
-
-    def mapping(self) -> dict[str, Any]:
-        return dict(self.value) if isinstance(self.value, dict) else self.fail("an object")
-
-    def items(self) -> list[tuple[str, _Node]]:
-        return [(key, self[key]) for key in self.mapping()]
-
-    def list(self) -> list[_Node]:
-        if not isinstance(self.value, list):
-            self.fail("a list")
-        return [_Node(v, f"{self.where}[{i}]") for i, v in enumerate(self.value)]
-
-    def text(self) -> str:
-        return self.value if isinstance(self.value, str) else self.fail("text")
-
-    def flag(self) -> bool:
-        return self.value if isinstance(self.value, bool) else self.fail("true or false")
-
-    def number(self) -> float:
-        value = self.value
-        is_number = value in {"inf", "-inf"} if isinstance(value, str) else type(value) in {int, float}
-        if not is_number or abs(value if type(value) is int else 0) > 2**1000:  # more than a float holds
-            self.fail("a number")
-        return float(value)
-
-    def optional_number(self) -> float | None:
-        return None if self.value is None else self.number()
-
-    def optional_text(self) -> str | None:
-        return None if self.value is None else self.text()
-
-    def array(self, length: int | None = None) -> Any:
-        kind, values = self["kind"].text(), self["values"].list()
-        if kind == "object":
-            array: Any = np.empty(len(values), dtype=object)
-            array[:] = [v.value for v in values]
-        elif kind in _KINDS:
-            read = [v.number() if kind.startswith("float") else v.whole(kind) for v in values]
-            shape = [n.whole("int64") for n in self["shape"].list()]
-            if math.prod(shape) != len(values) or any(n < 0 for n in shape):
-                self["shape"].fail(f"the shape of {len(values)} values")
-            array = np.array(read, dtype=kind).reshape(shape)
-        else:
-            self["kind"].fail(f"one of {', '.join((*_KINDS, 'object'))}")
-        if length is not None and len(array) != length:
-            raise UserError(f"not a saved fit: {self.where} has {len(array)} values where {length} belong")
-        return array
-
-    def whole(self, kind: str) -> int:
-        wanted = bool if kind == "bool" else int
-        if type(self.value) is not wanted or not -(2**63) <= self.value < 2**63:
-            self.fail("true or false" if kind == "bool" else "a whole number")
-        return int(self.value)
-
-
 def _read(text: str) -> tuple[list[Fit], bool]:
     try:
         whole = json.loads(text, parse_constant=_no_constant)
@@ -227,13 +182,13 @@ def _read(text: str) -> tuple[list[Fit], bool]:
         raise UserError(f"not a saved fit: not JSON: {str(error).splitlines()[0]}") from None
     if not isinstance(whole, dict) or whole.get("format") != FORMAT:
         raise UserError(f"not a saved fit: the text does not begin as one (format: {FORMAT!r})")
-    root = _Node(whole, "file")
+    root = Node(whole, "file")
     if root["version"].value != VERSION:
         root["version"].fail(f"a version that this program reads ({VERSION})")
     return [_read_fit(node) for node in root["fits"].list()], root["several"].flag()
 
 
-def _read_fit(node: _Node) -> Fit:
+def _read_fit(node: Node) -> Fit:
     params = {name: _read_param(p) for name, p in node["params"].items()}
     if missing := [name for name in PARAMETERS if name not in params]:
         raise UserError(f"not a saved fit: {node.where}.params has no {', '.join(missing)}")
@@ -262,16 +217,28 @@ def _read_fit(node: _Node) -> Fit:
         reach=node["reach"].optional_number(),
         grade=node["grade"].optional_number(),
         tolerance=node["tolerance"].number(),
-        draws=None if draws.value is None else Draws(**{name: draws[name].array() for name in DRAWN}),
+        draws=None if draws.value is None else _read_draws(draws),
         noise=MappingProxyType({name: value.optional_number() for name, value in node["noise"].items()}),
         evaluation_sd=None if sd.value is None else sd.array(n),
         report=MappingProxyType({key: _thawed(v.value) for key, v in node["report"].items()}),
     )
 
 
-def _read_run(node: _Node) -> Run:
+def _read_draws(node: Node) -> Draws:
+    columns = {name: node[name].array() for name in DRAWN}
+    if "checks" not in node.mapping():
+        return Draws(**columns)
+    from analysis.quadrature import Posterior  # scipy is not needed to read what has no posterior
+
+    white = node["white"].array(len(columns["weight"]))
+    return Posterior(**columns, white=white, checks={name: v.number() for name, v in node["checks"].items()})
+
+
+def _read_run(node: Node) -> Run:
     seed = node["seed"]
-    data = {name: column.array() for name, column in node["data"].items()}
+    axes = tuple(axis.text() for axis in node["axes"].list())
+    known = {"pass_rate", *axes}
+    data = {name: column.array(missing=name not in known) for name, column in node["data"].items()}
     if "pass_rate" not in data or len({len(column) for column in data.values()}) != 1:
         raise UserError(f"not a saved fit: {node.where}.data has no pass_rate, or columns of different lengths")
     return Run(
@@ -279,7 +246,7 @@ def _read_run(node: _Node) -> Run:
         recipe=node["recipe"].text(),
         seed=None if seed.value is None else seed.whole("int64"),
         data=data,
-        axes=tuple(axis.text() for axis in node["axes"].list()),
+        axes=axes,
         findings=_read_findings(node["findings"]),
         source=Path(node["source"].text()),
         sha256=node["sha256"].text(),
@@ -293,13 +260,13 @@ def _read_run(node: _Node) -> Run:
     )
 
 
-def _read_param(node: _Node) -> Param:
+def _read_param(node: Node) -> Param:
     numbers = {name: node[name].optional_number() for name in ("value", "lo", "hi", "se", "se_observed")}
     told = {"identified": node["identified"].flag(), "fixed": node["fixed"].flag(), "why": node["why"].text()}
     return Param(**numbers, **told)  # type: ignore[arg-type]
 
 
-def _read_findings(node: _Node) -> tuple[Finding, ...]:
+def _read_findings(node: Node) -> tuple[Finding, ...]:
     found = []
     for f in node.list():
         severity = f["severity"]
