@@ -92,7 +92,8 @@ def hessian_covariance(
     """Return sigma^2 (H / 2)^-1 of the free natural parameters, H the Hessian of the sum of squares.
 
     The observed information: unlike J'J it holds the curvature of the model times the residuals. Takes and returns
-    what `jacobian_covariance` does; None also where `params` is no minimum.
+    what `jacobian_covariance` does; None also where H is not positive
+    definite. That the gradient is 0 at `params` is taken for granted.
 
     Source: Ritz and Streibig 2005, J. Stat. Softw. 12(5), section 2.3 (drc); differences of the analytic gradient,
     exact to about ten digits.
@@ -129,53 +130,6 @@ def log_likelihood(residual: ArrayLike) -> float | None:
     residual = np.asarray(residual, dtype=float)
     mean_square = float(residual @ residual) / max(len(residual), 1)
     return -0.5 * len(residual) * (math.log(2 * math.pi * mean_square) + 1.0) if mean_square > 0.0 else None
-
-
-class LackOfFit(NamedTuple):
-    """F test of a fit against the means of replicates."""
-
-    F: float
-    model_df: int
-    replicate_df: int
-    p: float
-
-
-def lack_of_fit(x: ArrayLike, y: ArrayLike, fitted: ArrayLike, free: int) -> LackOfFit | None:
-    """Compare a fit with the best any curve could do: the mean of the replicates at each `x`.
-
-    Parameters
-    ----------
-    x, y, fitted : (n,) array-like
-        Points with equal `x` are replicates.
-    free : int
-        Parameters that the fit estimated.
-
-    Returns
-    -------
-    LackOfFit or None
-        None without replicates that differ, or without more levels of `x` than parameters.
-
-    Notes
-    -----
-    Evaluations of one run are correlated in time; evaluations that share their compute by chance are no replicates.
-    Source: Bates and Watts 1988, Nonlinear Regression Analysis, section 3.10; the ANOVA test of drc.
-
-    Examples
-    --------
-    >>> lack_of_fit([0, 0, 1, 1, 2, 2], [0, 2, 1, 3, 2, 4], [1, 1, 2, 2, 3, 3], 2).p
-    1.0
-    """
-    from scipy.special import fdtrc
-
-    x, y, fitted = (np.asarray(array, dtype=float) for array in (x, y, fitted))
-    levels, of = np.unique(x, return_inverse=True)
-    means = np.bincount(of, weights=y) / np.bincount(of)
-    pure, rss = float(((y - means[of]) ** 2).sum()), float(((y - fitted) ** 2).sum())
-    model_df, replicate_df = len(levels) - free, len(y) - len(levels)
-    if model_df <= 0 or replicate_df <= 0 or pure <= _floor(y):
-        return None
-    F = max(rss - pure, 0.0) / model_df / (pure / replicate_df)
-    return LackOfFit(F, model_df, replicate_df, float(fdtrc(model_df, replicate_df, F)))
 
 
 class EffectiveCompute(NamedTuple):

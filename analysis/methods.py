@@ -16,6 +16,7 @@ from scipy.special import stdtr, stdtrit
 from analysis import bootstrap as resampling
 from analysis import noise, papergrid, posterior, profiles
 from analysis.conditional import LOG_B_SDS
+from analysis.doubts import EDGE
 from analysis.draws import Draws
 from analysis.errors import hessian_covariance, jacobian_covariance
 from analysis.families import SIGMOID
@@ -320,11 +321,13 @@ METHODS: dict[str, Callable[[Points], Estimate]] = {
 def standard_errors(points: Points, unit: float = 1.0) -> tuple[Errors, Errors]:
     """Standard errors of the free parameters from J'J and from the observed Hessian; empty where there are none.
 
-    `unit` multiplies those of C_mid.
+    One that lies on a bound has none: the sum of squares has no minimum in it there. `unit` multiplies those of C_mid.
     """
     values = natural(points.best.theta)
     free = [name for i, name in enumerate(NAMES) if points.box.free[i]]
     params = [values[name] for name in NAMES]
+    room = np.minimum(points.best.theta - points.box.low, points.box.high - points.best.theta)
+    inside = [name for i, name in enumerate(NAMES) if room[i] >= EDGE]
     out: list[Errors] = []
     for covariance in (jacobian_covariance, hessian_covariance):
         with np.errstate(all="ignore"):  # compute over hundreds of orders of magnitude
@@ -332,7 +335,7 @@ def standard_errors(points: Points, unit: float = 1.0) -> tuple[Errors, Errors]:
         if found is not None and not (np.diag(found) > 0.0).all():
             found = None
         errors = {} if found is None else dict(zip(free, np.sqrt(np.diag(found)).tolist(), strict=True))
-        out.append({name: value * (unit if name == "C_mid" else 1.0) for name, value in errors.items()})
+        out.append({n: value * (unit if n == "C_mid" else 1.0) for n, value in errors.items() if n in inside})
     return out[0], out[1]
 
 

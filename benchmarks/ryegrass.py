@@ -18,11 +18,11 @@ from analysis.errors import (
     effective_compute,
     hessian_covariance,
     jacobian_covariance,
-    lack_of_fit,
     log_likelihood,
     standard_errors,
 )
 from analysis.families import SIGMOID, Array, Family, get_family
+from analysis.misfits import lack_of_fit
 from analysis.projection import fit_many
 
 FILE = Path(__file__).parent.parent / "data" / "ryegrass" / "ryegrass.csv"

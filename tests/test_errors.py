@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+import analysis as an
 from analysis.errors import (
     effective_compute,
     hessian_covariance,
     jacobian_covariance,
-    lack_of_fit,
     log_likelihood,
     standard_errors,
 )
@@ -22,6 +22,7 @@ from analysis.families import FAMILIES, SIGMOID, get_family
 from analysis.projection import fit_many
 from analysis.whitening import Whitener
 from scalerl.runlog import UserError
+from tests import made
 
 BOTH = pytest.mark.parametrize("covariance_of", [jacobian_covariance, hessian_covariance])
 C = np.concatenate([[0.0], np.geomspace(0.1, 12.0, 29)])
@@ -151,22 +152,6 @@ def test_log_likelihood_is_that_of_normal_noise():
     assert log_likelihood([0.0, 0.0]) is None and log_likelihood([]) is None
 
 
-def test_lack_of_fit_is_the_f_test_against_the_means():
-    rng = np.random.default_rng(0)
-    x = np.repeat(np.arange(6.0), 3)
-    y, fitted = 0.1 * x**2 + rng.normal(0, 0.1, 18), 0.5 * x - 0.3
-    means = np.repeat(y.reshape(6, 3).mean(axis=1), 3)
-    F = ((y - fitted) @ (y - fitted) - (y - means) @ (y - means)) / 4 / ((y - means) @ (y - means) / 12)
-    found = lack_of_fit(x, y, fitted, 2)
-    assert (found.model_df, found.replicate_df) == (4, 12)
-    assert math.isclose(found.F, F) and found.p == pytest.approx(stats.f(4, 12).sf(F))
-    order = rng.permutation(18)
-    assert lack_of_fit(x[order], y[order], fitted[order], 2) == pytest.approx(found)
-    assert lack_of_fit(np.arange(18.0), y, fitted, 2) is None  # no replicates
-    assert lack_of_fit(x, y, fitted, 6) is None  # as many parameters as levels
-    assert lack_of_fit(x, means, fitted, 2) is None  # replicates that do not differ
-
-
 @pytest.mark.parametrize("name", [n for n, f in FAMILIES.items() if f.asymptote and f.at_zero])
 def test_an_effective_compute_and_its_error_are_the_inverse_and_its_derivative(name):
     family = get_family(name)
@@ -196,3 +181,22 @@ def test_what_has_no_gain_has_no_effective_compute():
         effective_compute(SIGMOID, TRUTH, 1.0)
     with pytest.raises(UserError, match="no D; it has R0, A, B, C_mid"):
         jacobian_covariance(SIGMOID, C, noisy(), TRUTH, free=("A", "D"))
+
+
+@pytest.mark.parametrize(("fields", "name"), [({"A": 1.3, "k": 0.8}, "A"), ({"R0": -0.2}, "R0")])
+def test_a_parameter_on_a_bound_has_no_standard_error(fields, name):
+    """The curve wants to go on past the bound, so the sum of squares has no minimum there to measure the width of."""
+    fit = an.fit(made.noisy(0, n=40, **fields), method="lsq")
+    on_bound = {n for n, end in (("A", 1.0), ("R0", 0.0)) if fit.params[n].value == pytest.approx(end, abs=1e-7)}
+    assert on_bound == {name} and "at-bound" in made.codes(fit)
+    for other, p in fit.params.items():
+        assert (p.se is None) == (p.lo is None) == (other == name)
+        assert other != name or p.se_observed is None
+
+
+def test_the_hessians_error_is_none_where_the_sum_of_squares_bends_down():
+    """At a maximum or saddle; a point on a slope that bends up has one, since only H is looked at."""
+    compute = np.geomspace(0.1, 50.0, 40)
+    y = SIGMOID.value(compute, [0.1, 0.7, 1.5, 2.0]) + np.random.default_rng(0).normal(0.0, 0.01, 40)
+    assert hessian_covariance(SIGMOID, compute, y, [0.1, 0.7, 1.5, 40.0]) is None
+    assert hessian_covariance(SIGMOID, compute, y, [0.1, 0.72, 1.5, 2.0]) is not None
