@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from analysis.draws import Draws
     from analysis.findings import Finding
     from analysis.fitting import fit
+    from analysis.frames import read_frame
     from analysis.joint import fit_shared, nested
-    from analysis.logs import read, read_frame
+    from analysis.logs import read
     from analysis.plotting import plot_curves, plot_training_curves
     from analysis.pooling import pool_shapes
     from analysis.priors import Priors
@@ -40,7 +41,7 @@ _HOME = {
     "gradient": "curve",
     "slope": "curve",
     "read": "logs",
-    "read_frame": "logs",
+    "read_frame": "frames",
     "fit": "fitting",
     "fit_shared": "joint",
     "nested": "joint",

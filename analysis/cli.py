@@ -42,7 +42,8 @@ def run_fit(args: argparse.Namespace) -> int:
     """Fit R(C) = R0 + (A - R0) / (1 + (C_mid / C)^B) to each run and print parameters, limits and doubts."""
     fits = _fits(args)
     if args.json:
-        print(json.dumps(fits.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+        plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+        print(json.dumps(fits.to_dict(), indent=1, ensure_ascii=plain, allow_nan=False))
     else:
         from analysis.tables import fit_text
 

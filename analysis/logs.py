@@ -1,4 +1,4 @@
-"""Read runs: run folders, ``log.jsonl`` files, CSV files, folders of runs, patterns of these, and tables in memory.
+"""Read runs: run folders, ``log.jsonl`` files, CSV files, folders of runs, and patterns of these.
 
 Promises: one `Run` a log, with its evaluations in fractions and a finding for everything that was left out or
 changed; what cannot be read is one `UserError` that says where and what to do. Reading executes nothing.
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +32,6 @@ from scalerl.runlog import (
     read_log,
     read_regular,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PASS_RATE_COLUMNS = ("pass_rate", "accuracy")
 DEPTH = 4  # levels of folders that are searched for runs
@@ -94,71 +91,6 @@ def read(
     unique = list({_resolved(source): source for source in sources}.values())
     runs = [_read_log(s, x, y, scale) if s.suffix == ".jsonl" else _read_csv(s, x, y, scale) for s in unique]
     return Runs(_with_unique_names(runs), skipped)
-
-
-def read_frame(
-    frame: pd.DataFrame | Mapping[str, Any],
-    name: str = "run",
-    *,
-    recipe: str | None = None,
-    seed: int | None = None,
-    x: str | None = None,
-    y: str | None = None,
-    scale: float | None = None,
-) -> Run:
-    """Take a table that is in memory already as one run, through the same checks as a file.
-
-    Parameters
-    ----------
-    frame : DataFrame or mapping of str to array-like
-        One row an evaluation: a compute column and a pass-rate column, named as in a CSV file.
-    name, recipe, seed
-        What the run is called, by default `name`, and of which recipe it is which seed.
-    x, y, scale
-        As in `read`.
-
-    Returns
-    -------
-    Run
-
-    Raises
-    ------
-    UserError
-        If columns are missing or of different length, or no row holds two numbers.
-
-    Examples
-    --------
-    >>> run = read_frame({"gpu_hours": [0.0, 1.0, 2.0], "accuracy": [10, 25, 40]}, "mine", scale=0.01)
-    >>> run.name, run.data["pass_rate"].tolist()
-    ('mine', [0.1, 0.25, 0.4])
-    """
-    columns = {str(key): _cells(column) for key, column in frame.items()}
-    lengths = {key: len(column) if isinstance(column, list) else 0 for key, column in columns.items()}
-    if len(set(lengths.values())) != 1 or not max(lengths.values()):
-        shown = ", ".join(f"{key} {n}" for key, n in lengths.items()) or "no column"
-        raise UserError(f"{name}: columns must be of one length, with at least one row ({shown})")
-    name = printable(name)
-    table = Table(name, columns, range(1, max(lengths.values()) + 1))
-    axes, rate = _axes(table, x), choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y")
-    data, _, findings = clean(table, axes=axes, y=rate, scale=scale)
-    return Run(
-        name=name,
-        recipe=name if recipe is None else printable(recipe),
-        seed=seed,
-        data=data,
-        axes=tuple(a for a in axes if a in data),
-        findings=findings,
-        source=Path(name),
-        sha256=hashlib.sha256(repr(sorted((k, v.tolist()) for k, v in data.items())).encode()).hexdigest(),
-    )
-
-
-def _cells(column: Any) -> Any:
-    """The cells of a column in memory, empty where a number is missing."""
-    if hasattr(column, "to_numpy"):  # pandas has several marks for a missing value
-        return column.to_numpy(dtype=object, na_value=None).tolist()
-    cells = np.asarray(column).tolist()
-    return [None if c != c else c for c in cells] if isinstance(cells, list) else cells  # noqa: PLR0124, NaN
 
 
 def _holds_no_run(path: PathLike) -> bool:
@@ -239,7 +171,7 @@ def _read_log(path: Path, x: str | None, y: str | None, scale: float | None) -> 
     columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)}
     lines = [i for i, row in enumerate(content.rows, start=1) if row.get("kind") == "eval"]
     table = Table(printable(str(path)), columns, lines)
-    axes, rate = _axes(table, x), choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y")
+    axes, rate = columns_of(table, x, y)
     data, kept, findings = clean(table, axes=axes, y=rate, scale=scale)
 
     said: list[Finding] = []
@@ -310,7 +242,7 @@ def _busy(header: Mapping[str, Any], data: Mapping[str, Any]) -> list[Finding]:
 
 def _read_csv(path: Path, x: str | None, y: str | None, scale: float | None) -> Run:
     data_bytes, table = read_csv(path)
-    axes, rate = _axes(table, x), choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y")
+    axes, rate = columns_of(table, x, y)
     data, _, findings = clean(table, axes=axes, y=rate, scale=scale)
     name = printable(path.stem)
     return Run(
@@ -325,9 +257,14 @@ def _read_csv(path: Path, x: str | None, y: str | None, scale: float | None) -> 
     )
 
 
-def _axes(table: Table, x: str | None) -> tuple[str, ...]:
-    main = choose_compute(table, x, tuple(COMPUTE_AXES))
-    return (main, *(axis for axis in COMPUTE_AXES if axis in table.columns and axis != main))
+def columns_of(table: Table, x: str | None, y: str | None) -> tuple[tuple[str, ...], str]:
+    """Compute axes, the main one first, and the column of the pass rate."""
+    main, rate = choose_compute(table, x, tuple(COMPUTE_AXES)), choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y")
+    if main == rate:
+        raise UserError(f"{table.where}: {main} is named as compute and as pass rate; choose two columns")
+    if main == "pass_rate":
+        raise UserError(f"{table.where}: a compute column cannot be called pass_rate; rename it")
+    return (main, *(axis for axis in COMPUTE_AXES if axis in table.columns and axis not in {main, rate})), rate
 
 
 def _with_unique_names(runs: Sequence[Run]) -> list[Run]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,27 +47,45 @@ def save(ax: Axes, path: str | os.PathLike[str], *, force: bool = False) -> None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # a box is drawn
         figure.savefig(picture, dpi=160, format=path.suffix.lower().removeprefix("."))
-    write(path, picture.getvalue())
+    write(path, picture.getvalue(), force=force)
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write `content` beside `path` and rename it into place.
+def write(path: Path, content: bytes, *, force: bool = False) -> None:
+    """Write `content` beside `path` and put it into place in one step.
 
     Raises
     ------
     UserError
-        If it cannot be written; a file that was there is left as it was.
+        If it cannot be written, or without `force` a file came there meanwhile; what is there is left as it was.
     """
     try:
         target = path.resolve()  # a link stays a link
-        beside = target.with_name(f".{os.getpid()}.part")  # short: `path` may be as long as a name can be
+        beside = target.with_name(f".{secrets.token_hex(8)}.part")  # short: `path` may be as long as a name can be
         try:
-            beside.write_bytes(content)
-            beside.replace(target)
+            with beside.open("xb") as file:
+                file.write(content)
+            if force:
+                beside.replace(target)
+            else:
+                _put_where_nothing_is(beside, target)
         finally:
             beside.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise UserError(f"{printable(str(path))}: exists already; choose another name or say --force") from error
     except (OSError, ValueError) as error:
         raise _unwritable(path, error) from error
+
+
+def _put_where_nothing_is(beside: Path, target: Path) -> None:
+    """Give a finished file its name; of two writers at once one fails instead of being overwritten."""
+    try:
+        target.hardlink_to(beside)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if target.exists():
+            raise FileExistsError from None
+        beside.replace(target)
 
 
 def _unwritable(path: Path, error: OSError | ValueError) -> UserError:

@@ -86,7 +86,7 @@ def _places(rows: Sequence[Row]) -> list[dict[str, float]]:
     before, places = dict.fromkeys(axes, 0.0), []
     for row in rows:
         places.append(dict(before))
-        if row.get("kind") in {"step", "eval"}:
+        if row.get("kind") in ("step", "eval"):  # a tuple: a kind may be unhashable
             for axis in axes:
                 value = number(row.get(axis))
                 if value is not None and not math.isnan(value):

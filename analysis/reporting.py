@@ -88,7 +88,7 @@ def write_report(
     refuse_unless_new(path, force, endings=(".html", ".htm"))
     axes = list(dict.fromkeys([*AXES, *(fit.x for fit in fits)]))
     comparison = compare_at_equal_compute(fits, axes) if len(fits) > 1 else None
-    write(path, _page(fits, comparison, extend).encode())
+    write(path, _page(fits, comparison, extend).encode(), force=force)
     return comparison
 
 

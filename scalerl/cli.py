@@ -6,6 +6,7 @@ Heavy packages are imported inside the command that needs them, so that ``--help
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 1 (the data allow no result), 2 (a mistake in the call) or 130 (interrupted)."""
     parser = _parser()
     args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of runs may hold what the terminal's encoding has not
+            stream.reconfigure(errors="backslashreplace")
     # A terminated run ends as an interrupted one does: with its log whole.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 
 import analysis as an
 from analysis.curve import R
-from analysis.output import new_axes, save
+from analysis.output import new_axes, save, write
 from analysis.plotting import BAND_ROOM, COLOURS, caption
 from scalerl.runlog import UserError
 
@@ -365,22 +365,31 @@ def test_a_folder_that_may_not_be_written_to_is_said(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a.png", "x" * 251 + ".png"])
-def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, name):
+def test_a_file_that_cannot_be_finished_leaves_the_old_one_and_no_other(tmp_path, name):
     ax = an.plot_curves(an.fit(made()), new_axes())
     save(ax, tmp_path / name)
     before = (tmp_path / name).read_bytes()
 
-    def full(path, content):
-        with path.open("wb") as file:
-            file.write(content[:100])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(UserError, match="No space left"):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(UserError, match="File too large"):
             save(ax, tmp_path / name, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / name).read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [name]
     save(ax, tmp_path / name, force=True)
+
+
+def test_of_two_writers_at_once_one_is_told(tmp_path):
+    """Both looked before the work: the later one finds that the name is taken, and nothing of the first is lost."""
+    target = tmp_path / "a.html"
+    write(target, b"first")
+    with pytest.raises(UserError, match="exists already"):
+        write(target, b"second")
+    assert target.read_bytes() == b"first" and [p.name for p in tmp_path.iterdir()] == ["a.html"]
+    write(target, b"third", force=True)
+    assert target.read_bytes() == b"third"
 
 
 def test_writing_through_a_link_keeps_the_link(tmp_path):
