@@ -22,6 +22,7 @@ class RecipeFit:
     ----------
     recipe : str
     runs : tuple of str
+        Those that the values come from.
     x : str
         Compute axis; C_mid is in its unit.
     params : mapping of A, B, C_mid to Param

@@ -9,8 +9,8 @@ C_mid: the values of A lean on one prior then and lie close together for no good
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,17 +19,20 @@ from scipy.special import ndtri, stdtrit
 
 from analysis.doubts import one_seed
 from analysis.draws import tail
-from analysis.estimating import CEILING_MARGIN, LAST_EVALUATIONS
+from analysis.estimates import LARGEST_LOG
+from analysis.estimating import CEILING_MARGIN, LAST_EVALUATIONS, SPOILT
 from analysis.evaluations import evaluations_of
 from analysis.findings import Finding, finding
 from analysis.noise import prompt_variance
 from analysis.reach import USABLE_GRADE
 from analysis.recipes import RecipeFit, RecipeFits
-from analysis.results import LEVEL, Fit, Param
+from analysis.results import LEVEL, WITHHELD, Fit, Param
 from scalerl.runlog import UserError
 
 POOLED = ("A", "B", "C_mid")
 LOGARITHMIC = {"B", "C_mid"}  # pooled as logarithms
+TINY = sys.float_info.min
+LEFT_OUT = {"flat-curve", *WITHHELD}  # findings of a fit that has no value to pool
 
 
 def pool_seeds(
@@ -40,8 +43,10 @@ def pool_seeds(
     Two seeds or more: a t interval over their values (of ln B and ln C_mid for these two), but none narrower than a
     normal interval with variance mean(own variances) / n: values that lean on one prior lie closer together than they
     are known. With `seed_sd` a normal interval of A with variance seed_sd^2 / n + mean(own variances) / n instead. One
-    seed: its own limits, widened by `seed_sd` where that is stated, or the finding ``one-seed``. Limits of A end at 0
-    and at the ceiling.
+    seed: its own limits, widened by `seed_sd` where that is stated, or the finding ``one-seed``. Limits end at 0,
+    those of A at the ceiling too. A run whose curve is flat or whose limits are withheld has no value to pool and is
+    left out; where there is one, or one that decays or falls, nothing of the recipe counts as identified, and the
+    run's finding is handed on with its name. One seed identifies no more than its fit does.
 
     Parameters
     ----------
@@ -60,7 +65,7 @@ def pool_seeds(
     Raises
     ------
     UserError
-        If the axes differ, a fit has no curve, or no limits where those are needed.
+        If the axes differ, a fit has no curve, no limits where those are needed, or a recipe has no value to pool.
 
     Notes
     -----
@@ -124,7 +129,11 @@ def _pool(recipe: str, fits: Sequence[Fit], seed_sd: float | None, level: float)
     unusable = [f"{f.name}: {f.params['A'].why or 'not fitted'}" for f in fits if f.params["A"].value is None]
     if unusable:
         raise UserError(f"{recipe}: no curve to pool ({'; '.join(unusable)})")
-    findings = [*one_seed(len(fits), seed_sd), *_same_seed(fits)]
+    doubts, spoilt = _doubts(fits)
+    fits = [f for f in fits if not LEFT_OUT & {d.code for d in f.findings}]
+    if not fits:
+        raise UserError(f"{recipe}: no seed has a value to pool ({'; '.join(d.message for d in doubts)})")
+    findings = [*doubts, *one_seed(len(fits), seed_sd), *_same_seed(fits)]
     if len(fits) > 1 and any(f.code == "pooled" for fit in fits for f in fit.findings):
         what = "the shapes of these fits lean on each other: the spread between seeds may come out too small"
         findings.append(finding("pooled", what, severity="warning"))
@@ -136,15 +145,17 @@ def _pool(recipe: str, fits: Sequence[Fit], seed_sd: float | None, level: float)
         limits = _limits_of_one(fits[0], seed_sd, level)
     early = [f for f in fits if f.grade is None or f.grade < USABLE_GRADE]
     ceiling = max(_ceiling(f) for f in fits)
-    why = ""
+    why = spoilt
     if early:
         said = ", ".join(f"{f.name} {'unknown' if f.grade is None else f'{f.grade:.2f}'}" for f in early)
         what = f"P(C_max > 2 C_mid) below {USABLE_GRADE:g} ({said}): the recipe's A is not known"
         findings.append(finding("grade", what, severity="warning"))
-        why = "a seed may end before 2 C_mid"
+        why = why or "a seed may end before 2 C_mid"
+    unknown = {n: p.why or "its fit does not identify it" for n, p in fits[0].params.items() if not p.identified}
     params = {}
     for k, name in enumerate(POOLED):
-        params[name] = _param(name, float(table[:, k].mean()), limits[name], ceiling, why)
+        alone = unknown.get(name, "") if len(fits) == 1 else ""
+        params[name] = _param(name, float(table[:, k].mean()), limits[name], ceiling, why or alone)
     if len({frozenset(map(str, f.run.data["prompt_set"])) for f in fits if "prompt_set" in f.run.data}) > 1:
         what = f"the seeds of {recipe} were evaluated on different prompts"
         findings.append(finding("prompt-sets-differ", what))
@@ -168,20 +179,38 @@ def _pool(recipe: str, fits: Sequence[Fit], seed_sd: float | None, level: float)
     )
 
 
+def _doubts(fits: Sequence[Fit]) -> tuple[list[Finding], str]:
+    """What the fits themselves say against the recipe's values, with the runs' names; and in a few words the first."""
+    found, why = [], ""
+    for fit in fits:
+        for doubt in fit.findings:
+            if doubt.code in SPOILT or doubt.code in WITHHELD:
+                left = "; the run is left out" if doubt.code in LEFT_OUT else ""
+                found.append(finding(doubt.code, f"{fit.name}: {doubt.message}{left}", doubt.figure, doubt.severity))
+                why = why or f"{fit.name}: {SPOILT.get(doubt.code, 'limits are withheld')}"
+    return found, why
+
+
 def _values(fit: Fit) -> tuple[list[float], list[float]]:
     """Value and own variance of A, ln B and ln C_mid; NaN where unknown."""
     values, variances = [], []
     for name in POOLED:
         p, log = fit.params[name], name in LOGARITHMIC
-        value = math.nan if p.value is None else math.log(p.value) if log else p.value
-        if fit.draws is not None:
-            drawn = getattr(fit.draws, name)
+        value = math.nan if p.value is None else math.log(max(p.value, TINY)) if log else p.value
+        draws = fit.trusted_draws
+        if draws is not None:
+            drawn = getattr(draws, name)
             drawn = np.log(drawn) if log else drawn
-            mean = float(fit.draws.weight @ drawn)
-            variance = float(fit.draws.weight @ (drawn - mean) ** 2)
-        elif p.lo is not None and p.hi is not None and fit.level is not None:
-            ends = (math.log(p.lo), math.log(p.hi)) if log else (p.lo, p.hi)
-            variance = ((ends[1] - ends[0]) / (2.0 * float(ndtri(1.0 - tail(fit.level))))) ** 2
+            mean = float(draws.weight @ drawn)
+            variance = float(draws.weight @ (drawn - mean) ** 2)
+        elif p.value is not None and p.lo is not None and p.hi is not None and fit.level is not None:
+            z = float(ndtri(1.0 - tail(fit.level)))
+            sd = (p.hi - p.lo) / (2.0 * z)
+            if log and p.lo > 0.0:
+                sd = (math.log(p.hi) - math.log(p.lo)) / (2.0 * z)
+            elif log:  # value -+ t x standard error has no logarithm: the delta method
+                sd = (sd if p.se is None else p.se) / max(p.value, TINY)
+            variance = sd * sd
         else:
             variance = math.nan
         values.append(value)
@@ -208,7 +237,7 @@ def _limits_of_seeds(table: Any, variances: Any, seed_sd: float | None, level: f
             half = z * math.sqrt((seed_sd**2 + own) / n)
         middle = float(table[:, k].mean())
         # Values that agree to rounding and have no variance of their own say nothing of how seeds differ.
-        limits[name] = (middle - half, middle + half) if half > 1e-12 else (None, None)
+        limits[name] = (middle - half, middle + half) if 1e-12 < half < math.inf else (None, None)
     return limits
 
 
@@ -218,13 +247,14 @@ def _limits_of_one(fit: Fit, seed_sd: float | None, level: float) -> Limits:
     for name in POOLED:
         p = fit.params[name]
         lo, hi = p.lo, p.hi
-        if fit.draws is not None and (lo is not None or hi is not None):
-            found = fit.draws.quantile(getattr(fit.draws, name), [tail(level), 1.0 - tail(level)])
+        draws = fit.trusted_draws
+        if draws is not None and (lo is not None or hi is not None):
+            found = draws.quantile(getattr(draws, name), [tail(level), 1.0 - tail(level)])
             lo, hi = (None if old is None else float(v) for old, v in zip((p.lo, p.hi), found, strict=True))
         elif fit.level != level and (lo is not None or hi is not None):
             raise UserError(f"{fit.name}: its limits are of level {fit.level}; fit it at {level}")
         if name in LOGARITHMIC:
-            lo, hi = (None if v is None else math.log(v) for v in (lo, hi))
+            lo, hi = (None if v is None else math.log(v) if v > 0.0 else -math.inf for v in (lo, hi))
         elif seed_sd is not None and p.value is not None:
             lo, hi = _apart(p.value, lo, hi, float(ndtri(1.0 - tail(level))) * seed_sd)
         limits[name] = (lo, hi)
@@ -242,15 +272,15 @@ def _apart(value: float, lo: float | None, hi: float | None, more: float) -> tup
 def _widened(A: Param, sd: float, level: float, ceiling: float) -> Param | None:
     if A.value is None or A.lo is None or A.hi is None:
         return None
-    lo, hi = _apart(A.value, A.lo, A.hi, float(ndtri(1.0 - tail(level))) * sd)
-    return replace(A, lo=max(lo or 0.0, 0.0), hi=min(ceiling if hi is None else hi, ceiling))
+    limits = _apart(A.value, A.lo, A.hi, float(ndtri(1.0 - tail(level))) * sd)
+    return _param("A", A.value, limits, ceiling, A.why)
 
 
 def _param(name: str, value: float, limits: tuple[float | None, float | None], ceiling: float, why: str) -> Param:
     lo, hi = limits
     if name in LOGARITHMIC:
-        value = math.exp(value)
-        lo, hi = (None if v is None else math.exp(v) for v in limits)
+        value = _exp(value)
+        lo, hi = (None if v is None else _exp(v) for v in limits)
     else:
         lo, hi = (None if v is None else min(max(v, 0.0), ceiling) for v in limits)
     if not why and (lo is None or hi is None):
@@ -287,6 +317,10 @@ def _prompt_sd(fits: Sequence[Fit]) -> float | None:
         if (v := prompt_variance(correct, k)) is not None
     ]
     return math.sqrt(float(np.mean(variances))) if variances else None
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, LARGEST_LOG))
 
 
 def _known(value: float) -> float | None:

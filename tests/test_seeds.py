@@ -14,6 +14,7 @@ import analysis as an
 from analysis import methods
 from analysis.curve import R
 from analysis.draws import Draws
+from analysis.estimating import SPOILT
 from analysis.gibbs import gibbs
 from analysis.priors import Priors
 from benchmarks import seeds as benchmark
@@ -113,6 +114,78 @@ def test_limits_end_at_the_ceiling_and_an_early_seed_spoils_the_recipe():
     assert not any(p.identified for p in early.params.values())
 
 
+@pytest.mark.parametrize("code", ["decay", "falling-curve", "peak-fit"])
+def test_a_seed_that_decays_or_falls_spoils_the_recipe_and_is_named(code):
+    said = an.findings.finding(code, "what is wrong", 3.0)
+    bad = replace(fit_of("s2", 0.71), findings=(said,))
+    for fits in ([fit_of("s0", 0.69), fit_of("s1", 0.7), bad], [bad]):
+        (recipe,) = an.pool_seeds(fits)
+        assert recipe.findings[0] == replace(said, message="s2: what is wrong") and "s2" in recipe.runs
+        why = f"s2: {SPOILT[code]}"
+        assert [(p.identified, p.why) for p in recipe.params.values()] == [(False, why)] * 3
+
+
+@pytest.mark.parametrize("code", ["flat-curve", "posterior-grid", "pooled-thin"])
+def test_a_seed_without_a_value_to_pool_is_left_out_and_said_to_be(code):
+    good, said = [fit_of("s0", 0.69), fit_of("s1", 0.7)], an.findings.finding(code, "no good")
+    bad = replace(fit_of("s2", 0.3), findings=(said,))
+    (recipe,), (without,) = an.pool_seeds([*good, bad]), an.pool_seeds(good)
+    assert recipe.runs == ("s0", "s1") and codes(recipe) == [code]
+    assert recipe.findings[0].message == "s2: no good; the run is left out"
+    for name, p in recipe.params.items():
+        assert not p.identified and p.why.startswith("s2: ")
+        assert (p.value, p.lo, p.hi) == tuple(getattr(without.params[name], k) for k in ("value", "lo", "hi"))
+    with pytest.raises(UserError, match=r"mine: no seed has a value to pool \(s2: no good"):
+        an.pool_seeds([bad])
+
+
+def test_real_runs_that_decay_or_stay_flat_are_doubted_in_the_recipe():
+    compute, rng = np.linspace(0.0, 6.0, 40), np.random.default_rng(0)
+    y = [R(compute, 0.1, 0.7, 1.5, 1.0) + rng.normal(0.0, 0.01, 40) for _ in range(3)]
+    y[2][25:] -= np.linspace(0.0, 0.4, 15)
+    level, noise = np.full(40, 0.3), 0.3 + rng.normal(0.0, 0.01, 40)
+    fits = an.fit([run_of(name, compute, p) for name, p in zip("abcde", [*y, level, noise], strict=True)])
+    (recipe,) = an.pool_seeds(fits)
+    assert recipe.runs == ("a", "b", "c") and {"decay", "flat-curve"} <= set(codes(recipe))
+    assert not any(p.identified for p in recipe.params.values()) and recipe.params["A"].why == "c: the run decays"
+    assert all(p.value == p.value for p in recipe.params.values())
+
+
+def test_one_seed_identifies_no_more_than_its_fit():
+    compute = np.linspace(0.0, 6.0, 40)
+    noise = np.random.default_rng(0).normal(0.0, 0.01, 40)
+    fits = an.fit([run_of("s0", compute, R(compute, 0.1, 0.7, 1.5, 1.0) + noise)], method="lsq")
+    A = an.pool_seeds(fits)[0].params["A"]
+    assert not A.identified and A.why == fits[0].params["A"].why == "limits of lsq are too narrow to tell"
+
+
+def test_standard_errors_beyond_the_value_are_pooled_by_the_delta_method():
+    compute, rng = np.linspace(0.0, 1.2, 12), np.random.default_rng(0)
+    runs = [run_of(f"s{i}", compute, R(compute, 0.1, 0.7, 1.5, 1.0) + rng.normal(0, 0.03, 12)) for i in range(3)]
+    fits = an.fit(runs, method="lsq")
+    given = [f.params["C_mid"] for f in fits]
+    assert [p.lo < 0.0 for p in given] == [False, True, False]
+    (recipe,) = an.pool_seeds(fits)
+    z = stats.norm.ppf(0.975)
+    own = [p.se / p.value if p.lo < 0.0 else np.log(p.hi / p.lo) / (2.0 * z) for p in given]
+    assert recipe.within["C_mid"] == pytest.approx(np.sqrt(np.mean(np.square(own))))
+    p = recipe.params["C_mid"]
+    assert 0.0 < p.lo < p.value < p.hi and not p.identified
+    one = an.pool_seeds(fits[1:2])[0].params["C_mid"]
+    assert (one.lo, one.hi) == (0.0, pytest.approx(given[1].hi))
+    far = an.Param(1e-300, -1e300, 1e300, identified=False, se=1e300)
+    wild = [replace(f, params={**f.params, "C_mid": far}) for f in fits]
+    assert an.pool_seeds(wild)[0].params["C_mid"].lo is None
+
+
+def test_the_recipe_is_judged_again_where_other_prompts_could_lift_it_to_the_ceiling():
+    correct = [[0, 4, 4, 0, 2, 4, 0, 4]] * 6
+    (recipe,) = an.pool_seeds([fit_of(f"s{i}", A, correct=correct, k=[4] * 6) for i, A in enumerate((0.74, 0.75))])
+    assert recipe.params["A"].hi < 0.9 and recipe.params["A"].identified
+    wide = recipe.A_population
+    assert wide.hi == 1.0 and not wide.identified and wide.why == "no upper limit below 1"
+
+
 def test_recipes_stay_apart_and_copies_of_a_seed_are_named():
     fits = [fit_of(f"{r}{i}", A, recipe=r, seed=i) for r, A in (("old", 0.6), ("new", 0.7)) for i in range(2)]
     recipes = an.pool_seeds(fits)
@@ -208,7 +281,7 @@ def test_runs_that_disagree_on_R0_are_said_to():
 
 def test_a_log_must_say_its_checkpoint_or_someone_must():
     tables = [from_checkpoint("a", 0, header={}), from_checkpoint("b", 1, header={})]
-    with pytest.raises(UserError, match="a: the log does not say its starting checkpoint; say same_start=True"):
+    with pytest.raises(UserError, match="a: the log does not say its starting checkpoint; if all runs share them"):
         an.share_R0(tables)
     assert codes(an.share_R0(tables, same_start=True)["a"])[-1] == "r0-shared"
     with pytest.raises(UserError, match="r0: 'first' leaves no R0 to share"):
