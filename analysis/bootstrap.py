@@ -1,9 +1,9 @@
 """Bootstraps of a fitted curve: resampled residuals, moving blocks, and an AR(1) sieve.
 
 Promises: a thousand refits in well under a second, through the same solver as the fit; the answer depends on the seed
-alone. Does not promise coverage: measured on simulated curves, percentile intervals hold the truth too rarely before
-the data are well past C_mid, and with correlated noise everywhere but for the sieve past 5 C_mid. They are here so that
-a number can be checked against what others use.
+alone. Does not promise coverage: on simulated curves whose neighbouring evaluations have a correlation of .7 intervals
+of A hold the truth in 56 to 80 % (residuals), 60 to 91 % (blocks) and 66 to 97 % (sieve); see docs/methods.md.
+They are here so that a number can be checked against what others use.
 """
 
 from __future__ import annotations

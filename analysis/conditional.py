@@ -22,7 +22,6 @@ from analysis.projection import fit_many
 from analysis.solver import Array, Index
 
 LOG_B_SDS = 3.5  # how far the grid reaches in ln B, in standard deviations of its prior
-DIGITS = 12  # of ln C and of time, relative to the run's own
 # Up to so many evaluations the nodes of the noise cover the whole range of rho, which is what `benchmarks.coverage` has
 # measured. More know rho better than the nodes are apart: one would hold all the mass, and the limits of A would depend
 # on which side of the truth it lies (by -30 to +110 % at 1,500 evaluations). Nodes are then placed where the mass is.
@@ -43,7 +42,7 @@ def relative_log(compute: Array) -> tuple[Array, float]:
     """
     unit = math.log(float(compute[-1])) if compute[-1] > 0.0 else 0.0
     with np.errstate(divide="ignore"):
-        return np.round(np.log(compute) - unit, DIGITS), unit
+        return np.round(np.log(compute) - unit, noise.DIGITS), unit
 
 
 class Problem:
@@ -66,7 +65,7 @@ class Problem:
         reach = LOG_B_SDS * sd
         self.low = np.array([mean - reach, first + math.log(priors.C_mid[0])])
         self.high = np.array([mean + reach, math.log(priors.C_mid[1])])
-        gaps = np.round(noise.spacing(compute if time is None else time), DIGITS)
+        gaps = noise.spacing(compute if time is None else time)
         if start is None:
             best = fit_many(self.log_c, y[None], shape_low=self.low, shape_high=self.high, linear_high=priors.ceiling)
             start = best.shape[0]

@@ -18,6 +18,7 @@ import numpy as np
 
 from analysis.solver import Array, Index
 
+DIGITS = 12  # of times and of ln C, relative to the run's own: rounded, a change of unit leaves no trace
 LEAST_GAP = 1e-3  # of the usual spacing: repeated evaluations at one compute share nearly all of the run's noise
 RHO_NODES, NARROW_NODES = 8, 16  # over the whole range, and over the part of it that holds the mass
 # Share of white noise in the variance, and its prior. Most of the weight is on none: a large share makes strong
@@ -39,7 +40,7 @@ def spacing(time: Array) -> Array:
     gaps = np.diff(time)
     positive = gaps[gaps > 0]
     usual = float(np.median(positive)) if len(positive) else 1.0
-    return np.concatenate([[np.inf], np.maximum(gaps / usual, LEAST_GAP)])
+    return np.concatenate([[np.inf], np.maximum(np.round(gaps / usual, DIGITS), LEAST_GAP)])
 
 
 def evaluation_variance(correct: Array, k: int) -> float | None:

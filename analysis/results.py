@@ -155,21 +155,26 @@ class Fit:
         Raises
         ------
         UserError
-            If nothing could be fitted, or limits are asked for and the fit has no draws or withholds its limits.
+            If nothing could be fitted, a compute is below 0, or limits are asked for and the fit has no draws or
+            withholds its limits.
         """
         import numpy as np
 
         from analysis.curve import R
 
+        C = np.asarray(C, dtype=float)
+        if (C < 0.0).any():
+            raise UserError(f"predict: {C.min():g} is no compute; it is at least 0")
         R0, A, B, C_mid = self._values()
         if level is None:
             if B is None or C_mid is None:  # an exactly flat run has a level and no shape
                 return np.full(np.shape(C), A)
             return np.asarray(R(C, R0, A, B, C_mid))
         d, low = self._trusted(), tail(level)
-        at = np.asarray(C, dtype=float)
-        curves = R(at.reshape(1, -1), *(v[:, None] for v in (d.R0, d.A, d.B, d.C_mid)))
-        return Band(*(found.reshape(at.shape) for found in d.quantile(curves, [low, 0.5, 1.0 - low])))
+        known = np.where(np.isnan(C), 0.0, C).reshape(1, -1)
+        curves = R(known, *(v[:, None] for v in (d.R0, d.A, d.B, d.C_mid)))
+        found = np.where(np.isnan(C), np.nan, d.quantile(curves, [low, 0.5, 1.0 - low]).reshape(3, *C.shape))
+        return Band(*found)
 
     def compute_to(self, R: float, level: float | None = None) -> Reached:
         """Return the compute at which the curve reaches pass rate `R`, with limits where there are `trusted_draws`.
@@ -184,7 +189,7 @@ class Fit:
         Returns
         -------
         Reached
-            Infinity means never: the curve ends below `R`. A curve that falls is read downwards.
+            The first compute at which the curve is at least `R`; infinity means never.
 
         Raises
         ------
@@ -202,13 +207,13 @@ class Fit:
         R0, A, B, C_mid = self._values()
         if B is None or C_mid is None:
             return Reached(R, 0.0 if A >= R else math.inf, None, None, level, self.x)
-        value = float(compute_to(R, R0, A, B, C_mid))
         d = self.trusted_draws
+        if A < R0:  # a curve that falls has its largest rate at the start
+            return Reached(R, 0.0 if R0 >= R else math.inf, None, None, level, self.x)
+        value = float(compute_to(R, R0, A, B, C_mid))
         if d is None:
             return Reached(R, value, None, None, level, self.x)
-        way = 1.0 if A >= R0 else -1.0
-        # All draws are read in the direction of the curve: one that runs the other way gets there at once or never.
-        gained, missing = way * (R - d.R0), way * (d.A - R)
+        gained, missing = R - d.R0, d.A - R
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             between = np.exp(np.log(d.C_mid) + (np.log(gained) - np.log(missing)) / d.B)
         reached = np.where(gained <= 0.0, 0.0, np.where(missing > 0.0, between, np.inf))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
@@ -157,7 +156,7 @@ def test_a_duplicated_row_is_reported():
 
 
 def test_the_same_bytes_for_any_number_of_threads():
-    code = "from tests.made import *; print(an.fit([noisy(0), noisy(1, k=0.7)]).to_json())"
+    code = "from tests.made import *; print(an.fit(noisy(0)).to_json()); print(an.fit(noisy(1, k=0.7)).to_json())"
     out = {
         threads: subprocess.run(
             [sys.executable, "-c", code],
@@ -168,7 +167,7 @@ def test_the_same_bytes_for_any_number_of_threads():
         ).stdout
         for threads in ("1", "2")
     }
-    assert out["1"] == out["2"] and json.loads(out["1"])
+    assert out["1"] == out["2"] and out["1"].count("C_mid") > 1
 
 
 def test_the_seed_moves_draws_and_hardly_the_limits():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import analysis as an
 from analysis.curve import R
 from analysis.leastsquares import Problem, default_box
-from tests.made import TRUE, codes, noisy
+from tests.made import TRUE, as_run, codes, noisy
 
 profile = partial(an.fit, method="profile", correlated=False)
 
@@ -110,3 +110,17 @@ def test_coverage_under_independent_noise_is_near_the_level():
 def test_a_wider_level_gives_wider_limits():
     narrow, wide = (profile(noisy(0), level=level).params["A"] for level in (0.5, 0.99))
     assert wide.lo < narrow.lo < narrow.value == wide.value < narrow.hi < wide.hi
+
+
+@pytest.mark.parametrize("seed", [13, 25])
+def test_the_unit_of_compute_leaves_no_trace_in_the_profile(seed):
+    """Noisy points whose sum of squares is flat in B: rounding of the gaps alone would move it."""
+    c = np.linspace(0.1, 5.0, 20)
+    y = np.clip(R(c, 0.1, 0.7, 1.5, 2.0) + np.random.default_rng(seed).normal(0.0, 0.03, 20), 0.0, 1.0)
+    hours, seconds = (an.fit(as_run(x, y), method="profile").params for x in (c, 3600.0 * c))
+    for name in ("R0", "A", "B"):
+        for bound in ("value", "lo", "hi"):
+            one, other = getattr(hours[name], bound), getattr(seconds[name], bound)
+            assert (one is None) == (other is None)
+            assert one is None or other == pytest.approx(one, rel=1e-9)
+    assert seconds["C_mid"].value == pytest.approx(3600.0 * hours["C_mid"].value, rel=1e-9)

@@ -392,3 +392,16 @@ def test_lmfit_gets_a_held_R0_as_fixed_and_no_error_where_none_exists():
     assert four.covar is None and four.params["A"].stderr is None
     with pytest.raises(UserError, match="no curve"):
         an.fit(as_run([0.0, 1.0], [0.1, 0.2])).to_lmfit()
+
+
+def test_a_curve_that_falls_reaches_what_it_starts_above_and_nothing_else(full):
+    params = {**full.params, "R0": replace(full.params["R0"], value=0.4), "A": replace(full.params["A"], value=0.2)}
+    falling = replace(full, params=params)
+    assert falling.compute_to(0.3).value == 0.0 and falling.compute_to(0.9).value == math.inf
+
+
+def test_a_band_needs_a_compute(full):
+    with pytest.raises(UserError, match="predict: -1 is no compute"):
+        full.predict([1.0, -1.0])
+    band = full.predict([math.nan, 1.0], level=0.9)
+    assert np.isnan([band.lo[0], band.mid[0], band.hi[0]]).all() and np.isfinite(band.hi[1])
