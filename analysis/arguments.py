@@ -15,6 +15,8 @@ from scalerl.runlog import UserError
 
 Window = tuple[float | None, float | None]
 
+# Five draws or more, of 4,000 and of 1,000 refits, lie outside each limit.
+HIGHEST_LEVEL = {"posterior": 0.997, "bootstrap": 0.99}
 READ_BY = {"priors": "posterior", "resample": "bootstrap", "correlated": "profile"}
 
 
@@ -84,6 +86,23 @@ def checked_share(name: str, value: Any) -> float:
     if not 0.0 < value < 1.0:
         raise UserError(f"{name}: {value:g} does not lie between 0 and 1")
     return float(value)
+
+
+def checked_level(level: Any, method: str) -> float | None:
+    """Return the level of the limits; None for no limits.
+
+    Raises
+    ------
+    UserError
+        If it is no level, or leaves so little outside that the method's draws cannot show it.
+    """
+    if level is None:
+        return None
+    share = checked_share("level", level)
+    if share > HIGHEST_LEVEL.get(method, share):
+        what = f"beyond what the draws of {method} can show; at most {HIGHEST_LEVEL[method]:g}"
+        raise UserError(f"level: {share:.10g} is {what}")
+    return share
 
 
 def checked_seed(seed: Any) -> int:

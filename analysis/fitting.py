@@ -17,7 +17,15 @@ import numpy as np
 
 from analysis import doubts, regimes
 from analysis import reach as reaching
-from analysis.arguments import check_read, checked_r0, checked_seed, checked_share, checked_window, runs_of
+from analysis.arguments import (
+    check_read,
+    checked_level,
+    checked_r0,
+    checked_seed,
+    checked_share,
+    checked_window,
+    runs_of,
+)
 from analysis.bootstrap import KINDS
 from analysis.conditional import relative_log
 from analysis.estimating import SPOILT, Options, Result, estimate_points, flat_level
@@ -154,7 +162,7 @@ def fit(
             raise UserError(f"{name}: {value!r} is none of {', '.join(filter(None, options))}")
     check_read(method, priors=priors, resample=resample, correlated=correlated)
     window, seed, tolerance = checked_window(window), checked_seed(seed), checked_share("tolerance", tolerance)
-    level = None if level is None else checked_share("level", level)
+    level = checked_level(level, method)
     if priors is not None and not isinstance(priors, Priors):
         raise UserError("priors: not an analysis.Priors")
     priors = Priors() if priors is None else priors

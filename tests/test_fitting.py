@@ -312,3 +312,10 @@ def test_a_flat_run_beside_others_does_not_end_a_fit_that_takes_prompts_as_a_sam
     for run, method in ((noisy(0), "posterior"), (solving(20), "profile")):
         with pytest.raises(UserError, match="prompts: 'sample' asks for the posterior and for the log's counts"):
             an.fit(run, method=method, prompts="sample")
+
+
+@pytest.mark.parametrize(("method", "level"), [("posterior", 0.999999), ("bootstrap", 0.995)])
+def test_a_level_that_the_draws_cannot_show_is_refused(method, level):
+    with pytest.raises(an.UserError, match=f"level: {level} is beyond what the draws of {method} can show"):
+        an.fit(noisy(0), method=method, level=level)
+    assert an.fit(noisy(0), method="profile", level=0.999).params["A"].hi is not None
