@@ -18,7 +18,7 @@ import numpy as np
 
 from analysis.solver import Array, Index
 
-DIGITS = 12  # of times and of ln C, relative to the run's own: rounded, a change of unit leaves no trace
+DIGITS = 10  # of times and of ln C, relative to the run's own: rounded, a change of unit leaves no trace
 LEAST_GAP = 1e-3  # of the usual spacing: repeated evaluations at one compute share nearly all of the run's noise
 RHO_NODES, NARROW_NODES = 8, 16  # over the whole range, and over the part of it that holds the mass
 # Share of white noise in the variance, and its prior. Most of the weight is on none: a large share makes strong

@@ -72,9 +72,10 @@ def posterior(
     (True, True)
     """
     priors = Priors() if priors is None else priors
+    compute, pass_rate = (np.ascontiguousarray(v, dtype=float) for v in (compute, pass_rate))
     problem = Problem(compute, pass_rate, variance, time, priors, r0, start)
     grid = Grid(problem)
     grid.refine()
     # Of the data too: rows of two runs' draws may be paired, for a difference, only if their noise is not the same.
-    own = zlib.crc32(np.ascontiguousarray(pass_rate, dtype=float).tobytes())
+    own = zlib.crc32(pass_rate.tobytes())
     return grid.sample(draws, np.random.default_rng([seed, own]))

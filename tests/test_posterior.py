@@ -262,3 +262,10 @@ def test_draws_of_two_runs_are_independent():
     a, b = (posterior.posterior(r.data["gpu_hours"], r.data["pass_rate"]) for r in (noisy(1), noisy(2)))
     for name in ("A", "C_mid", "B"):
         assert abs(np.corrcoef(getattr(a, name), getattr(b, name))[0, 1]) < 0.06
+
+
+def test_single_precision_is_read_as_the_numbers_it_holds():
+    run = noisy(3)
+    C, y = (run.data[name].astype(np.float32) for name in ("gpu_hours", "pass_rate"))
+    one, two = posterior.posterior(C, y), posterior.posterior(C.astype(float), y.astype(float))
+    assert (one.A == two.A).all() and (one.C_mid == two.C_mid).all()
