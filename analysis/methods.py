@@ -66,7 +66,7 @@ def by_posterior(points: Points) -> Estimate:
         values[name], limits[name] = float(mid), (float(lo), float(hi))
     if fixed:
         values["R0"], limits["R0"] = float(points.box.low[0]), (None, None)
-    found = _self_check(draws)
+    found = self_check(draws)
     if any(f.code == "posterior-grid" for f in found):
         limits = dict.fromkeys(NAMES, (None, None))
     about = {name: float(draws.quantile(getattr(draws, name), [0.5])[0]) for name in ("rho", "sigma", "white")}
@@ -106,7 +106,7 @@ def _white(points: Points) -> str:
     return f"share {shares} of the variance, prior weights {weights}"
 
 
-def _self_check(draws: Posterior) -> list[Finding]:
+def self_check(draws: Posterior) -> list[Finding]:
     """Where the quadrature or the priors, not the data, made the answer."""
     found = []
     if draws.effective < LEAST_SIZE:

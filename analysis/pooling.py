@@ -278,6 +278,6 @@ def _draws(fit: Fit, options: estimating.Options, count: int | None) -> Draws | 
         draws=count,
         seed=options.seed,
     )
-    if any(f.code in WITHHELD for f in methods._self_check(found)):
+    if any(f.code in WITHHELD for f in methods.self_check(found)):
         return None
     return Draws(**{name: getattr(found, name) for name in DRAWN})
