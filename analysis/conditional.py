@@ -9,14 +9,12 @@ Shapes: n points, K nodes of the noise, m shapes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr, stdtr
 
 from analysis import noise
-from analysis.noise import Nodes
 from analysis.priors import R0_SD, Priors
 from analysis.projection import fit_many
 from analysis.solver import Array, Index
@@ -76,26 +74,30 @@ class Problem:
         self.center, self.r0_sd = _r0_prior(compute, y, priors, r0)
         self.r0 = r0
         self.rho, self.tau, self.count = priors.rho, (0.0, 0.0), noise.RHO_NODES
-        make: Callable[[], Nodes] = lambda: noise.unknown_share(gaps, self.rho, self.count)  # noqa: E731
+        self.gaps, self.variance = gaps, variance
+        self.levels = np.zeros(1)
         self.dof = self.n - 1.0  # of p(sigma) ~ 1 / sigma and a prior of R0 in units of sigma
         if variance is not None:
             basis = np.concatenate([1.0 - s, s]).T
             residual = y - basis @ np.linalg.lstsq(basis, y, rcond=None)[0]
-            levels = float(np.sqrt((residual**2).mean())) * np.array(noise.TAU_LEVELS)
-            self.tau = (0.0, float(levels[-1]))
-            make = lambda: noise.known_white(gaps, variance, _between(levels, *self.tau), self.rho, self.count)  # noqa: E731
+            self.levels = float(np.sqrt((residual**2).mean())) * np.array(noise.TAU_LEVELS)
+            self.tau = (0.0, float(self.levels[-1]))
             self.dof = math.inf
         self.table = _cdf_table(self.dof)
-        self._place(make, s)
+        self._place(s)
         for _ in range(PLACINGS if self.n > WIDE_NODES else 0):
             if not self._narrow():
                 break
             self.count = noise.NARROW_NODES
-            self._place(make, s)
+            self._place(s)
 
-    def _place(self, make: Callable[[], Nodes], s: Array) -> None:
+    def _place(self, s: Array) -> None:
         """Set the nodes of the noise, and the prior of R0 relative to the size that each gives it at the optimum."""
-        self.nodes = make()
+        if self.variance is None:
+            self.nodes = noise.unknown_share(self.gaps, self.rho, self.count)
+        else:
+            levels = _between(self.levels, *self.tau)
+            self.nodes = noise.known_white(self.gaps, self.variance, levels, self.rho, self.count)
         self._prepare()
         self.ratio = np.full(len(self.nodes.rho), 1.0 / self.r0_sd**2)
         if self.nodes.scaled:

@@ -15,10 +15,11 @@ import numpy as np
 from analysis import decays, doubts, leastsquares, misfits
 from analysis import reach as reaching
 from analysis.conditional import relative_log
+from analysis.estimates import Estimate, Points, natural, standard_errors
 from analysis.evaluations import Evaluations, Window
 from analysis.findings import Finding, finding
 from analysis.leastsquares import NAMES, Box, Problem
-from analysis.methods import METHODS, Estimate, Points, natural, standard_errors
+from analysis.methods import METHODS
 from analysis.noise import prompt_variance
 from analysis.priors import Priors
 from analysis.results import Param

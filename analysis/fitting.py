@@ -28,11 +28,12 @@ from analysis.arguments import (
 )
 from analysis.bootstrap import KINDS
 from analysis.conditional import relative_log
+from analysis.estimates import natural
 from analysis.estimating import SPOILT, Options, Result, estimate_points, flat_level
 from analysis.evaluations import Mask, Window, evaluations_of, inside
 from analysis.findings import Finding, finding
 from analysis.leastsquares import NAMES
-from analysis.methods import METHODS, natural
+from analysis.methods import METHODS
 from analysis.priors import Priors
 from analysis.results import PARAMETERS, Fit, Fits, Param
 from analysis.schema import Run

@@ -18,11 +18,11 @@ from scipy.special import fdtrc
 
 from analysis import leastsquares, profiles
 from analysis.conditional import relative_log
+from analysis.estimates import natural
 from analysis.evaluations import Window, evaluations_of, inside
 from analysis.findings import Finding, finding
 from analysis.fitting import fit
 from analysis.leastsquares import NAMES, Problem
-from analysis.methods import natural
 from analysis.results import Fit, Param
 from analysis.schema import Run, one_of_each
 from analysis.shared import Nested, SharedFit

@@ -17,7 +17,6 @@ from analysis import noise, papergrid, posterior, profiles
 from analysis.conditional import LOG_B_SDS
 from analysis.draws import Draws
 from analysis.estimates import (
-    LARGEST_LOG,
     LEAST_SQUARES,
     Estimate,
     Limits,
@@ -32,8 +31,6 @@ from analysis.leastsquares import NAMES, Box, Optimum, Problem
 from analysis.posterior import EDGE_MASS, LEAST_SIZE
 from analysis.quadrature import HEAVY, Posterior
 from analysis.reach import grade
-
-__all__ = ["LARGEST_LOG", "METHODS", "Estimate", "Limits", "Points", "Values", "natural", "standard_errors"]
 
 REFITS = 5
 MISSED = 2.0  # log density by which the best cell may lie below the optimum of least squares

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from analysis.captions import band_level, band_name, has_band, label
 from analysis.output import new_axes, save
-from analysis.results import LEVEL, Fit
-from analysis.tables import figures, unit
+from analysis.results import Fit
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ BAND_ROOM = 0.5  # a band widens the axis of pass rates by this share of what po
 # Findings under which a band past the data would claim what the fit takes back.
 NOT_AHEAD = frozenset({"decay", "peak-fit"})
 DRAWABLE = (1e-200, 1e200)  # beyond, the room that a log axis needs left and right is no number any more
-NAME_LENGTH = 40  # a longer name is cut in the middle, so that its seed at the end can be read
 LEGEND_RUNS = 15  # more than these are counted and not named; twice as many would leave the axes no room
 
 
@@ -118,19 +117,19 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
         if fit.fitted:
             _curve(ax, fit, scale, look, extend)
             ceilings += _ceiling(ax, fit, scale, look, place=ceilings)
-    shaded = [(fit, look) for fit, look in zip(fits, looks, strict=True) if band and _has_band(fit)]
+    shaded = [(fit, look) for fit, look in zip(fits, looks, strict=True) if band and has_band(fit)]
     _bands(ax, shaded, scale, extend)
     _compute_axis(ax, scale, ceilings)
     ax.set_xlabel(LABELS.get(axes[0], axes[0]))
     ax.set_ylabel("pass rate")
     ax.spines[["top", "right"]].set_visible(False)
-    labels = [_label(fit) for fit in fits]
+    labels = [label(fit) for fit in fits]
     if len(fits) > LEGEND_RUNS:
         handles = [*handles[:LEGEND_RUNS], Line2D([], [], lw=0.0)]
         labels = [*labels[:LEGEND_RUNS], f" and {len(fits) - LEGEND_RUNS} more"]
     if shaded:
         handles.append(Patch(facecolor="0.5", alpha=2.0 * BAND_ALPHA, lw=0.0))
-        labels.append(f" shaded: {_band_name([fit for fit, _ in shaded])}")
+        labels.append(f" shaded: {band_name([fit for fit, _ in shaded])}")
     # Below the axes: no corner is free of points for every set of runs.
     legend = ax.legend(
         handles,
@@ -252,10 +251,6 @@ def _curve(ax: Axes, fit: Fit, scale: _Scale, look: _Look, extend: float) -> Non
         ax.plot(stub, np.full(2, fit.predict(0.0)), "-", lw=look.width, gid=look.gid("fit-at-0"), **look.style)
 
 
-def _has_band(fit: Fit) -> bool:
-    return fit.fitted and fit.trusted_draws is not None
-
-
 def _bands(ax: Axes, shaded: Iterable[tuple[Fit, _Look]], scale: _Scale, extend: float) -> None:
     """Shade under the points and curves that are drawn already; the axis grows for it, up to `BAND_ROOM`."""
     low, high = ax.dataLim.intervaly
@@ -267,7 +262,7 @@ def _bands(ax: Axes, shaded: Iterable[tuple[Fit, _Look]], scale: _Scale, extend:
         if fit.compute[0] == 0.0:
             areas.append(("band-at-0", np.array([scale.zero_at / scale.step, scale.zero_at * scale.step]), np.zeros(2)))
         for name, x, C in areas:
-            lo, _, hi = fit.predict(C, level=_band_level(fit))
+            lo, _, hi = fit.predict(C, level=band_level(fit))
             _area(ax, x, (lo, hi), look, name)
             ends = np.clip([lo.min(), hi.max()], low - room, high + room)
             ax.update_datalim(np.stack([x[[0, -1]], ends], axis=1))
@@ -282,16 +277,6 @@ def _area(ax: Axes, x: Any, limits: tuple[Any, Any], look: _Look, name: str) -> 
     colour, under = look.style["color"], look.style["zorder"] - 2.0
     area = PolyCollection([outline], facecolor=colour, alpha=BAND_ALPHA, lw=0.0, zorder=under, gid=look.gid(name))
     ax.add_collection(area, autolim=False)
-
-
-def _band_level(fit: Fit) -> float:
-    return LEVEL if fit.level is None else fit.level
-
-
-def _band_name(fits: Iterable[Fit]) -> str:
-    """What the shaded areas of these fits are; their level is said where it is one."""
-    levels = {f"{100.0 * _band_level(fit):g} % " for fit in fits}
-    return f"{levels.pop() if len(levels) == 1 else ''}band of the mean curve"
 
 
 def _ceiling(ax: Axes, fit: Fit, scale: _Scale, look: _Look, *, place: int) -> bool:
@@ -350,55 +335,3 @@ def _refuse_what_no_axis_holds(fit: Fit, extend: float) -> None:
         )
     if extend > DRAWABLE[1] / high:
         raise UserError(f"{fit.name}: {extend:g} times its compute cannot be drawn; say less (--extend)")
-
-
-def _label(fit: Fit) -> str:
-    A = fit.params["A"]
-    if not fit.fitted:
-        text = "not fitted"
-    elif A.identified:
-        text = "A = {} ({})".format(*figures(A))
-    else:
-        text = "A not identified"
-    doubts = sum(f.severity != "note" for f in fit.findings)
-    warned = f", {doubts} warning{'s' if doubts > 1 else ''}" if doubts else ""
-    half = NAME_LENGTH // 2 - 2
-    name = fit.name if len(fit.name) <= NAME_LENGTH else f"{fit.name[:half]} ... {fit.name[-half:]}"
-    return f" {name}: {text}{warned}"  # the leading space keeps a name that starts with _ in the legend
-
-
-def caption(fits: Iterable[Fit]) -> str:
-    """Return a caption that says what `plot_curves` draws of these fits, with the unit of compute.
-
-    Examples
-    --------
-    >>> import analysis as an
-    >>> caption([an.fit(an.read("data/paper/scalerl_8b_bs2048_100k.csv")[0], method="lsq")])
-    'Points: evaluations. Solid: fitted curve (least squares). Dashed: extrapolation. Bars above A: its interval, where
-    the data identify it. Compute in gpu_hours on a log scale.'
-    """
-    fits = list(fits)
-    said = ["Points: evaluations, hollow where left out of the fit." if _any_left_out(fits) else "Points: evaluations."]
-    fitted = [fit for fit in fits if fit.fitted]
-    if fitted:
-        ways = " or ".join(dict.fromkeys(map(curve_of, fitted)))
-        said += [f"Solid: fitted curve ({ways}).", "Dashed: extrapolation."]
-        shaded = [fit for fit in fitted if _has_band(fit)]
-        if shaded:
-            some = "" if len(shaded) == len(fitted) else ", where the fit has one"
-            said.append(f"Shaded: {_band_name(shaded)}{some}; single evaluations scatter more widely.")
-        said.append("Bars above A: its interval, where the data identify it.")
-    zero = any(np.any(np.r_[fit.compute, fit.left_out[:, 0]] == 0.0) for fit in fits)
-    said.append(f"Compute in {unit(fits[0].x)} on a log scale{', 0 left of the break' if zero else ''}.")
-    return " ".join(said)
-
-
-def curve_of(fit: Fit) -> str:
-    """Return in two words how the curve of a fit was found."""
-    if fit.method == "paper" and fit.report.get("method") != "least squares":  # what runs without noise fall back on
-        return "published grid"
-    return "posterior medians" if fit.method == "posterior" and fit.draws is not None else "least squares"
-
-
-def _any_left_out(fits: Iterable[Fit]) -> bool:
-    return any(len(fit.left_out) for fit in fits)

@@ -25,12 +25,12 @@ from analysis import doubts, estimating, methods, posterior
 from analysis import reach as reaching
 from analysis.conditional import LOG_B_SDS
 from analysis.draws import DRAWN, Draws, tail
+from analysis.estimates import Estimate, Limits, Values
 from analysis.evaluations import Evaluations, evaluations_of, inside
 from analysis.families import Array
 from analysis.findings import Finding, finding
 from analysis.gibbs import Pooled, gibbs
 from analysis.leastsquares import NAMES
-from analysis.methods import Estimate, Limits, Values
 from analysis.posterior import EDGE_MASS, LEAST_SIZE
 from analysis.priors import Priors
 from analysis.results import LEVEL, WITHHELD, Fit, Fits

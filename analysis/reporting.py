@@ -14,10 +14,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from analysis.captions import caption, curve_of
 from analysis.cleaning import printable
 from analysis.comparison import AXES, compare_at_equal_compute
 from analysis.output import new_axes, refuse_unless_new, write
-from analysis.plotting import caption, curve_of, plot_curves
+from analysis.plotting import plot_curves
 from analysis.results import Fit
 from analysis.schema import Comparison, Run
 from analysis.standings import comparison_html

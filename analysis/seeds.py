@@ -19,7 +19,7 @@ from scipy.special import ndtri, stdtrit
 
 from analysis.doubts import one_seed
 from analysis.draws import tail
-from analysis.estimates import LARGEST_LOG
+from analysis.estimates import exp_of
 from analysis.estimating import CEILING_MARGIN, LAST_EVALUATIONS, SPOILT
 from analysis.evaluations import evaluations_of
 from analysis.findings import Finding, finding
@@ -279,8 +279,8 @@ def _widened(A: Param, sd: float, level: float, ceiling: float) -> Param | None:
 def _param(name: str, value: float, limits: tuple[float | None, float | None], ceiling: float, why: str) -> Param:
     lo, hi = limits
     if name in LOGARITHMIC:
-        value = _exp(value)
-        lo, hi = (None if v is None else _exp(v) for v in limits)
+        value = exp_of(value)
+        lo, hi = (None if v is None else exp_of(v) for v in limits)
     else:
         lo, hi = (None if v is None else min(max(v, 0.0), ceiling) for v in limits)
     if not why and (lo is None or hi is None):
@@ -317,10 +317,6 @@ def _prompt_sd(fits: Sequence[Fit]) -> float | None:
         if (v := prompt_variance(correct, k)) is not None
     ]
     return math.sqrt(float(np.mean(variances))) if variances else None
-
-
-def _exp(value: float) -> float:
-    return math.exp(min(value, LARGEST_LOG))
 
 
 def _known(value: float) -> float | None:

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import analysis as an
+from analysis.captions import caption
 from analysis.curve import R
 from analysis.output import new_axes, save, write
-from analysis.plotting import BAND_ROOM, COLOURS, caption
+from analysis.plotting import BAND_ROOM, COLOURS
 from scalerl.runlog import UserError
 
 mpl.use("Agg")
