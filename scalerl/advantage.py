@@ -30,6 +30,20 @@ def keep_prompts(rewards: Tensor, *, filter_zero_variance: bool) -> Tensor:
     return (rewards != rewards[:, :1]).any(dim=1)
 
 
+def length_penalty(lengths: Tensor, *, max_tokens: int, cache_tokens: int) -> Tensor:
+    """Return what is added to the reward of a RIGHT completion for its length: 0 to -1.
+
+    ``clip((max_tokens - length) / cache_tokens - 1, -1, 0)``: nothing up to max_tokens - cache_tokens, -1 from
+    max_tokens on (ScaleRL, section 3.2; DAPO's soft overlong punishment).
+
+    Examples
+    --------
+    >>> length_penalty(torch.tensor([80, 95, 200]), max_tokens=100, cache_tokens=10).tolist()
+    [0.0, -0.5, -1.0]
+    """
+    return ((max_tokens - lengths) / cache_tokens - 1).clamp(-1, 0)
+
+
 def advantages(rewards: Tensor, normalization: str) -> Tensor:
     """Return advantages (P, G) of the kept prompts' rewards (P, G).
 

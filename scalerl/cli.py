@@ -167,7 +167,7 @@ def _train(args: argparse.Namespace) -> int:
     config.trainable()
 
     from scalerl.display import Display
-    from scalerl.train import train
+    from scalerl.start import train
 
     try:
         with Display() as display:

@@ -59,17 +59,44 @@ class ScaleRLConfig(BaseModel):
     """Completions an update."""
     generations_per_prompt: int = Field(16, ge=1)
     """Completions a prompt."""
+    off_policy: Literal["pipeline", "ppo"] = "pipeline"
+    """``pipeline`` streams, and new weights enter half-written completions; ``ppo`` generates k batches, then updates
+    k times."""
     off_policy_steps: int = Field(8, ge=0)
-    """k of PipelineRL-k; 0 is on-policy."""
+    """k of PipelineRL-k or PPO-off-policy-k; 0 is on-policy."""
+    lead: Literal["full", "eager"] = "full"
+    """PipelineRL: update as late as k allows, so that k is the lag, or as soon as a batch is complete (ours)."""
+    slots: int | None = Field(None, ge=1)
+    """Completions decoded at once; batch_size if not set."""
+    generator: Literal["inline", "process"] = "inline"
+    """Generate in this process, or in one of its own beside it, which keeps the lag bound but no reproducibility."""
+
     zero_variance_filtering: bool = True
     """Leave prompts whose completions all got one reward out of the update and of every denominator."""
     no_positive_resampling: bool = True
-    """Never draw a prompt again once its pass rate reached .9."""
+    """Never draw a prompt again once its pass rate reached resampling_threshold; else sample uniformly."""
+    resampling_threshold: float = Field(0.9, gt=0, le=1)
+    """Pass rate of one visit (generations_per_prompt completions) from which on a prompt is retired."""
 
-    loss: Literal["cispo", "clipped"] = "cispo"
-    """``cispo``, or the ``clipped`` surrogate of PPO and GRPO."""
+    length_control: Literal["interruption", "penalty", "none"] = "interruption"
+    """``interruption`` ends the thinking with a forced phrase; ``penalty`` lowers the reward of long right answers."""
+    interruption_tokens: int | None = Field(None, ge=2)
+    """Each completion's thinking budget is drawn between this and thinking_tokens, phrase included; 5/6 of
+    thinking_tokens if not set."""
+    interruption_phrase: str | None = Field(None, min_length=1)
+    """Text that is forced; it must end the thinking. The task's own if not set."""
+    penalty_max_tokens: int | None = Field(None, ge=1)
+    """L_max of the penalty clip((L_max - length) / L_cache - 1, -1, 0); thinking_tokens + solution_tokens if not set."""
+    penalty_cache_tokens: int | None = Field(None, ge=1)
+    """L_cache of the penalty; solution_tokens if not set."""
+
+    loss: Literal["cispo", "clipped", "gspo", "reinforce"] = "cispo"
+    """``cispo``, the ``clipped`` surrogate of PPO, GRPO and DAPO, ``gspo`` with a ratio a sequence, or ``reinforce``
+    without a ratio."""
     epsilon_max: float = Field(4.0, gt=0)
     """CISPO: largest weight of a token, an absolute bound on the importance ratio."""
+    gspo_epsilon: float = Field(4e-3, gt=0, lt=1)
+    """GSPO: the sequence ratio is clipped at 1 -+ gspo_epsilon."""
     epsilon_low: float = Field(0.2, gt=0, lt=1)
     """Clipped surrogate: the ratio is clipped below at 1 - epsilon_low."""
     epsilon_high: float = Field(0.2, gt=0)
@@ -97,8 +124,8 @@ class ScaleRLConfig(BaseModel):
     """Sampling temperature in training and evaluation (ours)."""
     use_fp32_lm_head: bool = True
     """Compute the logits in FP32, on the generator and on the trainer."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "bfloat16"
-    """Precision of the weights and activations."""
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "bfloat16"
+    """Precision of activations and of the weights that multiply them; below FP32 the optimizer keeps FP32 weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, le=1024)
     """CPU threads of this process; small models are fastest with one."""
@@ -111,6 +138,14 @@ class ScaleRLConfig(BaseModel):
     """Use the first so many evaluation prompts; all if not set."""
     eval_seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the sampling noise of evaluations; the same for every run that is to be compared."""
+
+    checkpoint_every: int = Field(100, ge=1)
+    """Updates between two checkpoints; there is one more at the end."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Checkpoints kept, the latest ones."""
+    in_flight: Literal["kv", "refresh"] = "kv"
+    """How half-written completions get over a checkpoint: their cache is kept, or it is made anew with the current
+    weights at every checkpoint, in the run that goes on as in one that is resumed."""
 
     max_steps: int | None = Field(None, ge=1)
     """Stop after so many updates."""
@@ -130,6 +165,19 @@ class ScaleRLConfig(BaseModel):
         """Length limit of a completion, in tokens."""
         return self.thinking_tokens + self.solution_tokens
 
+    @property
+    def interruption_range(self) -> tuple[int, int] | None:
+        """Smallest and largest thinking budget, phrase included, in tokens; None without interruption."""
+        if self.length_control != "interruption":
+            return None
+        low = self.interruption_tokens or max(2, self.thinking_tokens * 5 // 6)
+        return low, self.thinking_tokens
+
+    @property
+    def penalty_range(self) -> tuple[int, int]:
+        """L_max and L_cache of the length penalty, in tokens."""
+        return self.penalty_max_tokens or self.max_new_tokens, self.penalty_cache_tokens or self.solution_tokens
+
     @model_validator(mode="after")
     def _sums_and_multiples(self) -> Self:
         wrong = []
@@ -144,6 +192,13 @@ class ScaleRLConfig(BaseModel):
                 f"max_length: {self.max_length} is less than prompt_tokens + thinking_tokens + solution_tokens, "
                 f"which is {total}"
             )
+        if self.interruption_range and self.interruption_range[0] > self.interruption_range[1]:
+            wrong.append(
+                f"interruption_tokens: {self.interruption_range[0]} is more than thinking_tokens, which is "
+                f"{self.thinking_tokens}; lower it, or set length_control to none"
+            )
+        if self.off_policy == "ppo" and not self.off_policy_steps:
+            wrong.append("off_policy_steps: 0: ppo generates at least one batch before it updates; set it to 1 or more")
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
@@ -154,22 +209,10 @@ class ScaleRLConfig(BaseModel):
         Raises
         ------
         ConfigError
-            If no limit is set, or an axis is asked for that this version does not train.
+            If no limit is set.
         """
-        wrong = []
         if self.max_steps is None and self.max_epochs is None and self.max_gpu_hours is None:
-            wrong.append("max_steps, max_epochs, max_gpu_hours: set at least one, or the run would never end")
-        if self.off_policy_steps:
-            wrong.append(f"off_policy_steps: {self.off_policy_steps}: this version trains on-policy only; set it to 0")
-        if self.dtype == "bfloat16":
-            wrong.append(
-                "dtype: bfloat16: this version has no FP32 copy of the weights for the optimizer, without which small "
-                "updates are rounded away; set it to float32"
-            )
-        if self.no_positive_resampling:
-            wrong.append("no_positive_resampling: true: not trained by this version; set it to false")
-        if wrong:
-            raise ConfigError("\n".join(wrong))
+            raise ConfigError("max_steps, max_epochs, max_gpu_hours: set at least one, or the run would never end")
 
 
 def load_config(sources: Sequence[str | os.PathLike[str]] = (), settings: Sequence[str] = ()) -> ScaleRLConfig:

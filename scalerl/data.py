@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from scalerl.runlog import UserError, read_regular, write_json
 from scalerl.tasks import Item, get_task
@@ -28,6 +26,8 @@ class DataSet(NamedTuple):
     path: str
     items: list[Item]
     sha256: str
+    dropped: int = 0
+    """Items left out because their prompts are over the token budget."""
 
 
 def prepare(task_name: str, output: str, *, sizes: Sequence[int] = (1500, 256, 256), seed: int = 0) -> dict[str, int]:
@@ -80,32 +80,36 @@ def load_data(path: str | os.PathLike[str], *, limit: int | None = None) -> Data
             raise DataError(f"{path}: item {index} has the prompt of item {seen[item['prompt']]}")
         seen[item["prompt"]] = index
     items = items[:limit]
-    pairs = [[item["prompt"], item["answer"]] for item in items]
-    return DataSet(str(path), items, hashlib.sha256(json.dumps(pairs).encode()).hexdigest())
+    return DataSet(str(path), items, _hash(items))
 
 
-def check_prompts(
-    data: DataSet, prompts: Sequence[tuple[int, ...]], *, prompt_tokens: int, unknown_id: int | None
-) -> None:
-    """Check the encoded prompts of a data set.
+def encode_prompts(
+    data: DataSet, encode: Callable[[str], tuple[int, ...]], *, prompt_tokens: int, unknown_id: int | None
+) -> tuple[DataSet, list[tuple[int, ...]]]:
+    """Encode the prompts of a data set; drop those over their token budget.
 
     Raises
     ------
     DataError
-        If some are empty, longer than their budget, or hold text that the tokenizer does not know.
+        If some are empty or hold text that the tokenizer does not know, or none is left.
     """
-    unread = [index for index, ids in enumerate(prompts) if unknown_id is not None and unknown_id in ids]
+    prompts = [encode(item["prompt"]) for item in data.items]
+    unread = [index for index, ids in enumerate(prompts) if not ids or (unknown_id is not None and unknown_id in ids)]
     if unread:
         raise DataError(
-            f"{data.path}: {len(unread)} of {len(prompts)} prompts hold characters that the tokenizer does not know, "
-            f"the first is item {unread[0]}: {data.items[unread[0]]['prompt'][:60]!r}"
+            f"{data.path}: {len(unread)} of {len(prompts)} prompts are empty or hold characters that the tokenizer does "
+            f"not know, the first is item {unread[0]}: {data.items[unread[0]]['prompt'][:60]!r}"
         )
-    long = [index for index, ids in enumerate(prompts) if not 0 < len(ids) <= prompt_tokens]
-    if long:
+    short = [index for index, ids in enumerate(prompts) if len(ids) <= prompt_tokens]
+    if not short:
         raise DataError(
-            f"{data.path}: {len(long)} of {len(prompts)} prompts do not have 1 to prompt_tokens = {prompt_tokens} "
-            f"tokens, the first is item {long[0]} with {len(prompts[long[0]])}"
+            f"{data.path}: all {len(prompts)} prompts are longer than prompt_tokens = {prompt_tokens} tokens"
         )
+    if len(short) == len(prompts):
+        return data, prompts
+    items = [data.items[index] for index in short]
+    kept = DataSet(data.path, items, _hash(items), dropped=len(prompts) - len(short))
+    return kept, [prompts[index] for index in short]
 
 
 def check_apart(train: DataSet, evaluation: DataSet) -> None:
@@ -119,26 +123,9 @@ def check_apart(train: DataSet, evaluation: DataSet) -> None:
         )
 
 
-class PromptOrder:
-    """The order in which train prompts are drawn: a new permutation every epoch, a function of the seed alone.
-
-    Examples
-    --------
-    >>> order = PromptOrder(size=5, seed=0)
-    >>> sorted(order[i] for i in range(5, 10))
-    [0, 1, 2, 3, 4]
-    """
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed = size, seed
-        self._epoch, self._permutation = -1, np.empty(0, np.int64)
-
-    def __getitem__(self, draw: int) -> int:
-        """Return the index of the prompt of that draw, counted from 0 over all epochs."""
-        epoch, place = divmod(draw, self.size)
-        if epoch != self._epoch:
-            self._epoch, self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.size)
-        return int(self._permutation[place])
+def _hash(items: Sequence[Item]) -> str:
+    pairs = [[item["prompt"], item["answer"]] for item in items]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def _distinct(items: Iterator[Item], size: int) -> list[Item]:

@@ -14,7 +14,7 @@ import torch
 import scalerl
 from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet
-from scalerl.generate import Completion
+from scalerl.completions import Completion
 from scalerl.policy import checkpoint_hash
 
 
@@ -30,13 +30,25 @@ def reward_fields(rewards: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def completion_fields(completions: list[Completion]) -> dict[str, Any]:
-    """Return the fields of a step row that one update's completions give."""
+def completion_fields(completions: list[Completion], version: int) -> dict[str, Any]:
+    """Return the fields of a step row that one update's completions give; `version` counts the updates before it."""
     tokens = sum(len(c.tokens) for c in completions)
+    lags = [version - v for c in completions for v in c.versions]
+    versions = [len(set(c.versions)) for c in completions]
+    forced = [c.forced[1] - c.forced[0] for c in completions]
+    count = len(completions)
     return {
-        "length_mean": tokens / len(completions),
-        "truncation_rate": sum(c.truncated for c in completions) / len(completions),
+        "length_mean": tokens / count,
+        "truncation_rate": sum(c.truncated for c in completions) / count,
         "entropy": sum(c.entropy for c in completions) / tokens,
+        "lag_min": min(lags),
+        "lag_mean": sum(lags) / tokens,
+        "lag_max": max(lags),
+        "versions_mean": sum(versions) / count,
+        "versions_max": max(versions),
+        "mixed_share": sum(v > 1 for v in versions) / count,
+        "interrupted_share": sum(n > 0 for n in forced) / count,
+        "forced_tokens": sum(forced),
     }
 
 
@@ -60,12 +72,30 @@ def header(config: ScaleRLConfig, train_set: DataSet, eval_set: DataSet, device:
         "note": note,
         "config": config.model_dump(),
         "checkpoint": {"name": config.model_name, "sha256": checkpoint_hash(config.model_name)},
-        "data": {name: {"file": d.path, "items": len(d.items), "sha256": d.sha256} for name, d in files.items()},
+        "data": {
+            name: {"file": d.path, "items": len(d.items), "dropped": d.dropped, "sha256": d.sha256}
+            for name, d in files.items()
+        },
         "versions": {
             "scalerl": scalerl.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": config.threads},
+        "machine": machine(config.threads),
     }
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Return what bit-equal results depend on, and the number of cores."""
+    return {"processor": _processor(), "cores": os.cpu_count(), "threads": threads, "torch": torch.__version__}
+
+
+def _processor() -> str:
+    """Return the name of the processor, as far as the system tells."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return f"{platform.machine()} {line.partition(':')[2].strip()}"
+    return platform.processor() or platform.machine()

@@ -66,12 +66,8 @@ class Hidden(NamedTuple):
     values: list[Tensor]
 
 
-class Ring:
-    """Keys and values of S sequences that grow together, one column a token, around a ring of `length` columns.
-
-    Every sequence writes the same column at the same time, so that a step is one plain copy whatever the lengths;
-    the last ``position + 1`` columns of a sequence are its own. Keys and values are (S, M, length, D).
-    """
+class Cache:
+    """Keys and values (S, M, length, D) of S sequences for every layer, each sequence from column 0 on."""
 
     def __init__(self, forward: Forward, slots: int, length: int) -> None:
         def zeros() -> list[Tensor]:
@@ -79,29 +75,18 @@ class Ring:
             layers = range(len(forward.model.model.layers))
             return [torch.zeros(shape, dtype=forward.dtype, device=forward.device) for _ in layers]
 
-        self.length, self.column, self.filled = length, 0, 0
         self.keys, self.values = zeros(), zeros()
 
     def put(self, prompts: Prefix, first: int) -> None:
-        """Write the prompts so that they end just before the next column, sequence b into slot ``first + b``."""
-        extent = int(prompts.lengths.max())
-        if first == 0:  # nothing else is in the ring: begin at its start, so that little of it is read
-            self.column, self.filled = extent, extent
-        if extent > self.column:  # the longest prompt begins before column 0, so at the end of the ring
-            self.filled = self.length
-        end = first + len(prompts.source)
-        device = prompts.lengths.device
-        columns = (self.column - extent + torch.arange(extent, device=device)) % self.length
-        # Row p of the prompts is padded on the right; what lands left of a prompt is never seen.
-        shift = (torch.arange(extent, device=device) - (extent - prompts.lengths[:, None])).clamp(min=0)  # (P, T_p)
-        rows = torch.arange(len(shift), device=device)[:, None]
+        """Write prompts, sequence b into slot ``first + b``; what stands behind a prompt's end is never seen."""
+        end, extent = first + len(prompts.source), prompts.keys[0].shape[2]
         for mine, fresh in zip((*self.keys, *self.values), (*prompts.keys, *prompts.values), strict=True):
-            mine[first:end, :, columns] = fresh.transpose(1, 2)[rows, shift].transpose(1, 2)[prompts.source]
+            mine[first:end, :, :extent] = fresh[prompts.source]
 
-    def move(self, source: Tensor, target: Tensor) -> None:
-        """Copy slots onto others."""
+    def move(self, source: Tensor, target: Tensor, extent: int) -> None:
+        """Copy the first `extent` columns of slots onto others."""
         for layer in (*self.keys, *self.values):
-            layer[target, :, : self.filled] = layer[source, :, : self.filled]
+            layer[target, :, :extent] = layer[source, :, :extent]
 
 
 class Forward:
@@ -113,6 +98,9 @@ class Forward:
         A Llama or Qwen3 causal LM. It keeps owning its parameters.
     max_length : int
         Longest sequence, for the table of rotary angles.
+    dtype : torch.dtype, optional
+        Of the activations and the weights that multiply them; the model's own if not given. The model's parameters
+        stay as they are: where they are wider, they are the master copy.
 
     Raises
     ------
@@ -120,7 +108,7 @@ class Forward:
         If the architecture is another one or uses a feature that is not written out here.
     """
 
-    def __init__(self, model: Any, max_length: int) -> None:
+    def __init__(self, model: Any, max_length: int, dtype: torch.dtype | None = None) -> None:
         config = model.config
         windows = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or [])
         rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
@@ -135,34 +123,28 @@ class Forward:
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps = config.rms_norm_eps
         embedding = model.model.embed_tokens.weight
-        self.device, self.dtype = embedding.device, embedding.dtype
+        self.device, self.dtype = embedding.device, dtype or embedding.dtype
         with torch.no_grad():
             positions = torch.arange(max_length, device=self.device)[None]
-            cos, sin = model.model.rotary_emb(embedding[:1, :1], positions)
+            cos, sin = (a.to(self.dtype) for a in model.model.rotary_emb(embedding[:1, :1], positions))
         # Turning (left, right) by an angle adds (-right, left) sin: the sign is kept in the table.
         sign = torch.ones_like(sin).index_fill_(-1, torch.arange(self.head_dim // 2, device=self.device), -1)
         self.cos, self.sin = cos[0, :, None], (sin * sign)[0, :, None]  # (max_length, 1, D)
 
-    def weights(self) -> Weights:
-        """Gather the weights, differentiably; call it anew after every update."""
+    def weights(self, *, fp32_head: bool = True) -> Weights:
+        """Gather the weights in the precision they multiply in, differentiably; call it anew after every update.
+
+        With `fp32_head` the head stays in FP32 at least (ScaleRL, section 3.2), from the master copy.
+        """
         body = self.model.model
-        layers = [self._layer_weights(layer) for layer in body.layers]
-        return Weights(body.embed_tokens.weight, layers, body.norm.weight, *head_weights(self.model))
-
-    def snapshot(self) -> Weights:
-        """Copy the weights, so that a later change of the model's does not reach them."""
-
-        def copy(w: Tensor | None) -> Tensor | None:
-            return None if w is None else w.detach().clone()
-
-        now = self.weights()
-        layers = [LayerWeights(*map(copy, layer)) for layer in now.layers]  # type: ignore[arg-type]
-        return now._replace(
-            embedding=now.embedding.detach().clone(),
-            layers=layers,
-            norm=now.norm.detach().clone(),
-            head=now.head.detach().clone(),
-            head_bias=copy(now.head_bias),
+        wide = torch.promote_types(self.dtype, torch.float32) if fp32_head else self.dtype
+        head, bias = head_weights(self.model)
+        return Weights(
+            embedding=body.embed_tokens.weight.to(self.dtype),
+            layers=[self._layer_weights(layer) for layer in body.layers],
+            norm=body.norm.weight.to(self.dtype),
+            head=head.to(wide),
+            head_bias=None if bias is None else bias.to(wide),
         )
 
     def hidden(self, ids: Tensor, weights: Weights, prefix: Prefix | None = None) -> Hidden:
@@ -201,31 +183,31 @@ class Forward:
             x = self._close(x, y.transpose(1, 2).reshape(b, t, -1), w)
         return Hidden(_norm(x, weights.norm, self.eps), keys, values)
 
-    def step(self, ids: Tensor, positions: Tensor, weights: Weights, ring: Ring) -> Tensor:
-        """Run one more token of the sequences in the ring's first B slots; return hidden states (B, H).
+    def step(self, ids: Tensor, positions: Tensor, weights: Weights, cache: Cache, extent: int) -> Tensor:
+        """Run one more token of the sequences in the cache's first B slots; return hidden states (B, H).
 
         Parameters
         ----------
         ids, positions : (B,) integer tensors
             The tokens and where they stand in their sequences.
+        extent : int
+            Largest position plus 1: so many columns of the cache are read.
         """
-        b, column = ids.shape[0], ring.column
-        ring.filled = min(ring.length, max(ring.filled, column + 1))
-        extent = ring.filled
-        age = (column - torch.arange(extent, device=ids.device)) % ring.length  # columns back from this one
-        unseen = (age > positions[:, None])[:, None, None]  # (B, 1, 1, extent)
+        b = ids.shape[0]
+        rows = torch.arange(b, device=ids.device)
+        unseen = (torch.arange(extent, device=ids.device) > positions[:, None])[:, None, None]  # (B, 1, 1, extent)
         cos, sin = self.cos[positions], self.sin[positions]  # (B, 1, D)
         scale = self.head_dim**-0.5
+        wide = torch.promote_types(self.dtype, torch.float32)
         x = self._embed(ids, weights)
-        for w, keys, values in zip(weights.layers, ring.keys, ring.values, strict=True):
+        for w, keys, values in zip(weights.layers, cache.keys, cache.values, strict=True):
             q, k, v = self._qkv(x, w, cos, sin)  # (B, heads, D)
-            keys[:b, :, column], values[:b, :, column] = k, v
+            keys[rows, :, positions], values[rows, :, positions] = k, v
             q = (q * scale).view(b, self.kv_heads, -1, self.head_dim)
             scores = q @ keys[:b, :, :extent].transpose(2, 3)  # (B, M, N / M, extent)
             scores.masked_fill_(unseen, -torch.inf)
-            y = scores.softmax(-1) @ values[:b, :, :extent]
+            y = scores.softmax(-1, dtype=wide).to(self.dtype) @ values[:b, :, :extent]
             x = self._close(x, y.reshape(b, -1), w)
-        ring.column = (column + 1) % ring.length
         return _norm(x, weights.norm, self.eps)
 
     def _embed(self, ids: Tensor, weights: Weights) -> Tensor:
@@ -252,25 +234,41 @@ class Forward:
 
     def _layer_weights(self, layer: Any) -> LayerWeights:
         a, m = layer.self_attn, layer.mlp
+
+        def cast(w: Tensor | None) -> Tensor | None:
+            return None if w is None else w.to(self.dtype)
+
         qk_norm = None
         if hasattr(a, "q_norm"):
             heads = (a.q_norm.weight.expand(self.heads, -1), a.k_norm.weight.expand(self.kv_heads, -1))
             qk_norm = torch.cat(heads)
-        return LayerWeights(
-            input_norm=layer.input_layernorm.weight,
-            qkv=torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]),
-            qkv_bias=None if a.q_proj.bias is None else torch.cat([a.q_proj.bias, a.k_proj.bias, a.v_proj.bias]),
-            qk_norm=qk_norm,
-            out=a.o_proj.weight,
-            out_bias=a.o_proj.bias,
-            mlp_norm=layer.post_attention_layernorm.weight,
-            gate=m.gate_proj.weight,
-            gate_bias=m.gate_proj.bias,
-            up=m.up_proj.weight,
-            up_bias=m.up_proj.bias,
-            down=m.down_proj.weight,
-            down_bias=m.down_proj.bias,
-        )
+        columns = {
+            "input_norm": layer.input_layernorm.weight,
+            "qkv": torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]),
+            "qkv_bias": None if a.q_proj.bias is None else torch.cat([a.q_proj.bias, a.k_proj.bias, a.v_proj.bias]),
+            "qk_norm": qk_norm,
+            "out": a.o_proj.weight,
+            "out_bias": a.o_proj.bias,
+            "mlp_norm": layer.post_attention_layernorm.weight,
+            "gate": m.gate_proj.weight,
+            "gate_bias": m.gate_proj.bias,
+            "up": m.up_proj.weight,
+            "up_bias": m.up_proj.bias,
+            "down": m.down_proj.weight,
+            "down_bias": m.down_proj.bias,
+        }
+        return LayerWeights(**{name: cast(w) for name, w in columns.items()})  # type: ignore[arg-type]
+
+
+def own(weights: Weights) -> Weights:
+    """Copy weights, without gradient, so that a later change of the model's does not reach them."""
+
+    def copy(w: Tensor | None) -> Tensor | None:
+        return None if w is None else w.detach().clone()
+
+    layers = [LayerWeights(*map(copy, layer)) for layer in weights.layers]  # type: ignore[arg-type]
+    rest = {name: copy(w) for name, w in weights._asdict().items() if name != "layers"}
+    return Weights(layers=layers, **rest)  # type: ignore[arg-type]
 
 
 def head_weights(model: Any) -> tuple[Tensor, Tensor | None]:
@@ -279,17 +277,13 @@ def head_weights(model: Any) -> tuple[Tensor, Tensor | None]:
     return head.weight, getattr(head, "bias", None)
 
 
-def logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, fp32: bool) -> Tensor:
-    """Apply the LM head to hidden states (..., H) and return logits (..., V).
+def logits(hidden: Tensor, weights: Weights) -> Tensor:
+    """Apply the LM head to hidden states (..., H) and return logits (..., V), in FP32 at least.
 
-    With `fp32` hidden states and weights of less precision are widened first, so that the product itself is
-    computed in FP32 (ScaleRL section 3.2); the result is at least FP32 either way. Generator and trainer both
-    call this, so that neither can do without what the other has.
+    The product is computed in the head's own precision: hidden states are widened to it (see `Forward.weights`).
+    Generator and trainer both call this, so that neither can do without what the other has.
     """
-    if fp32:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        hidden, weight, bias = hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)
-    out = F.linear(hidden, weight, bias)
+    out = F.linear(hidden.to(weights.head.dtype), weights.head, weights.head_bias)
     return out.to(torch.promote_types(out.dtype, torch.float32))
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from scalerl.config import ScaleRLConfig
-from scalerl.forward import Forward, Prefix, logits
-from scalerl.generate import Completion
-from scalerl.loss import TokenLoss, cispo, clipped_surrogate
+from scalerl.completions import Completion
+from scalerl.forward import Forward, Prefix, Weights, logits
+from scalerl.loss import TokenLoss, cispo, clipped_surrogate, gspo, reinforce
 from scalerl.runlog import UserError
 
 
@@ -22,7 +22,7 @@ class TrainingError(UserError):
 
 
 class Batch(NamedTuple):
-    """Completions with their advantages (N,) and the weight (N,) of one of their tokens in the loss."""
+    """Completions with their advantages (N,) and the weight (N,) of one of their sampled tokens in the loss."""
 
     completions: Sequence[Completion]
     advantages: Tensor
@@ -69,13 +69,14 @@ class Learner:
     Parameters
     ----------
     model : transformers.PreTrainedModel
+        Its parameters are the master copy, which the optimizer changes; `dtype` below FP32 computes with copies.
     config : ScaleRLConfig
         Loss, optimizer, precision and micro-batch fields are read.
     """
 
     def __init__(self, model: Any, config: ScaleRLConfig) -> None:
         self.model, self.config = model, config
-        self.forward = Forward(model, config.max_length)
+        self.forward = Forward(model, config.max_length, getattr(torch, config.dtype))
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
             lr=config.learning_rate,
@@ -84,9 +85,15 @@ class Learner:
             weight_decay=config.weight_decay,
             foreach=True,
         )
+        # FP16 has too few exponents for small gradients: the loss is scaled up, and a step that overflows is left out.
+        self.scaler = torch.amp.GradScaler(self.forward.device.type, enabled=config.dtype == "float16")
         self._token_loss = _token_loss(config)
         self.prompt_tokens = 0
         """Prompt tokens run since it was last set to 0."""
+
+    def weights(self) -> Weights:
+        """Return the current weights, in the precision that they multiply in."""
+        return self.forward.weights(fp32_head=self.config.use_fp32_lm_head)
 
     def update(self, batch: Batch, step: int) -> dict[str, Any]:
         """Make update number `step` (from 1) and return its fields of the step row.
@@ -104,17 +111,52 @@ class Learner:
             return {"skipped": True, "learning_rate": rate, "grad_norm": None, **statistics.row()}
         self.optimizer.zero_grad()
         for chosen in micro_batches(batch.completions, self.config.micro_batch_tokens):
-            self._backward(batch, chosen, statistics)
+            loss = self._backward(batch, chosen, statistics)
+            if not math.isfinite(loss):
+                numbers = sorted(batch.completions[i].number for i in chosen)
+                raise self._not_finite(step, f"the loss ({loss}) of completions {numbers[0]} to {numbers[-1]}")
+        self.scaler.unscale_(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
-        if not (math.isfinite(norm) and math.isfinite(statistics.loss)):
-            raise TrainingError(
-                f"step {step}: the loss ({statistics.loss}) or the gradient's norm ({norm}) is not finite; "
-                "the weights are as before this step; lower learning_rate, or set dtype to float32"
-            )
+        overflow = not math.isfinite(norm)
+        if overflow and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
+            wrong = next(n for n, p in self.model.named_parameters() if p.grad is not None and not _finite(p.grad))
+            raise self._not_finite(step, f"the gradient (its norm is {norm}), the first in {wrong},")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
-        return {"skipped": False, "learning_rate": rate, "grad_norm": norm, **statistics.row()}
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {
+            "skipped": overflow,
+            "learning_rate": rate,
+            "grad_norm": None if overflow else norm,
+            **statistics.row(),
+        }
+
+    def save(self) -> dict[str, dict[str, Tensor]]:
+        """Return all that the next updates depend on: parameters and optimizer, by name."""
+        parameters = dict(self.model.named_parameters())  # a tied weight is there once
+        moments = {
+            f"{name}.{key}": torch.as_tensor(value)
+            for name, p in parameters.items()
+            for key, value in self.optimizer.state[p].items()
+        }
+        scaler = {f"scaler.{key}": torch.tensor(float(value)) for key, value in self.scaler.state_dict().items()}
+        return {"model": {name: p.detach() for name, p in parameters.items()}, "optimizer": {**moments, **scaler}}
+
+    @torch.no_grad()
+    def load(self, kept: dict[str, dict[str, Tensor]]) -> None:
+        """Go on with what `save` returned."""
+        device = self.forward.device
+        scaler = {key: kept["optimizer"].get(f"scaler.{key}") for key in self.scaler.state_dict()}
+        self.scaler.load_state_dict({key: value.item() for key, value in scaler.items() if value is not None})
+        for name, p in self.model.named_parameters():
+            p.copy_(kept["model"][name])
+            moments = {key: kept["optimizer"].get(f"{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            self.optimizer.state[p] = {
+                key: value.clone() if key == "step" else value.to(device, copy=True)
+                for key, value in moments.items()
+                if value is not None
+            }
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of update `step`: linear up to `warmup_steps`, then constant."""
@@ -131,7 +173,7 @@ class Learner:
         self.prompt_tokens += sum(map(len, prompts))
         row = {prompt: index for index, prompt in enumerate(prompts)}
         source = torch.tensor([row[c.prompt] for c in completions], device=device)
-        weights = self.forward.weights()
+        weights = self.weights()
         run = self.forward.hidden(_padded(prompts).to(device), weights)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         states = run.states[source, lengths[source] - 1][:, None]  # (B, 1, H), predicts the first token
@@ -142,23 +184,32 @@ class Learner:
         count = torch.tensor([len(c.tokens) for c in completions], device=device)
         states = states[torch.arange(states.shape[1], device=device) < count[:, None]]  # (N, H), row by row
         targets = torch.tensor([t for c in completions for t in c.tokens], device=device)
-        scores = logits(states, weights.head, weights.head_bias, fp32=self.config.use_fp32_lm_head)
-        scores = scores / self.config.temperature
+        scores = logits(states, weights) / self.config.temperature
         return scores.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 
-    def _backward(self, batch: Batch, chosen: Sequence[int], statistics: UpdateStatistics) -> None:
-        """Add the gradient of some of the batch's completions."""
+    def _backward(self, batch: Batch, chosen: Sequence[int], statistics: UpdateStatistics) -> float:
+        """Add the gradient of some of the batch's completions; forced tokens are left out. Return their loss."""
         completions = [batch.completions[i] for i in chosen]
+        own = _sampled_mask(completions)
         logprobs = self.logprobs(completions)
-        lengths = torch.tensor([len(c.tokens) for c in completions])
-        sampled = torch.tensor([p for c in completions for p in c.logprobs], dtype=logprobs.dtype).to(logprobs.device)
+        sampled = torch.tensor([p for c in completions for p in c.logprobs], dtype=logprobs.dtype)[own]
+        logprobs, sampled = logprobs[own.to(logprobs.device)], sampled.to(logprobs.device)
+        lengths = torch.tensor([c.sampled for c in completions])
         advantage, weight = (
             column[list(chosen)].repeat_interleave(lengths).to(logprobs) for column in (batch.advantages, batch.weights)
         )
-        out = self._token_loss(logprobs, sampled, advantage)
+        out = self._token_loss(logprobs, sampled, advantage, lengths.to(logprobs.device))
         loss = (weight * out.loss).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         statistics.add(out, (logprobs.detach() - sampled).abs(), loss.detach())
+        return float(loss.detach())
+
+    def _not_finite(self, step: int, what: str) -> TrainingError:
+        self.optimizer.zero_grad()
+        return TrainingError(
+            f"step {step}: {what} is not finite; the weights are as before this step; lower learning_rate, or set "
+            "dtype to float32"
+        )
 
 
 def micro_batches(completions: Sequence[Completion], token_budget: int) -> Iterator[list[int]]:
@@ -185,9 +236,28 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     return ids
 
 
-def _token_loss(config: ScaleRLConfig) -> Callable[[Tensor, Tensor, Tensor], TokenLoss]:
+def _sampled_mask(completions: Sequence[Completion]) -> Tensor:
+    """Return which of the completions' tokens the policy chose itself, flat (N,) boolean."""
+    mask = torch.ones(sum(len(c.tokens) for c in completions), dtype=torch.bool)
+    start = 0
+    for completion in completions:
+        mask[start + completion.forced[0] : start + completion.forced[1]] = False
+        start += len(completion.tokens)
+    return mask
+
+
+def _finite(grad: Tensor) -> bool:
+    return bool(torch.isfinite(grad).all())
+
+
+def _token_loss(config: ScaleRLConfig) -> Callable[[Tensor, Tensor, Tensor, Tensor], TokenLoss]:
+    """Return the loss of (logprobs, sampled, advantage), flat over tokens, and the completions' lengths."""
     if config.loss == "cispo":
-        return lambda new, old, advantage: cispo(new, old, advantage, epsilon_max=config.epsilon_max)
-    return lambda new, old, advantage: clipped_surrogate(
+        return lambda new, old, advantage, _: cispo(new, old, advantage, epsilon_max=config.epsilon_max)
+    if config.loss == "gspo":
+        return lambda new, old, advantage, lengths: gspo(new, old, advantage, lengths, epsilon=config.gspo_epsilon)
+    if config.loss == "reinforce":
+        return lambda new, old, advantage, _: reinforce(new, old, advantage)
+    return lambda new, old, advantage, _: clipped_surrogate(
         new, old, advantage, epsilon_low=config.epsilon_low, epsilon_high=config.epsilon_high
     )

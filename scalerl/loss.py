@@ -1,7 +1,8 @@
 """Policy-gradient losses: pure functions of tensors that return the loss of each token and its statistics.
 
 Arguments are flat over the tokens in the loss, shape (N,): `logprobs` under the policy in training (with gradient),
-`sampled` under the policy that generated them, and the `advantage` of their completion.
+`sampled` under the policy that generated them, and the `advantage` of their completion. The importance ratio is
+``exp(logprobs - sampled)``.
 """
 
 from __future__ import annotations
@@ -59,3 +60,44 @@ def clipped_surrogate(
     free = ratio * advantage
     bounded = ratio.clamp(1 - epsilon_low, 1 + epsilon_high) * advantage
     return TokenLoss(-torch.minimum(free, bounded), ratio.detach(), (bounded < free).detach())
+
+
+def gspo(logprobs: Tensor, sampled: Tensor, advantage: Tensor, lengths: Tensor, *, epsilon: float) -> TokenLoss:
+    """GSPO: the clipped surrogate with one ratio a sequence, the geometric mean of its tokens' ratios.
+
+    ``- min(s * advantage, clamp(s, 1 - epsilon, 1 + epsilon) * advantage)`` with ``s = exp(mean(logprobs - sampled))``
+    (arXiv 2507.18071, eq. 5); every token of a sequence has the sequence's loss, ratio and clip, so that weights that
+    add up over tokens mean the same as for the other losses.
+
+    Parameters
+    ----------
+    lengths : (S,) integer tensor
+        Tokens in the loss of each sequence; the arguments hold them one sequence after another.
+
+    Examples
+    --------
+    >>> logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
+    >>> out = gspo(logprobs, torch.tensor([-1.0, -2.0]), torch.ones(2), torch.tensor([2]), epsilon=0.004)
+    >>> out.loss.sum().backward()
+    >>> logprobs.grad.tolist()          # two tokens' losses, each with half of the gradient on each token
+    [-1.0, -1.0]
+    """
+    difference = logprobs - sampled
+    sequence = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    total = torch.zeros(len(lengths), dtype=difference.dtype, device=difference.device)
+    ratio = (total.index_add(0, sequence, difference) / lengths).exp()[sequence]
+    free = ratio * advantage
+    bounded = ratio.clamp(1 - epsilon, 1 + epsilon) * advantage
+    return TokenLoss(-torch.minimum(free, bounded), ratio.detach(), (bounded < free).detach())
+
+
+def reinforce(logprobs: Tensor, sampled: Tensor, advantage: Tensor) -> TokenLoss:
+    """REINFORCE without a correction for old samples: ``- advantage * logprobs``.
+
+    Examples
+    --------
+    >>> reinforce(torch.tensor([-2.0]), torch.tensor([-2.0]), torch.tensor([0.5])).loss.tolist()
+    [1.0]
+    """
+    ratio = (logprobs.detach() - sampled).exp()
+    return TokenLoss(-advantage * logprobs, ratio, torch.zeros_like(ratio, dtype=torch.bool))

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 
 class Meter:
@@ -101,6 +102,15 @@ class Meter:
             self.apart_s[name] += self._wall() - begin
             if running:
                 self.start()
+
+    def state(self) -> dict[str, Any]:
+        """Return what was metered so far."""
+        return {"wall_s": self.wall_s, "cpu_s": self.cpu_s, "apart_s": dict(self.apart_s)}
+
+    def restore(self, wall_s: float, cpu_s: float, apart_s: Mapping[str, float]) -> None:
+        """Go on from what was metered before, in another process maybe; the meter stands still."""
+        self._wall_total, self._cpu_total, self._since = wall_s, cpu_s, None
+        self.apart_s.update(apart_s)
 
     def take_phases(self) -> dict[str, float]:
         """Return the seconds by phase since the last call, and begin a new breakdown."""

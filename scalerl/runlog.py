@@ -6,6 +6,8 @@ A run is a folder::
     log.jsonl       append-only; one JSON object a line, flushed to disk row by row; kinds: step, eval, event
     samples.jsonl   a few prompts, completions and rewards of every evaluation, to read
     model/          the final policy, where the trainer leaves one
+    checkpoints/    where a run that was cut off can go on
+    lost/           rows that a resume cut off, with their bill
 
 Promises: a row is on disk before the call that wrote it returns; an existing log is never written over; the
 compute axes (`COMPUTE_AXES`) are cumulative over the whole run and stand in every step and eval row; no row holds
@@ -28,7 +30,8 @@ from typing import Any, NamedTuple
 from scalerl.meter import Meter
 
 SCHEMA_VERSION = 1
-HEADER_FILE, LOG_FILE, SAMPLES_FILE, MODEL_FOLDER = "run.json", "log.jsonl", "samples.jsonl", "model"
+HEADER_FILE, LOG_FILE, SAMPLES_FILE = "run.json", "log.jsonl", "samples.jsonl"
+MODEL_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER = "model", "checkpoints", "lost"
 
 # Cumulative over the run, in every step and eval row: each can be the x of a curve.
 COMPUTE_AXES: dict[str, str] = {
@@ -51,6 +54,18 @@ STEP_FIELDS: dict[str, str] = {
     "reward_var": "population variance of their rewards",
     "prompts": "prompts drawn for this update",
     "zero_variance_share": "share of those prompts whose completions all got one reward",
+    "filtered_share": "share of those prompts that the filter left out of the update",
+    "retired": "prompts that are never drawn again",
+    "lag_min": "smallest lag of a token of these completions: updates made when it trains - when it was sampled",
+    "lag_mean": "mean lag of their tokens",
+    "lag_max": "largest lag",
+    "versions_mean": "mean number of policy versions that a completion was sampled from",
+    "versions_max": "largest number of versions in one completion",
+    "mixed_share": "share of the completions sampled from two versions or more",
+    "in_flight": "completions begun and not finished when the update was made",
+    "interrupted_share": "share of the completions whose thinking was ended by force",
+    "forced_tokens": "tokens of these completions that were forced; they carry no gradient",
+    "penalty_mean": "mean over the completions of the length penalty in their rewards, 0 to -1",
     "length_mean": "mean completion length, in tokens, end token included",
     "truncation_rate": "share of completions cut at the length limit",
     "entropy": "mean entropy, in nats, of the distributions that the completions were sampled from",
@@ -77,7 +92,8 @@ EVAL_FIELDS: dict[str, str] = {
     "truncation_rate": "share of completions cut at the length limit",
     "evaluate_s": "wall seconds of this evaluation, not part of gpu_hours",
 }
-# What differs between two runs of one configuration and seed; every other field is equal.
+# What differs between two runs of one configuration and seed; every other field is equal. A run that was resumed
+# differs from one that was not in `attempt`, too, and has an event that says so.
 TIME_FIELDS = frozenset({"gpu_hours", "cpu_s", "generate_s", "score_s", "train_s", "evaluate_s", "time"})
 
 
@@ -89,8 +105,20 @@ class RunLogError(UserError):
     """A run folder or log that cannot be read or written."""
 
 
+class Resume(NamedTuple):
+    """Where a run goes on."""
+
+    step: int
+    mark: Mapping[str, Any] | None
+    """Where its log ended then (`scalerl.lost.mark`); None to begin anew."""
+    meter: Mapping[str, Any]
+    """What the meter had counted then (`Meter.state`)."""
+    fields: Mapping[str, Any]
+    """More for the event that is written."""
+
+
 class RunLog:
-    """Write a run folder.
+    """Write a run folder. One process at a time: a second one on the same folder is refused.
 
     Parameters
     ----------
@@ -107,6 +135,8 @@ class RunLog:
         More to keep in ``run.json`` (configuration, versions, hashes).
     start_meter : bool
         Begin the metered interval on entering; otherwise it begins with ``log.meter.start()``.
+    resume : Resume, optional
+        Go on with the run that the folder holds, from there; what is behind it moves to ``lost/``.
 
     Raises
     ------
@@ -136,8 +166,9 @@ class RunLog:
         device_kind: str = "unknown",
         header: Mapping[str, Any] | None = None,
         start_meter: bool = True,
+        resume: Resume | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder, self._resume = Path(folder), resume
         self._start_meter = start_meter
         self.meter = Meter(devices)
         self.attempt = 1
@@ -152,19 +183,38 @@ class RunLog:
         }
 
     def __enter__(self) -> RunLog:
-        """Make the folder, write the header, begin the metered interval unless told not to."""
-        self.refuse_if_taken()
+        """Make the folder and write the header, or cut back a run to go on with; begin to meter unless told not to."""
+        if self._resume is None:
+            self.refuse_if_taken()
         path = self.folder / LOG_FILE
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / HEADER_FILE, self._header)
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+            if self._resume is None:
+                write_json(self.folder / HEADER_FILE, self._header)
+            fresh = os.O_EXCL if self._resume is None else 0
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | fresh, 0o644)
+            lock(self._fd, self.folder)
         except OSError as error:
             raise RunLogError(f"{self.folder}: cannot be written: {error.strerror}") from error
-        self.event("start")
+        if self._resume is None:
+            self.event("start")
+        else:
+            self._cut_back(self._fd, self._resume)
         if self._start_meter:
             self.meter.start()
         return self
+
+    def _cut_back(self, fd: int, resume: Resume) -> None:
+        from scalerl.lost import cut_back
+
+        try:
+            cut = cut_back(self.folder, fd, resume.mark)
+        except OSError as error:
+            raise RunLogError(f"{self.folder}: cannot be written: {error.strerror}") from error
+        self.attempt = cut.attempt
+        self.meter.restore(**resume.meter)
+        lost = {"gpu_hours_lost": cut.gpu_hours_lost, "rows_lost": cut.rows}
+        self.event("resume", step=resume.step, **lost, **resume.fields)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Close the log with an event that says how the run ended."""
@@ -186,9 +236,12 @@ class RunLog:
 
     def refuse_if_taken(self) -> None:
         """Raise `RunLogError` if the folder holds a file of a run."""
-        for name in (LOG_FILE, HEADER_FILE, SAMPLES_FILE, MODEL_FOLDER):
+        for name in (LOG_FILE, HEADER_FILE, SAMPLES_FILE, MODEL_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER):
             if os.path.lexists(self.folder / name):
-                raise RunLogError(f"{self.folder}: holds a run already ({name}); choose another folder or move it away")
+                raise RunLogError(
+                    f"{self.folder}: holds a run already ({name}); go on with it by --resume, choose another folder, or "
+                    "move it away"
+                )
 
     def step(self, *, step: int, **fields: Any) -> None:
         """Append a step row; compute and phase seconds are filled in from the meter unless given."""
@@ -238,6 +291,22 @@ class RunLog:
         except OSError as error:
             os.ftruncate(self._fd, whole)  # half a row would make a damaged line of the next one
             raise RunLogError(f"{self.folder / LOG_FILE}: cannot be written: {error.strerror}") from error
+
+
+def lock(fd: int, folder: Path) -> None:
+    """Hold the run folder until the file is closed, which the system does for a process that dies.
+
+    Raises
+    ------
+    RunLogError
+        If another process holds it.
+    """
+    import fcntl  # not on Windows, where logs can still be read
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunLogError(f"{folder}: another process works on this run; wait for it or end it") from error
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:

@@ -1,29 +1,39 @@
-"""Train: prompts, completions, rewards, advantages, one update, again; every row of it in the log.
+"""The loop: prompts, completions, rewards, advantages, an update, new weights for what is half written; and again.
 
 What is left out against GRPO as usually written, and why: no reference model and no KL term (ScaleRL has none), no
-value function, no reward shaping, no partial rewards. On-policy, one update a batch.
+value function, no partial rewards. `scalerl.start` builds a `Trainer` for a new run or one that goes on.
 """
 
 from __future__ import annotations
 
 import csv
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import torch
 
-from scalerl.advantage import advantages, keep_prompts, token_weights
+from scalerl.advantage import advantages, keep_prompts, length_penalty, token_weights
+from scalerl.checkpoint import write_checkpoint
+from scalerl.completions import Completion, Generation, Request
 from scalerl.config import ScaleRLConfig
-from scalerl.data import DataSet, PromptOrder, check_apart, check_prompts, load_data
-from scalerl.describe import completion_fields, header, multiplying_weights, reward_fields
+from scalerl.curriculum import PromptPool
+from scalerl.data import DataSet
+from scalerl.describe import completion_fields, machine, multiplying_weights, reward_fields
 from scalerl.evaluate import Evaluation, evaluate
-from scalerl.generate import Completion, Generator, Request
+from scalerl.guards import Guards
+from scalerl.kept import pack, unpack
 from scalerl.learner import Batch, Learner
-from scalerl.policy import Policy, load_policy
-from scalerl.runlog import HEADER_FILE, LOG_FILE, MODEL_FOLDER, SAMPLES_FILE, RunLog, UserError
-from scalerl.tasks import Task, get_task
+from scalerl.lost import mark
+from scalerl.policy import Policy
+from scalerl.runlog import MODEL_FOLDER, RunLog
+from scalerl.schedule import Schedule
+from scalerl.tasks import Task
 
 CSV_COLUMNS = ("step", "gpu_hours", "cpu_s", "tokens_generated", "tokens_trained", "flops", "pass_rate", "accuracy")
 
@@ -41,82 +51,8 @@ class Progress:
     """Whether the pass rate is new."""
 
 
-def train(
-    config: ScaleRLConfig,
-    train_data: str,
-    eval_data: str,
-    output_dir: str,
-    *,
-    log_file: str | None = None,
-    report: Callable[[Progress], None] = lambda _: None,
-) -> Path:
-    """Run the recipe from a starting checkpoint to the first limit reached, and return the run folder.
-
-    Writes ``run.json``, ``log.jsonl`` and ``samples.jsonl`` (see docs/log-format.md) and the final policy as a
-    Hugging Face directory ``model/``. `log_file` also keeps the evaluations as CSV.
-
-    Raises
-    ------
-    UserError
-        If configuration, data, model or folder cannot be used; nothing was written then.
-    TrainingError
-        If a loss or gradient is not finite; the log ends with an event that says so.
-    """
-    config.trainable()
-    torch.set_num_threads(config.threads)
-    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    task = get_task(config.task)
-    train_set, eval_set = load_data(train_data), load_data(eval_data, limit=config.eval_prompts)
-    policy = load_policy(config.model_name, device=device, dtype=config.dtype)
-    prompts = [policy.encode(item["prompt"]) for item in train_set.items]
-    check_apart(train_set, eval_set)
-    for data, encoded in ((train_set, prompts), (eval_set, [policy.encode(i["prompt"]) for i in eval_set.items])):
-        unknown = policy.tokenizer.unk_token_id
-        check_prompts(data, encoded, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
-    device_kind = torch.cuda.get_device_name() if device == "cuda" else "cpu process"
-    log = RunLog(
-        output_dir,
-        recipe=config.recipe,
-        seed=config.seed,
-        device_kind=device_kind,
-        header=header(config, train_set, eval_set, device),
-        start_meter=False,
-    )
-    generator = Generator(
-        policy.model,
-        slots=config.batch_size,
-        max_new_tokens=config.max_new_tokens,
-        max_length=config.max_length,
-        end_ids=policy.end_ids,
-        temperature=config.temperature,
-        seed=config.seed,
-        fp32_head=config.use_fp32_lm_head,
-    )
-    log.refuse_if_taken()
-    if log_file is not None:
-        _begin_csv(Path(log_file), log.folder)
-    with log:
-        _Run(
-            config=config,
-            policy=policy,
-            task=task,
-            train_set=train_set,
-            eval_set=eval_set,
-            prompts=prompts,
-            log=log,
-            generator=generator,
-            learner=Learner(policy.model, config),
-            order=PromptOrder(len(prompts), config.seed),
-            log_file=log_file,
-            report=report,
-        ).loop()
-        with log.meter.apart("checkpoint"):
-            policy.save(log.folder / MODEL_FOLDER)
-    return log.folder
-
-
 @dataclass
-class _Compute:
+class Compute:
     """Cumulative compute axes that the meter does not know."""
 
     tokens_generated: int = 0
@@ -125,7 +61,7 @@ class _Compute:
 
 
 @dataclass
-class _Run:
+class Trainer:
     """A run in memory, and its loop."""
 
     config: ScaleRLConfig
@@ -134,125 +70,257 @@ class _Run:
     train_set: DataSet
     eval_set: DataSet
     prompts: list[tuple[int, ...]]
+    """Encoded prompts of the train set."""
     log: RunLog
-    generator: Generator
+    generator: Generation
+    schedule: Schedule
+    pool: PromptPool
     learner: Learner
-    order: PromptOrder
     log_file: str | None
     report: Callable[[Progress], None]
-    compute: _Compute = field(default_factory=_Compute)
+    guards: Guards = field(default_factory=Guards)
+    compute: Compute = field(default_factory=Compute)
     pass_rate: float = 0.0
+    drawn: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """Of each group in work, the index of its prompt and the epochs walked when it was drawn."""
+    done: dict[int, Completion] = field(default_factory=dict)
+    """Completions that wait for their batch, by number."""
+    saved: int | None = None
+    """Step of the latest checkpoint."""
 
-    def loop(self) -> None:
-        step, done = 0, False
-        self._evaluate(step)  # before anything was spent: compute 0
-        self.log.meter.start()
-        while not done:
-            step += 1
-            self._step(step)
-            done = self._used(step) >= 1
-            if done or step % self.config.eval_every == 0:
-                self._evaluate(step)
+    @property
+    def step(self) -> int:
+        """Updates tried so far."""
+        return self.schedule.version
 
-    def _step(self, step: int) -> None:
-        config, meter = self.config, self.log.meter
-        group, count = config.prompts_per_update, config.generations_per_prompt
-        drawn = [self.order[draw] for draw in range((step - 1) * group, step * group)]
-        with meter.phase("generate"):
-            first = (step - 1) * config.batch_size
-            self.generator.submit(
-                [Request(first + i * count, count, self.prompts[index]) for i, index in enumerate(drawn)]
-            )
-            completions = self.generator.poll()
+    def run(self) -> None:
+        """Train until the first limit, then leave a checkpoint and the final policy."""
+        with _Stop() as stop:
+            if self.step == 0 and self.saved is None:
+                self._evaluate()  # before anything was spent: compute 0
+                self.save()
+            self.log.meter.start()
+            while self._used() < 1 and not self.schedule.over and not stop.asked:
+                self._generate()
+                batch = self.schedule.next_batch()
+                if batch is not None:
+                    self._update(batch)
+                    ends = self._used() >= 1
+                    if ends or self.step % self.config.eval_every == 0:
+                        self._evaluate()
+                    if not ends and self.step % self.config.checkpoint_every == 0:
+                        self.save()
+        if self.schedule.over:
+            self.log.event("prompts_exhausted", retired=len(self.pool.retired))
+        if self.saved != self.step:
+            self.save()
+        if stop.asked:
+            raise KeyboardInterrupt
+        with self.log.meter.apart("checkpoint"):
+            self.policy.save(self.log.folder / MODEL_FOLDER)
+
+    def _generate(self) -> None:
+        """Start what may start, and decode one token of all that is in work."""
+        with self.log.meter.phase("generate"):
+            self.generator.submit(self._requests(self.schedule.admit()))
+            for completion in self.generator.poll(ticks=1):
+                self.done[completion.number] = completion
+                self.schedule.finished([completion.number])
+
+    def _requests(self, numbers: range) -> list[Request]:
+        """Draw the prompts of the groups that begin, and ask for these completions."""
+        requests, first, count = [], numbers.start, self.config.generations_per_prompt
+        while first < numbers.stop:
+            group = first // count
+            if group not in self.drawn:
+                index = self.pool.draw()
+                if index is None:
+                    self.schedule.close(first)
+                    break
+                self.drawn[group] = index, self.pool.epoch
+            end = min(numbers.stop, (group + 1) * count)
+            requests.append(Request(first, end - first, self.prompts[self.drawn[group][0]]))
+            first = end
+        return requests
+
+    def _update(self, numbers: range) -> None:
+        """Score a batch, make one update, and hand its weights to the generator."""
+        meter, count = self.log.meter, self.config.generations_per_prompt
+        completions = [self.done.pop(number) for number in numbers]
+        drawn = [self.drawn.pop(group) for group in range(numbers.start // count, numbers.stop // count)]
         with meter.phase("score"):
-            rewards = self._score(drawn, completions)
+            correct = self._score([index for index, _ in drawn], completions)
+            rewards, penalty = make_rewards(correct, completions, self.config)
+        in_flight = self.schedule.in_flight
         with meter.phase("train"):
-            batch = make_batch(rewards, completions, config)
-            update = self.learner.update(batch, step)
-            self.generator.load(step)
-        self._count(batch, completions)
-        self.log.step(
-            step=step,
-            epoch=step * group / len(self.prompts),
+            batch = make_batch(rewards, completions, self.config)
+            update = self.learner.update(batch, self.step + 1)
+            self.schedule.updated()
+            self.generator.load(self.step, self.learner.weights())
+        for (index, _), right in zip(drawn, correct.sum(dim=1).tolist(), strict=True):
+            self.pool.record(index, correct=int(right), count=count)
+        self._count(batch)
+        row = {
+            "epoch": drawn[-1][1],
             **asdict(self.compute),
             **reward_fields(rewards),
-            **completion_fields(completions),
+            "penalty_mean": float(penalty.mean()),
+            "filtered_share": 1 - len(batch.completions) / len(completions),
+            "retired": len(self.pool.retired),
+            **completion_fields(completions, self.step - 1),
+            "in_flight": in_flight,
             **update,
-        )
-        self._report(step)
+        }
+        self.log.step(step=self.step, **row)
+        for event in self.guards.watch(row):
+            self.log.event("guard", step=self.step, **event)
+        self._report()
 
     def _score(self, drawn: list[int], completions: list[Completion]) -> torch.Tensor:
-        """Return rewards (P, G): +1 for a right completion, -1 for a wrong one."""
+        """Return which completions are right, (P, G) boolean."""
         count = self.config.generations_per_prompt
         right = [
             self.task.score(self.train_set.items[drawn[place // count]], self.policy.decode(completion.tokens))
             for place, completion in enumerate(completions)
         ]
-        return torch.tensor(right, dtype=torch.float64).view(-1, count) * 2 - 1
+        return torch.tensor(right, dtype=torch.bool).view(-1, count)
 
-    def _count(self, batch: Batch, completions: list[Completion]) -> None:
+    def _count(self, batch: Batch) -> None:
         """Advance the compute axes: 2 N for a token forward, 6 N for a token forward and backward.
 
         Exact but for attention: a shared prompt counts once where it is run once, and the last token of a completion
         is sampled by the head but never run.
         """
-        generated = sum(len(c.tokens) for c in completions)
-        trained = sum(len(c.tokens) for c in batch.completions)
-        prefilled, self.generator.prompt_tokens = self.generator.prompt_tokens, 0
+        counts = self.generator.take_counts()
+        trained, passed = sum(c.sampled for c in batch.completions), sum(len(c.tokens) for c in batch.completions)
         relearned, self.learner.prompt_tokens = self.learner.prompt_tokens, 0
         backbone, head = multiplying_weights(self.policy.model)
-        self.compute.tokens_generated += generated
+        self.compute.tokens_generated += counts.sampled
         self.compute.tokens_trained += trained
-        decoded, passed = generated - len(completions), trained - len(batch.completions)
-        self.compute.flops += 2.0 * (backbone * (prefilled + decoded) + head * generated)
-        self.compute.flops += 6.0 * (backbone * (relearned + passed) + head * trained)
+        self.compute.flops += 2.0 * (backbone * (counts.prefilled + counts.decoded) + head * counts.sampled)
+        self.compute.flops += 6.0 * (backbone * (relearned + passed - len(batch.completions)) + head * passed)
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self) -> None:
         with self.log.meter.apart("evaluate"):
             began = time.perf_counter()
-            result = evaluate(self.policy, self.task, self.eval_set, self.config, step)
+            result = evaluate(self.learner, self.policy, self.task, self.eval_set, self.config, self.step)
             seconds = time.perf_counter() - began
-            self.log.evaluate(step=step, evaluate_s=seconds, **asdict(self.compute), **result.row)
+            self.log.evaluate(step=self.step, evaluate_s=seconds, **asdict(self.compute), **result.row)
             self.log.samples(result.samples)
             if self.log_file is not None:
-                self._append_csv(step, result)
+                self._append_csv(result)
             self.pass_rate = result.pass_rate
-            self._report(step, evaluated=True)
+            self._report(evaluated=True)
 
-    def _append_csv(self, step: int, result: Evaluation) -> None:
+    def _append_csv(self, result: Evaluation) -> None:
         meter = self.log.meter
-        values = (step, meter.gpu_hours, meter.cpu_s, *asdict(self.compute).values(), *[result.pass_rate] * 2)
+        values = (self.step, meter.gpu_hours, meter.cpu_s, *asdict(self.compute).values(), *[result.pass_rate] * 2)
         with Path(str(self.log_file)).open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(values)
 
-    def _used(self, step: int) -> float:
+    def save(self) -> None:
+        """Write a checkpoint of all that the next tick depends on."""
+        refresh = self.config.in_flight == "refresh"
+        with self.log.meter.apart("checkpoint"):
+            generator = self.generator.state(cache=not refresh)
+            tensors = {**self.learner.save(), "completions": pack(list(self.done.values()))}
+            state = {
+                "step": self.step,
+                "config": self.config.model_dump(),
+                "schedule": self.schedule.state(),
+                "pool": self.pool.state(),
+                "drawn": self.drawn,
+                "guards": self.guards.state(),
+                "compute": asdict(self.compute),
+                "pass_rate": self.pass_rate,
+                "meter": self.log.meter.state(),
+                "mark": mark(self.log.folder, self.log.meter.gpu_hours),
+                "data": {"train": self.train_set.path, "eval": self.eval_set.path},
+                "log_file": self.log_file,
+                "machine": machine(self.config.threads),
+            }
+            if generator is not None:
+                tensors["generator"] = generator
+            write_checkpoint(self.log.folder, self.step, tensors, state, self.config.keep_checkpoints)
+            self.saved = self.step
+        if refresh:
+            self.generator.refresh()
+
+    def restore(self, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; the log is cut back to it already."""
+        self.learner.load(tensors)
+        self.schedule.restore(state["schedule"])
+        self.pool.restore(state["pool"])
+        self.guards.restore(state["guards"])
+        self.drawn = {int(group): (index, epoch) for group, (index, epoch) in state["drawn"].items()}
+        self.compute, self.pass_rate = Compute(**state["compute"]), state["pass_rate"]
+        self.done = {completion.number: completion for completion in unpack(tensors["completions"])}
+        self.generator.load(self.step, self.learner.weights())
+        self.saved = self.step
+        if "generator" in tensors:
+            self.generator.restore(tensors["generator"])
+            if self.config.in_flight == "refresh":
+                self.generator.refresh()
+        else:  # the generator kept nothing: what was half written is written again
+            waiting = set(range(self.step * self.schedule.batch_size, self.schedule.admitted)) - set(self.done)
+            for number in sorted(waiting):
+                self.generator.submit(self._requests(range(number, number + 1)))
+
+    def _used(self) -> float:
         """Return the largest share of a limit that is used up; 1 or more ends the run."""
         config = self.config
-        drawn = step * config.prompts_per_update / len(self.prompts)
+        drawn = self.step * config.prompts_per_update / len(self.prompts)
         pairs = (
-            (step, config.max_steps),
+            (self.step, config.max_steps),
             (drawn, config.max_epochs),
             (self.log.meter.gpu_hours, config.max_gpu_hours),
         )
         return max(value / limit for value, limit in pairs if limit is not None)
 
-    def _report(self, step: int, *, evaluated: bool = False) -> None:
-        used = min(1.0, self._used(step))
-        self.report(Progress(step, self.log.meter.gpu_hours, self.pass_rate, used, evaluated))
+    def _report(self, *, evaluated: bool = False) -> None:
+        used = min(1.0, self._used())
+        self.report(Progress(self.step, self.log.meter.gpu_hours, self.pass_rate, used, evaluated))
 
 
-def _begin_csv(path: Path, run: Path) -> None:
-    """Make the CSV with its header line; nothing that is there is touched."""
-    if path.resolve() in {(run / name).resolve() for name in (HEADER_FILE, LOG_FILE, SAMPLES_FILE, MODEL_FOLDER)}:
-        raise UserError(f"{path}: is a file of the run itself; choose another --log-file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(CSV_COLUMNS)
-    except FileExistsError as error:
-        raise UserError(f"{path}: exists already; choose another --log-file or move it away") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror} (--log-file)") from error
+class _Stop:
+    """While entered, the first SIGINT or SIGTERM asks to stop after the update in work; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def make_rewards(
+    correct: torch.Tensor, completions: list[Completion], config: ScaleRLConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rewards and length penalties, both (P, G): +1 for a right completion, -1 for a wrong one.
+
+    The penalty, 0 to -1, is part of the reward of right completions only.
+    """
+    rewards = correct.double() * 2 - 1
+    if config.length_control != "penalty":
+        return rewards, torch.zeros_like(rewards)
+    lengths = torch.tensor([len(c.tokens) for c in completions], dtype=torch.float64).view_as(rewards)
+    longest, cache = config.penalty_range
+    penalty = length_penalty(lengths, max_tokens=longest, cache_tokens=cache) * correct
+    return rewards + penalty, penalty
 
 
 def make_batch(rewards: torch.Tensor, completions: list[Completion], config: ScaleRLConfig) -> Batch:
@@ -267,7 +335,7 @@ def make_batch(rewards: torch.Tensor, completions: list[Completion], config: Sca
     kept = [c for c, stays in zip(completions, keep.repeat_interleave(rewards.shape[1]).tolist(), strict=True) if stays]
     if not kept:
         return Batch([], torch.empty(0), torch.empty(0))
-    lengths = torch.tensor([len(c.tokens) for c in kept]).view(-1, rewards.shape[1])
+    lengths = torch.tensor([c.sampled for c in kept]).view(-1, rewards.shape[1])
     advantage = advantages(rewards[keep], config.advantage_normalization)
     weight = token_weights(lengths, config.aggregation)
     return Batch(kept, advantage.flatten(), weight.flatten())

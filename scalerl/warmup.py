@@ -93,5 +93,5 @@ def _loss(policy: Policy, forward: Forward, texts: list[tuple[str, str]]) -> tor
     weights = forward.weights()
     hidden = forward.hidden(ids, weights).states
     counted = target >= 0
-    scores = logits(hidden[counted], weights.head, weights.head_bias, fp32=True)
+    scores = logits(hidden[counted], weights)
     return F.cross_entropy(scores, target[counted])

@@ -29,6 +29,8 @@ class Task(Protocol):
     """Every character that prompts and completions use, for the character tokenizer."""
     end_of_thinking: str
     """Text that ends the thinking part of a completion; found by content, never by position."""
+    interruption: str
+    """Text that is forced on a completion whose thinking budget is used up; it holds `end_of_thinking`."""
 
     def prompts(self, split: str, seed: int) -> Iterator[Item]:
         """Yield the items of a split in an order drawn from the seed, without end, possibly repeating."""

@@ -15,7 +15,7 @@ class WorkedTask(ABC):
 
     name: str
     characters: str
-    end_of_thinking = "#"
+    end_of_thinking = interruption = "#"
     slip: float
     """Share of the steps in which a demonstration goes wrong and goes on from there."""
 

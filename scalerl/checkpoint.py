@@ -1,0 +1,163 @@
+"""Checkpoints: written beside and renamed, believed only where every byte is as it was written, never a pickle.
+
+A checkpoint is a folder ``checkpoints/step-00000100/`` of tensor files (safetensors), one ``state.json`` of plain
+values, and a ``manifest.json`` with the size and SHA-256 of each, written last. A folder without a whole manifest, or
+with a byte that differs, is no checkpoint; the one before it is taken then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from scalerl.runlog import CHECKPOINT_FOLDER, UserError, read_regular, write_json
+
+FORMAT = 1
+STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
+
+Tensors = Mapping[str, Tensor]
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written, or none that can be read."""
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read: tensors by file, plain values, and what newer ones were passed over, and why."""
+
+    folder: Path
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+    damaged: tuple[str, ...]
+
+
+def write_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], keep: int) -> Path:
+    """Write the checkpoint of a step, then remove all but the `keep` latest ones.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be written; what was there stays.
+    """
+    parent = run / CHECKPOINT_FOLDER
+    final = parent / f"step-{step:08d}"
+    beside = parent / f"{final.name}.part"
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        for name, group in tensors.items():
+            save_file({key: value.contiguous() for key, value in group.items()}, beside / f"{name}.safetensors")
+        write_json(beside / STATE_FILE, state)
+        files = {path.name: _fingerprint(path) for path in sorted(beside.iterdir())}
+        write_json(beside / MANIFEST_FILE, {"format": FORMAT, "step": step, "files": files})
+        if final.exists():  # left by an attempt that was cut back behind it
+            _remove(final)
+        beside.replace(final)
+        _sync(parent)
+        for old in _folders(run)[keep:]:
+            _remove(old)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{final}: the checkpoint cannot be written: {reason}; the one before is kept") from error
+    return final
+
+
+def read_checkpoint(run: Path) -> Checkpoint | None:
+    """Read the latest checkpoint that is whole, or return None if there was never one.
+
+    Raises
+    ------
+    CheckpointError
+        If there are checkpoints and every one is damaged; the message names the damage of each.
+    """
+    damaged: list[str] = []
+    for folder in _folders(run):
+        try:
+            return _read(folder, tuple(damaged))
+        except CheckpointError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise CheckpointError("\n".join([*damaged, f"{run}: no checkpoint is whole; it cannot be resumed"]))
+    return None
+
+
+def drop_newer(run: Path, step: int) -> None:
+    """Remove checkpoints and unfinished ones that are newer than a step: a resumed run writes them again."""
+    for path in (run / CHECKPOINT_FOLDER).glob("step-*"):
+        if path.name.endswith(".part") or int(path.name.removeprefix("step-")) > step:
+            _remove(path)
+
+
+def _read(folder: Path, damaged: tuple[str, ...]) -> Checkpoint:
+    manifest = _json(folder / MANIFEST_FILE)
+    if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
+        raise CheckpointError(f"{folder / MANIFEST_FILE}: format is {manifest.get('format')!r}, not {FORMAT}")
+    tensors = {}
+    state: dict[str, Any] | None = None
+    for name, expected in manifest["files"].items():
+        path = folder / Path(name).name
+        content = _content(path)
+        if {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} != expected:
+            raise CheckpointError(f"{path}: differs from what was written ({len(content)} bytes); it is damaged")
+        if name == STATE_FILE:
+            state = json.loads(content)
+        else:
+            tensors[path.stem] = load(content)
+    if state is None or f"step-{state.get('step', -1):08d}" != folder.name:
+        raise CheckpointError(f"{folder / MANIFEST_FILE}: does not belong to this checkpoint")
+    return Checkpoint(folder, tensors, state, damaged)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except UserError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_content(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON; it is damaged") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: not a JSON object; it is damaged")
+    return value
+
+
+def _folders(run: Path) -> list[Path]:
+    """Return the checkpoints of a run, the latest first, whole or not."""
+    found = (run / CHECKPOINT_FOLDER).glob("step-" + "[0-9]" * 8)
+    return sorted((path for path in found if path.is_dir()), reverse=True)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """Bring a file to the disk and return its size and hash."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        content = file.read()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint; the manifest goes first, so that half a removal leaves no checkpoint."""
+    (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

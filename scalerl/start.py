@@ -1,0 +1,274 @@
+"""Start a run, or go on with one: check everything that can be checked before a byte is written."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scalerl.checkpoint import Checkpoint, drop_newer, read_checkpoint
+from scalerl.completions import Generation
+from scalerl.config import ConfigError, ScaleRLConfig
+from scalerl.curriculum import PromptPool
+from scalerl.data import check_apart, encode_prompts, load_data
+from scalerl.describe import header, machine
+from scalerl.evaluate import interruption
+from scalerl.generate import Generator
+from scalerl.learner import Learner
+from scalerl.lost import check_mark
+from scalerl.policy import checkpoint_hash, load_policy
+from scalerl.runlog import (
+    HEADER_FILE,
+    LOG_FILE,
+    MODEL_FOLDER,
+    SAMPLES_FILE,
+    Resume,
+    RunLog,
+    UserError,
+    read_header,
+    read_log,
+)
+from scalerl.schedule import Schedule
+from scalerl.tasks import get_task
+from scalerl.train import CSV_COLUMNS, Progress, Trainer
+
+# What may change when a run goes on: how long it runs and what it leaves behind, never what its numbers are.
+CHANGEABLE = frozenset({"max_steps", "max_epochs", "max_gpu_hours", "keep_checkpoints", "checkpoint_every", "threads"})
+
+
+def train(
+    config: ScaleRLConfig,
+    train_data: str,
+    eval_data: str,
+    output_dir: str,
+    *,
+    log_file: str | None = None,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Path:
+    """Run a recipe from a starting checkpoint to the first limit reached, and return the run folder.
+
+    Writes ``run.json``, ``log.jsonl``, ``samples.jsonl`` and ``checkpoints/`` (see docs/log-format.md) and the final
+    policy as a Hugging Face directory ``model/``. `log_file` also keeps the evaluations as CSV.
+
+    Raises
+    ------
+    UserError
+        If configuration, data, model or folder cannot be used; nothing was written then.
+    TrainingError
+        If a loss or gradient is not finite; the log ends with an event that says so.
+    KeyboardInterrupt
+        After SIGINT or SIGTERM, when the update in work and a checkpoint are done.
+    """
+    trainer = _build(config, train_data, eval_data, output_dir, log_file=log_file, report=report)
+    trainer.log.refuse_if_taken()
+    if log_file is not None:
+        _begin_csv(Path(log_file), trainer.log.folder)
+    return _run(trainer)
+
+
+def resume(
+    output_dir: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    report: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+) -> Path:
+    """Go on with a run from its latest whole checkpoint, as if it had never stopped, and return its folder.
+
+    Rows that were logged after the checkpoint move to ``lost/``; what they cost is billed apart.
+
+    Parameters
+    ----------
+    settings : mapping, optional
+        Fields to change, by name: those of `CHANGEABLE` only.
+    say : callable
+        Is given a line where the result may differ in its last bits, or a checkpoint was damaged.
+
+    Raises
+    ------
+    UserError
+        If there is no run, another process works on it, it is finished, or a field may not change.
+    """
+    folder = Path(output_dir)
+    run = read_header(folder)
+    kept = read_checkpoint(folder)
+    before = kept.state["config"] if kept else run["config"]
+    try:
+        old = ScaleRLConfig(**before)
+        config = ScaleRLConfig(**{**before, **(settings or {})})
+    except ValueError as error:
+        raise ConfigError(f"{folder}: its configuration cannot be used by this version: {error}") from error
+    changed = _changed(old, config)
+    data = kept.state["data"] if kept else {name: entry["file"] for name, entry in run["data"].items()}
+    log_file = kept.state["log_file"] if kept else None
+    found = checkpoint_hash(config.model_name)
+    if found != run["checkpoint"]["sha256"]:
+        raise UserError(f"model_name: {config.model_name} is not what the run in {folder} began with; its hash differs")
+    at = Resume(
+        step=kept.state["step"] if kept else 0,
+        mark=kept.state["mark"] if kept else None,
+        meter=kept.state["meter"] if kept else {"wall_s": 0.0, "cpu_s": 0.0, "apart_s": {}},
+        fields={"changed": changed, "differs": [], "damaged": list(kept.damaged) if kept else []},
+    )
+    if kept:
+        check_mark(folder, kept.state["mark"])
+        at.fields["differs"].extend(_differs(kept, config))
+    trainer = _build(config, data["train"], data["eval"], output_dir, log_file=log_file, report=report, resume=at)
+    for name, found_set in (("train", trainer.train_set), ("eval", trainer.eval_set)):
+        if found_set.sha256 != run["data"][name]["sha256"]:
+            raise UserError(f"{found_set.path}: is not what the run in {folder} was trained with; its hash differs")
+    for line in (*at.fields["damaged"], *at.fields["differs"]):
+        say(line)
+    return _run(trainer, kept)
+
+
+def _run(trainer: Trainer, kept: Checkpoint | None = None) -> Path:
+    folder = trainer.log.folder
+    try:
+        with trainer.log:
+            if trainer.log.attempt > 1:
+                drop_newer(folder, kept.state["step"] if kept else -1)
+                if trainer.log_file is not None:
+                    _renew_csv(Path(trainer.log_file), folder)
+            if kept is not None:
+                trainer.restore(kept.tensors, kept.state)
+            trainer.run()
+    finally:
+        trainer.generator.close()
+    return folder
+
+
+def _build(
+    config: ScaleRLConfig,
+    train_data: str,
+    eval_data: str,
+    output_dir: str,
+    *,
+    log_file: str | None,
+    report: Callable[[Progress], None],
+    resume: Resume | None = None,
+) -> Trainer:
+    """Load and check all parts of a run."""
+    config.trainable()
+    torch.set_num_threads(config.threads)
+    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    task = get_task(config.task)
+    train_set, eval_set = load_data(train_data), load_data(eval_data, limit=config.eval_prompts)
+    master = "float64" if config.dtype == "float64" else "float32"
+    policy = load_policy(config.model_name, device=device, dtype=master)
+    check_apart(train_set, eval_set)
+    unknown = policy.tokenizer.unk_token_id
+    train_set, prompts = encode_prompts(
+        train_set, policy.encode, prompt_tokens=config.prompt_tokens, unknown_id=unknown
+    )
+    eval_set, _ = encode_prompts(eval_set, policy.encode, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
+    interruption(config, policy, task)  # says what is wrong with the phrase
+    log = RunLog(
+        output_dir,
+        recipe=config.recipe,
+        seed=config.seed,
+        device_kind=torch.cuda.get_device_name() if device == "cuda" else "cpu process",
+        header=header(config, train_set, eval_set, device),
+        start_meter=False,
+        resume=resume,
+    )
+    learner = Learner(policy.model, config)
+    slots = config.slots or config.batch_size
+    return Trainer(
+        config=config,
+        policy=policy,
+        task=task,
+        train_set=train_set,
+        eval_set=eval_set,
+        prompts=prompts,
+        log=log,
+        generator=_generator(config, policy, task, learner, slots),
+        schedule=Schedule(
+            prompts=config.prompts_per_update,
+            generations=config.generations_per_prompt,
+            slots=slots,
+            k=config.off_policy_steps,
+            scheme=config.off_policy,
+            lead=config.lead,
+        ),
+        pool=PromptPool(
+            len(prompts), config.seed, config.resampling_threshold if config.no_positive_resampling else None
+        ),
+        learner=learner,
+        log_file=log_file,
+        report=report,
+    )
+
+
+def _generator(config: ScaleRLConfig, policy: Any, task: Any, learner: Learner, slots: int) -> Generation:
+    return Generator(
+        learner.forward,
+        learner.weights(),
+        slots=slots,
+        max_new_tokens=config.max_new_tokens,
+        max_length=config.max_length,
+        end_ids=policy.end_ids,
+        temperature=config.temperature,
+        seed=config.seed,
+        interruption=interruption(config, policy, task),
+    )
+
+
+def _changed(old: ScaleRLConfig, new: ScaleRLConfig) -> dict[str, list[Any]]:
+    """Return the fields that changed, with both values.
+
+    Raises
+    ------
+    ConfigError
+        If one of them may not.
+    """
+    changed = {
+        name: [getattr(old, name), getattr(new, name)]
+        for name in ScaleRLConfig.model_fields
+        if getattr(old, name) != getattr(new, name)
+    }
+    allowed = CHANGEABLE - ({"checkpoint_every"} if old.in_flight == "refresh" else set())
+    wrong = [name for name in changed if name not in allowed]
+    if wrong:
+        lines = [f"{name}: {changed[name][0]!r} cannot become {changed[name][1]!r} on a resume" for name in wrong]
+        raise ConfigError("\n".join([*lines, f"what may change: {', '.join(sorted(allowed))}"]))
+    return changed
+
+
+def _differs(kept: Checkpoint, config: ScaleRLConfig) -> Sequence[str]:
+    """Return what keeps the run from going on bit for bit."""
+    now = machine(config.threads)
+    return [
+        f"{name} was {then!r} and is {now[name]!r} now: the run goes on, but not bit for bit"
+        for name, then in kept.state["machine"].items()
+        if name != "cores" and then != now[name]
+    ]
+
+
+def _begin_csv(path: Path, run: Path) -> None:
+    """Make the CSV with its header line; nothing that is there is touched."""
+    if path.resolve() in {(run / name).resolve() for name in (HEADER_FILE, LOG_FILE, SAMPLES_FILE, MODEL_FOLDER)}:
+        raise UserError(f"{path}: is a file of the run itself; choose another --log-file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(CSV_COLUMNS)
+    except FileExistsError as error:
+        raise UserError(f"{path}: exists already; choose another --log-file or move it away") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror} (--log-file)") from error
+
+
+def _renew_csv(path: Path, run: Path) -> None:
+    """Write the CSV anew from the log that survived."""
+    rows = [row for row in read_log(run / LOG_FILE).rows if row["kind"] == "eval"]
+    beside = path.with_name(path.name + ".part")
+    with beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(CSV_COLUMNS)
+        writer.writerows([[{**row, "accuracy": row["pass_rate"]}[name] for name in CSV_COLUMNS] for row in rows])
+    beside.replace(path)
