@@ -106,9 +106,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="F",
         help="YAML file or the name of a shipped recipe or size; repeat to lay one over another",
     )
-    train.add_argument("--train-data", required=True, metavar="F")
-    train.add_argument("--eval-data", required=True, metavar="F")
+    train.add_argument("--train-data", metavar="F")
+    train.add_argument("--eval-data", metavar="F")
     train.add_argument("--output-dir", required=True, metavar="DIR", help="run folder to make")
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --output-dir from its latest checkpoint, if there is one; the other options may be "
+        "left out then, and --set may raise its limits",
+    )
     train.add_argument("--log-file", metavar="F.csv", help="keep the evaluations as CSV, too")
     train.add_argument("--seed", type=int, metavar="N")
     train.add_argument("--set", action="append", default=[], metavar="key=value", help="change one field; repeatable")
@@ -161,21 +167,34 @@ def _warmup(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from scalerl.config import load_config
+    from scalerl.runlog import HEADER_FILE
 
     seed = [] if args.seed is None else [f"seed={args.seed}"]
-    config = load_config(args.config, [*args.set, *seed])
-    config.trainable()
+    goes_on = args.resume and os.path.lexists(f"{args.output_dir}/{HEADER_FILE}")
+    whole = not goes_on or args.config
+    config = load_config(args.config, [*args.set, *seed]) if whole else None
+    if not goes_on and not (args.train_data and args.eval_data):
+        found = f"there is no run in {args.output_dir} to go on with; " if args.resume else ""
+        raise UserError(f"{found}a new run needs --train-data and --eval-data")
+    if config is not None:
+        config.trainable()
 
     from scalerl.display import Display
-    from scalerl.start import train
+    from scalerl.start import resume, train
 
     try:
         with Display() as display:
-            folder = train(
-                config, args.train_data, args.eval_data, args.output_dir, log_file=args.log_file, report=display
-            )
+            if goes_on:
+                folder = resume(args.output_dir, [*args.set, *seed], config=config, report=display, say=_complain)
+            elif config is not None:
+                folder = train(
+                    config, args.train_data, args.eval_data, args.output_dir, log_file=args.log_file, report=display
+                )
     except KeyboardInterrupt:
-        _complain("interrupted" + (f"; what was logged is whole: {args.output_dir}" if display.told else ""))
+        _complain(
+            "interrupted"
+            + (f"; go on with: scalerl train --resume --output-dir {args.output_dir}" if display.told else "")
+        )
         return 130
     print(f"wrote {folder}; look at it with: scalerl fit {folder}")
     return 0

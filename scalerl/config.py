@@ -86,7 +86,7 @@ class ScaleRLConfig(BaseModel):
     interruption_phrase: str | None = Field(None, min_length=1)
     """Text that is forced; it must end the thinking. The task's own if not set."""
     penalty_max_tokens: int | None = Field(None, ge=1)
-    """L_max of the penalty clip((L_max - length) / L_cache - 1, -1, 0); thinking_tokens + solution_tokens if not set."""
+    """L_max of the penalty clip((L_max - length) / L_cache - 1, -1, 0); the longest completion if not set."""
     penalty_cache_tokens: int | None = Field(None, ge=1)
     """L_cache of the penalty; solution_tokens if not set."""
 
@@ -237,18 +237,18 @@ def load_config(sources: Sequence[str | os.PathLike[str]] = (), settings: Sequen
         layer = _read_yaml(source)
         values |= layer
         origin |= dict.fromkeys(layer, str(source))
-    problems = []
-    for setting in settings:
-        key, mark, text = setting.partition("=")
-        if not mark or not key:
-            problems.append(f"--set: {setting!r} is not key=value")
-            continue
-        try:
-            values[key.strip()] = _yaml(text)
-        except (yaml.YAMLError, ValueError):
-            values[key.strip()] = text
-        origin[key.strip()] = "--set"
-    return _check(values, origin, problems)
+    return _check(values, origin, settings)
+
+
+def change_config(values: Mapping[str, Any], settings: Sequence[str]) -> ScaleRLConfig:
+    """Lay ``key=value`` settings over the values of a configuration that was kept, and check the result.
+
+    Raises
+    ------
+    ConfigError
+        As `load_config`.
+    """
+    return _check(dict(values), dict.fromkeys(values, "the run's configuration"), settings)
 
 
 def recipes() -> dict[str, str]:
@@ -260,7 +260,18 @@ def recipes() -> dict[str, str]:
     return found
 
 
-def _check(values: dict[str, Any], origin: Mapping[str, str], problems: list[str]) -> ScaleRLConfig:
+def _check(values: dict[str, Any], origin: dict[str, str], settings: Sequence[str]) -> ScaleRLConfig:
+    problems = []
+    for setting in settings:
+        key, mark, text = setting.partition("=")
+        if not mark or not key:
+            problems.append(f"--set: {setting!r} is not key=value")
+            continue
+        try:
+            values[key.strip()] = _yaml(text)
+        except (yaml.YAMLError, ValueError):
+            values[key.strip()] = text
+        origin[key.strip()] = "--set"
     try:
         config = ScaleRLConfig(**values)
     except ValidationError as error:

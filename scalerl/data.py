@@ -97,7 +97,7 @@ def encode_prompts(
     unread = [index for index, ids in enumerate(prompts) if not ids or (unknown_id is not None and unknown_id in ids)]
     if unread:
         raise DataError(
-            f"{data.path}: {len(unread)} of {len(prompts)} prompts are empty or hold characters that the tokenizer does "
+            f"{data.path}: {len(unread)} of {len(prompts)} prompts are empty or hold text that the tokenizer does "
             f"not know, the first is item {unread[0]}: {data.items[unread[0]]['prompt'][:60]!r}"
         )
     short = [index for index, ids in enumerate(prompts) if len(ids) <= prompt_tokens]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 import scalerl
+from scalerl.completions import Completion
 from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet
-from scalerl.completions import Completion
 from scalerl.policy import checkpoint_hash
 
 

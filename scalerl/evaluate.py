@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from scalerl.completions import Interruption, Request
 from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet
-from scalerl.completions import Interruption, Request
 from scalerl.generate import Generator
 from scalerl.learner import Learner
 from scalerl.policy import Policy
@@ -54,14 +54,13 @@ def interruption(config: ScaleRLConfig, policy: Policy, task: Task) -> Interrupt
     )
 
 
-def evaluate(
-    learner: Learner, policy: Policy, task: Task, data: DataSet, config: ScaleRLConfig, step: int
-) -> Evaluation:
+def evaluate(learner: Learner, policy: Policy, task: Task, data: DataSet, step: int) -> Evaluation:
     """Sample `eval_generations` completions of every prompt and count the correct ones.
 
     The noise comes from a stream of its own for each step: evaluations neither disturb training nor share their
     errors with one another, and two recipes are asked with the same noise at the same step.
     """
+    config = learner.config
     k = config.eval_generations
     prompts = [policy.encode(item["prompt"]) for item in data.items]
     generator = Generator(

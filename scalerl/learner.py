@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from scalerl.config import ScaleRLConfig
 from scalerl.completions import Completion
+from scalerl.config import ScaleRLConfig
 from scalerl.forward import Forward, Prefix, Weights, logits
 from scalerl.loss import TokenLoss, cispo, clipped_surrogate, gspo, reinforce
 from scalerl.runlog import UserError

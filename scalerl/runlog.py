@@ -239,8 +239,8 @@ class RunLog:
         for name in (LOG_FILE, HEADER_FILE, SAMPLES_FILE, MODEL_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER):
             if os.path.lexists(self.folder / name):
                 raise RunLogError(
-                    f"{self.folder}: holds a run already ({name}); go on with it by --resume, choose another folder, or "
-                    "move it away"
+                    f"{self.folder}: holds a run already ({name}); go on with it by --resume, choose another folder, "
+                    "or move it away"
                 )
 
     def step(self, *, step: int, **fields: Any) -> None:

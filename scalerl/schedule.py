@@ -77,10 +77,8 @@ class Schedule:
     @property
     def limit(self) -> int:
         """Number of the first completion that may not start yet."""
-        if self.scheme == "ppo":
-            batches = (self.version // self.k + 1) * self.k
-        else:
-            batches = self.version + self.k + 1
+        in_blocks = self.scheme == "ppo"
+        batches = (self.version // self.k + 1) * self.k if in_blocks else self.version + self.k + 1
         return batches * self.batch_size
 
     @property

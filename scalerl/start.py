@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from scalerl.checkpoint import Checkpoint, drop_newer, read_checkpoint
 from scalerl.completions import Generation
-from scalerl.config import ConfigError, ScaleRLConfig
+from scalerl.config import ConfigError, ScaleRLConfig, change_config
 from scalerl.curriculum import PromptPool
 from scalerl.data import check_apart, encode_prompts, load_data
 from scalerl.describe import header, machine
@@ -72,8 +72,9 @@ def train(
 
 def resume(
     output_dir: str,
-    settings: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
     *,
+    config: ScaleRLConfig | None = None,
     report: Callable[[Progress], None] = lambda _: None,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> Path:
@@ -83,8 +84,10 @@ def resume(
 
     Parameters
     ----------
-    settings : mapping, optional
-        Fields to change, by name: those of `CHANGEABLE` only.
+    settings : sequence of str
+        ``key=value`` of fields to change: those of `CHANGEABLE` only.
+    config : ScaleRLConfig, optional
+        Instead of `settings`: the whole configuration, which may differ in those fields only.
     say : callable
         Is given a line where the result may differ in its last bits, or a checkpoint was damaged.
 
@@ -97,12 +100,8 @@ def resume(
     run = read_header(folder)
     kept = read_checkpoint(folder)
     before = kept.state["config"] if kept else run["config"]
-    try:
-        old = ScaleRLConfig(**before)
-        config = ScaleRLConfig(**{**before, **(settings or {})})
-    except ValueError as error:
-        raise ConfigError(f"{folder}: its configuration cannot be used by this version: {error}") from error
-    changed = _changed(old, config)
+    config = config or change_config(before, settings)
+    changed = _changed(change_config(before, ()), config)
     data = kept.state["data"] if kept else {name: entry["file"] for name, entry in run["data"].items()}
     log_file = kept.state["log_file"] if kept else None
     found = checkpoint_hash(config.model_name)

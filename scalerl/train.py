@@ -203,7 +203,7 @@ class Trainer:
     def _evaluate(self) -> None:
         with self.log.meter.apart("evaluate"):
             began = time.perf_counter()
-            result = evaluate(self.learner, self.policy, self.task, self.eval_set, self.config, self.step)
+            result = evaluate(self.learner, self.policy, self.task, self.eval_set, self.step)
             seconds = time.perf_counter() - began
             self.log.evaluate(step=self.step, evaluate_s=seconds, **asdict(self.compute), **result.row)
             self.log.samples(result.samples)
@@ -301,7 +301,7 @@ class _Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
