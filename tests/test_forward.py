@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from scalerl.forward import Forward, Prefix, Ring, head_weights, logits
+from scalerl.forward import Cache, Forward, Prefix, head_weights, logits, own
 from scalerl.runlog import UserError
 
 SIZE = {
@@ -100,23 +100,28 @@ def test_continuations_equal_the_whole(model):
 
 
 @pytest.mark.parametrize(("first_prompt", "joins_at"), [(3, 9), (2, 1), (12, 0)])
-def test_token_by_token_in_a_ring_equals_the_whole_also_round_the_corner(model, first_prompt, joins_at):
-    """A second sequence, with a longer or shorter prompt, joins when the first is some tokens further on."""
+def test_token_by_token_in_a_used_cache_equals_the_whole(model, first_prompt, joins_at):
+    """A second sequence, with a longer or shorter prompt, joins when the first is some tokens further on.
+
+    The cache is full of what others left there; the two slots are read up to the longer of the two.
+    """
     forward = Forward(model, 64)
     rows = torch.randint(0, 23, (2, 16), generator=torch.Generator().manual_seed(2))
     done = [first_prompt, 7]
     seen: list[list[torch.Tensor]] = [[], []]
     with torch.no_grad():
         weights = forward.weights()
-        ring = Ring(forward, 2, 17)
+        cache = used_cache(forward, slots=3, length=17)
         for tick in range(30):
             for slot, at in enumerate((0, joins_at)):
                 if tick == at:
-                    run = forward.hidden(rows[slot : slot + 1, : done[slot]], weights)
-                    ring.put(Prefix(run.keys, run.values, torch.tensor([done[slot]]), torch.tensor([0])), slot)
+                    ids = torch.cat([rows[slot, : done[slot]], torch.tensor([9, 9])])[None]  # padded, as in a group
+                    run = forward.hidden(ids, weights)
+                    cache.put(Prefix(run.keys, run.values, torch.tensor([done[slot]]), torch.tensor([0])), slot)
             live = 1 if tick < joins_at else 2
             position = torch.tensor([min(d, 15) for d in done[:live]])
-            out = forward.step(rows[torch.arange(live), position], position, weights, ring)
+            ids = rows[torch.arange(live), position]
+            out = forward.step(ids, position, weights, cache, extent=int(position.max()) + 1)
             for slot in range(live):
                 if done[slot] < 16:
                     seen[slot].append(out[slot])
@@ -126,22 +131,96 @@ def test_token_by_token_in_a_ring_equals_the_whole_also_round_the_corner(model, 
             assert (torch.stack(seen[slot]) - whole).abs().max() < 1e-12
 
 
-def test_fp32_head_on_a_bf16_model_is_the_wide_product_and_only_the_head_is_wide(model):
-    model = model.bfloat16()
-    weight, bias = head_weights(model)
-    hidden = torch.randn(50, 24).bfloat16()
-    wide = logits(hidden, weight, bias, fp32=True)
-    assert wide.dtype == torch.float32
-    assert (wide - hidden.float() @ weight.float().T).abs().max() < 1e-6
-    narrow = logits(hidden, weight, bias, fp32=False)
-    assert (narrow - wide).abs().max() > 1e-4
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+def used_cache(forward: Forward, slots: int, length: int) -> Cache:
+    cache = Cache(forward, slots, length)
+    for layer in (*cache.keys, *cache.values):
+        layer.normal_(std=10)
+    return cache
 
 
-def test_a_head_bias_is_used_where_there_is_one_and_missed_nowhere():
-    hidden, weight, bias = torch.randn(4, 8), torch.randn(5, 8), torch.randn(5)
-    assert torch.allclose(logits(hidden, weight, bias, fp32=True), hidden @ weight.T + bias, atol=1e-6)
-    assert torch.allclose(logits(hidden, weight, None, fp32=True), hidden @ weight.T, atol=1e-6)
+def test_a_sequence_goes_on_in_the_slot_it_was_moved_to(model):
+    forward = Forward(model, 64)
+    rows = torch.randint(0, 23, (3, 12), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        weights = forward.weights()
+        cache = used_cache(forward, slots=3, length=12)
+        run = forward.hidden(rows[:, :8], weights)
+        cache.put(Prefix(run.keys, run.values, torch.tensor([8, 8, 8]), torch.tensor([0, 1, 2])), 0)
+        cache.move(torch.tensor([2]), torch.tensor([0]), extent=8)
+        for place in range(8, 12):
+            out = forward.step(rows[[2, 1], place], torch.tensor([place] * 2), weights, cache, extent=place + 1)
+            whole = forward.hidden(rows[[2, 1], : place + 1], weights).states[:, -1]
+            assert (out - whole).abs().max() < 1e-12
+
+
+HEADS = {(tied, bias): f"{'tied' if tied else 'untied'}, {'bias' if bias else 'no bias'}" for tied in (True, False)
+         for bias in (True, False)}  # fmt: skip
+
+
+@pytest.fixture(params=HEADS, ids=HEADS.values())
+def with_head(request):
+    """An FP32 model whose head is tied to the embedding or not, with a bias or without."""
+    tied, bias = request.param
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(**SIZE, num_key_value_heads=4, head_dim=6, tie_word_embeddings=tied)).eval()
+    with torch.no_grad():
+        model.lm_head.weight.normal_(std=0.5)
+    if bias:
+        model.lm_head.bias = torch.nn.Parameter(torch.randn(23))
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_fp32_head_is_the_wide_product_and_only_the_head_is_wide(with_head, dtype):
+    forward = Forward(with_head, 64, dtype)
+    weights = forward.weights(fp32_head=True)
+    hidden = torch.randn(50, 24).to(dtype)
+    master, bias = head_weights(with_head)
+    expected = hidden.float() @ master.float().T + (0 if bias is None else bias.float())
+    wide = logits(hidden, weights)
+    assert wide.dtype == torch.float32 and (wide - expected).abs().max() < 1e-6
+    narrow = logits(hidden, forward.weights(fp32_head=False))
+    assert narrow.dtype == torch.float32 and (narrow - expected).abs().max() > 1e-3
+    backbone = [weights.embedding, weights.norm, *(w for layer in weights.layers for w in layer if w is not None)]
+    assert {w.dtype for w in backbone} == {dtype} and weights.head.dtype == torch.float32
+    assert {p.dtype for p in with_head.parameters()} == {torch.float32}
+    assert forward.hidden(torch.tensor([[1, 2, 3]]), weights).states.dtype == dtype
+
+
+def test_a_head_bias_is_used_where_there_is_one_and_missed_nowhere(with_head):
+    forward, ids = Forward(with_head, 64), torch.randint(0, 23, (2, 9))
+    weights = forward.weights()
+    assert (weights.head_bias is None) == (with_head.lm_head.bias is None)
+    ours = logits(forward.hidden(ids, weights).states, weights)
+    assert (ours - with_head(input_ids=ids).logits).abs().max() < 1e-4
+
+
+def test_gradients_reach_the_master_weights_through_narrow_copies_and_a_tied_head_gets_both_of_its_own(with_head):
+    forward, ids = Forward(with_head, 64, torch.bfloat16), torch.randint(0, 23, (2, 9))
+    weights = forward.weights()
+    logits(forward.hidden(ids, weights).states, weights).logsumexp(-1).sum().backward()
+    ours = {name: p.grad.clone() for name, p in with_head.named_parameters()}
+    with_head.zero_grad()
+    with_head(input_ids=ids).logits.logsumexp(-1).sum().backward()
+    assert {grad.dtype for grad in ours.values()} == {torch.float32}
+    whole = torch.cat([p.grad.flatten() for p in with_head.parameters()])
+    error = torch.cat([ours[name].flatten() for name, _ in with_head.named_parameters()]) - whole
+    assert error.norm() < 0.02 * whole.norm()  # a BF16 number has 8 bits
+    head = head_weights(with_head)[0]
+    (mine,) = (ours[name] for name, p in with_head.named_parameters() if p is head)
+    assert (mine - head.grad).norm() < 0.02 * head.grad.norm()
+
+
+def test_weights_that_are_owned_do_not_follow_the_model_and_gathered_ones_do(with_head):
+    forward = Forward(with_head, 64)
+    kept = own(forward.weights())
+    flat = [w.clone() for w in (kept.embedding, kept.norm, kept.head, *kept.layers[0][:2])]
+    with torch.no_grad():
+        for parameter in with_head.parameters():
+            parameter.mul_(3)
+    for was, now in zip(flat, (kept.embedding, kept.norm, kept.head, *kept.layers[0][:2]), strict=True):
+        assert (was == now).all()
+    assert torch.allclose(forward.weights().head, 3 * kept.head)
 
 
 def test_other_architectures_are_refused_by_name():

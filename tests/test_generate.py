@@ -8,8 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scalerl.completions import Interruption, Request, sampling_noise
 from scalerl.config import load_config
-from scalerl.generate import Generator, Request, sampling_noise
+from scalerl.forward import Forward
+from scalerl.generate import Generator
 from scalerl.learner import Learner
 from scalerl.policy import load_policy
 
@@ -20,15 +22,21 @@ def requests(policy, count: int = 8, texts: list[str] = PROMPTS) -> list[Request
     return [Request(i * count, count, policy.encode(text)) for i, text in enumerate(texts)]
 
 
-def generate(policy, *, slots: int = 64, wanted: list[Request] | None = None, **options):
+def generator_of(policy, *, slots: int = 64, **options) -> Generator:
     settings = {"max_new_tokens": 24, "max_length": 72, "end_ids": policy.end_ids, "seed": 5, **options}
-    generator = Generator(policy.model, slots=slots, **settings)
+    forward = Forward(policy.model, settings["max_length"])
+    return Generator(forward, forward.weights(), slots=slots, **settings)
+
+
+def generate(policy, *, wanted: list[Request] | None = None, **options):
+    generator = generator_of(policy, **options)
     generator.submit(wanted or requests(policy))
     return generator.poll()
 
 
 def relearned(policy, completions, **fields) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities as generated and as the learner computes them."""
+    """Log-probabilities as generated and as the learner computes them, in the policy's precision."""
+    fields = {"dtype": str(policy.model.dtype).removeprefix("torch."), **fields}
     config = load_config(["scalerl", "demo"], [f"{k}={v}" for k, v in fields.items()])
     new = Learner(policy.model, config).logprobs(completions).detach().double().numpy()
     return np.concatenate([c.logprobs for c in completions]), new
@@ -99,7 +107,7 @@ def test_slots_and_order_of_admission_do_not_change_what_is_drawn(chain_model):
 
 def test_ticks_give_back_the_same_as_running_to_the_end(chain_model):
     policy = load_policy(str(chain_model), dtype="float64")
-    generator = Generator(policy.model, slots=7, max_new_tokens=24, max_length=72, end_ids=policy.end_ids, seed=5)
+    generator = generator_of(policy, slots=7)
     generator.submit(requests(policy))
     done = []
     for _ in range(2000):
@@ -145,13 +153,13 @@ def test_tokens_are_drawn_from_the_models_distribution(chain_model):
 
 def test_a_version_is_recorded_with_every_token_and_new_weights_are_taken_over(chain_model):
     policy = load_policy(str(chain_model), dtype="float64")
-    generator = Generator(policy.model, slots=32, max_new_tokens=24, max_length=72, end_ids=policy.end_ids, seed=5)
+    generator = generator_of(policy, slots=32)
     generator.submit(requests(policy))
     early = generator.poll(ticks=3)
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter.mul_(1.5)
-    generator.load(1)
+    generator.load(1, generator.forward.weights())
     late = generator.poll()
     assert all(set(c.versions) == {0} for c in early)
     swapped = [c for c in late if len(c.tokens) > 5]
@@ -162,22 +170,113 @@ def test_a_version_is_recorded_with_every_token_and_new_weights_are_taken_over(c
     assert any(c.tokens != unswapped[c.number].tokens for c in swapped)
 
 
+@pytest.mark.parametrize("slots", [7, 32])
+def test_a_cache_that_is_kept_over_a_swap_is_stale_and_a_refreshed_one_is_not(chain_model, slots):
+    """The plain model with the last weights agrees with the last tokens only if the cache was made anew."""
+    differences = {}
+    for fresh in (False, True):
+        policy = load_policy(str(chain_model), dtype="float64")
+        generator = generator_of(policy, slots=slots)
+        generator.submit(requests(policy))
+        done = generator.poll(ticks=4)
+        with torch.no_grad():
+            for parameter in policy.model.parameters():
+                parameter.mul_(1.2)
+        generator.load(1, generator.forward.weights())
+        if fresh:
+            generator.refresh()
+        done += generator.poll()
+        found = []
+        for c in done:
+            with torch.no_grad():
+                ids = torch.tensor([c.prompt + c.tokens])
+                scores = policy.model(input_ids=ids).logits[0, len(c.prompt) - 1 : -1].log_softmax(-1)
+            new = scores[torch.arange(len(c.tokens)), torch.tensor(c.tokens)].tolist()
+            both = zip(new, c.logprobs, c.versions, strict=True)
+            found += [abs(a - b) for a, b, version in both if version == 1 and c.versions[0] == 0]
+        assert len(found) > 40
+        differences[fresh] = max(found)
+    assert differences[True] < 1e-6 and differences[False] > 1e-2
+
+
+def test_a_state_goes_on_as_if_nothing_had_been(chain_model):
+    policy = load_policy(str(chain_model))
+    one, two = generator_of(policy, slots=7), generator_of(policy, slots=7)
+    one.submit(requests(policy, count=2)[:3])
+    early = one.poll(ticks=5)
+    one.submit([])
+    two.restore(one.state(cache=True))
+    late = [generator.poll() for generator in (one, two)]
+    assert late[0] == late[1] and len(early) + len(late[0]) == 6
+
+
+PHRASE = "#1"
+
+
+def interrupted(policy, low: int, high: int, answer_tokens: int, **options):
+    phrase = policy.encode(PHRASE)
+    over = Interruption(low, high, phrase, answer_tokens, lambda tokens: "#" in policy.decode(tokens))
+    return generate(policy, interruption=over, **options)
+
+
+@settings(max_examples=15, deadline=None)
+@given(low=st.integers(3, 12), more=st.integers(0, 8), answer=st.integers(1, 6), slots=st.sampled_from([3, 32]))
+def test_thinking_ends_by_force_within_its_budget_and_leaves_room_for_the_answer(chain_model, low, more, answer, slots):
+    policy = load_policy(str(chain_model))
+    phrase = policy.encode(PHRASE)
+    done = interrupted(policy, low, low + more, answer, slots=slots, max_new_tokens=low + more + answer)
+    forced = [c for c in done if c.forced != (0, 0)]
+    assert forced
+    for c in done:
+        begin, end = c.forced
+        assert len(c.tokens) <= low + more + answer
+        if c in forced:
+            assert c.tokens[begin:end] == phrase and low <= end <= low + more
+            assert "#" not in policy.decode(c.tokens[:begin]) and len(c.tokens) <= end + answer
+            assert c.sampled == len(c.tokens) - len(phrase)
+        else:  # it ended, or ended its thinking, in time
+            room = c.tokens[: low + more - len(phrase)]
+            assert set(c.tokens[-1:]) & set(policy.end_ids) or "#" in policy.decode(room)
+
+
+def test_budgets_are_uniform_in_their_range_and_depend_on_the_number_alone(chain_model):
+    from scipy.stats import chisquare
+
+    policy = load_policy(str(chain_model))
+    never_over = Interruption(4, 8, policy.encode(PHRASE), 2, lambda _: False)
+    many = [Request(0, 1500, policy.encode(PROMPTS[0]))]
+    options = {"wanted": many, "max_new_tokens": 10, "end_ids": [10**6], "interruption": never_over}
+    ends = [c.forced[1] for c in generate(policy, slots=400, **options)]
+    assert set(ends) == {4, 5, 6, 7, 8} and chisquare(np.bincount(ends)[4:]).pvalue > 1e-3
+    assert [c.forced[1] for c in generate(policy, slots=37, **options)] == ends
+    assert [c.forced[1] for c in generate(policy, slots=400, seed=6, **options)] != ends
+
+
+def test_forced_tokens_have_the_policys_log_probability_and_what_follows_has_seen_them(chain_model):
+    policy = load_policy(str(chain_model), dtype="float64")
+    done = interrupted(policy, 4, 8, 6, slots=9, max_new_tokens=14)
+    assert sum(c.forced[1] > 0 for c in done) > 10
+    old, new = relearned(policy, done)
+    assert np.abs(old - new).max() <= 1e-10
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**63), stream=st.integers(0, 10**6), first=st.integers(0, 10**12),
     count=st.integers(1, 20), length=st.integers(1, 70),
 )  # fmt: skip
 def test_noise_of_a_completion_depends_on_its_number_alone(seed, stream, first, count, length):
-    block = sampling_noise(seed, stream, first, count, length)
+    block = sampling_noise((seed, stream), first, count, length)
     assert block.shape == (count, length) and (block >= 0).all() and (block < 1).all()
     for row in (0, count - 1):
-        assert (sampling_noise(seed, stream, first + row, 1, length)[0] == block[row]).all()
-    assert (sampling_noise(seed, stream, first, count, length + 9)[:, :length] == block).all()
+        assert (sampling_noise((seed, stream), first + row, 1, length)[0] == block[row]).all()
+    assert (sampling_noise((seed, stream), first, count, length + 9)[:, :length] == block).all()
+    assert not (sampling_noise((seed, stream), first, count, length, purpose=1) == block).any()
 
 
 def test_weights_that_change_before_they_are_loaded_reach_no_completion(chain_model):
     policy = load_policy(str(chain_model), dtype="float64")
-    generator = Generator(policy.model, slots=32, max_new_tokens=24, max_length=72, end_ids=policy.end_ids, seed=5)
+    generator = generator_of(policy, slots=32)
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter.mul_(1.5)
@@ -187,6 +286,6 @@ def test_weights_that_change_before_they_are_loaded_reach_no_completion(chain_mo
 
 
 def test_noise_is_uniform_and_rows_are_not_related():
-    block = sampling_noise(3, 0, 1000, 4000, 25)
+    block = sampling_noise((3, 0), 1000, 4000, 25)
     assert abs(block.mean() - 0.5) < 4 * np.sqrt(1 / 12 / block.size)
     assert abs(np.corrcoef(block[:-1].ravel(), block[1:].ravel())[0, 1]) < 4 / np.sqrt(block.size)
