@@ -122,9 +122,11 @@ class Schedule:
 
     def _last_needed(self) -> int:
         """Return the last batch that must be complete before the next update."""
-        if self.scheme == "ppo" and self.version % self.k == 0 and not self.closed:
-            return self.version + self.k - 1
-        return self.version
+        if self.scheme == "pipeline" or self.version % self.k:
+            return self.version
+        last = self.version + self.k - 1
+        whole = self.admitted // self.batch_size - 1  # when the prompts have run out the block may be a shorter one
+        return max(self.version, min(last, whole)) if self.closed else last
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must keep."""
