@@ -16,17 +16,25 @@ import torch
 
 import analysis
 from scalerl.advantage import keep_prompts
+from scalerl.completions import Completion, Request
 from scalerl.config import ConfigError, load_config
 from scalerl.evaluate import evaluate
-from scalerl.forward import head_weights, logits
-from scalerl.generate import Completion, Generator, Request
+from scalerl.forward import Forward, head_weights, logits
+from scalerl.generate import Generator
 from scalerl.learner import Learner
 from scalerl.policy import load_policy, new_policy
 from scalerl.runlog import read_log
+from scalerl.start import train
 from scalerl.tasks import get_task
-from scalerl.train import make_batch, train
+from scalerl.train import make_batch
 
 CHECKPOINT = "data/checkpoints/chain"
+
+
+def generator_of(policy, *, slots: int, dtype: torch.dtype | None = None) -> Generator:
+    forward = Forward(policy.model, 72, dtype)
+    weights = forward.weights(fp32_head=True)
+    return Generator(forward, weights, slots=slots, max_new_tokens=50, max_length=72, end_ids=policy.end_ids)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +44,7 @@ def policy():
 
 @pytest.fixture(scope="module")
 def completions(policy):
-    generator = Generator(policy.model, slots=16, max_new_tokens=50, max_length=72, end_ids=policy.end_ids)
+    generator = generator_of(policy, slots=16)
     generator.submit(
         [Request(i * 4, 4, policy.encode(t)) for i, t in enumerate(["7+3*4-2=", "1+1+1+1=", "2*2*2*2-1="])]
     )
@@ -48,7 +56,7 @@ REWARDS = torch.tensor([[1.0, -1, -1, 1], [1, -1, -1, -1], [-1, 1, 1, 1]], dtype
 
 def gradient(policy, quick, rewards=REWARDS, *, done, **fields) -> torch.Tensor:
     """Gradient of one update, without the optimizer's step."""
-    learner = Learner(policy.model, quick(max_grad_norm="1e9", **fields))
+    learner = Learner(policy.model, quick(max_grad_norm="1e9", dtype="float64", **fields))
     learner.optimizer.step = lambda: None
     learner.update(make_batch(rewards, done, learner.config), step=1)
     return torch.cat([p.grad.flatten() for p in policy.model.parameters()])
@@ -60,7 +68,7 @@ def test_loss_computed_without_gradient(policy, completions, quick):
 
 def test_importance_ratio_that_is_a_constant(policy, completions, quick):
     other = [Completion(**{**vars(c), "logprobs": tuple(p - 0.5 for p in c.logprobs)}) for c in completions]
-    config = quick()
+    config = quick(dtype="float64")
     row = Learner(policy.model, config).update(make_batch(REWARDS, other, config), step=1)
     assert row["ratio_mean"] == pytest.approx(np.exp(0.5), rel=0.05)
 
@@ -81,7 +89,7 @@ def test_wrong_answers_skipped(policy, completions, quick):
 
 def test_no_shift_between_logits_and_tokens(policy, completions, quick):
     c = completions[0]
-    ours = Learner(policy.model, quick()).logprobs([c])
+    ours = Learner(policy.model, quick(dtype="float64")).logprobs([c])
     with torch.no_grad():
         scores = policy.model(input_ids=torch.tensor([c.prompt + c.tokens])).logits[0].log_softmax(-1)
     shifted = [scores[len(c.prompt) - 1 + i, t].item() for i, t in enumerate(c.tokens)]
@@ -91,7 +99,7 @@ def test_no_shift_between_logits_and_tokens(policy, completions, quick):
 
 def test_prompt_and_padding_in_the_loss(policy, completions, quick):
     """One log-probability a completion token, whatever else is in the micro-batch to be padded to."""
-    learner = Learner(policy.model, quick())
+    learner = Learner(policy.model, quick(dtype="float64"))
     together = learner.logprobs(completions)
     assert len(together) == sum(len(c.tokens) for c in completions)
     assert len({len(c.prompt) + len(c.tokens) for c in completions}) > 1
@@ -126,29 +134,34 @@ def test_evaluation_that_ignores_the_model(policy, prompts, quick):
 
     data, task, config = load_data(prompts / "eval.json"), get_task("chain"), quick(eval_generations=8)
     knows_nothing = new_policy(task.characters, max_length=72)
-    assert evaluate(knows_nothing, task, data, config, 0).pass_rate == 0
-    result = evaluate(policy, task, data, config, 0)
+    assert evaluate(Learner(knows_nothing.model, config), knows_nothing, task, data, 0).pass_rate == 0
+    learner = Learner(policy.model, config)
+    result = evaluate(learner, policy, task, data, 0)
     assert 0 < result.pass_rate < 0.5
     recorded = DataSet(data.path, [{**item, "reward": "1"} for item in data.items], data.sha256)
-    assert evaluate(policy, task, recorded, config, 0).row["correct"] == result.row["correct"]
+    assert evaluate(learner, policy, task, recorded, 0).row["correct"] == result.row["correct"]
 
 
 def test_whole_model_in_fp32_instead_of_the_head(quick):
     """A BF16 policy samples and learns in BF16, with the head's product in FP32 on both sides."""
-    policy = load_policy(CHECKPOINT, dtype="bfloat16")
-    generator = Generator(policy.model, slots=4, max_new_tokens=50, max_length=72, end_ids=policy.end_ids)
+    policy = load_policy(CHECKPOINT)
+    learner = Learner(policy.model, quick(dtype="bfloat16"))
+    generator = generator_of(policy, slots=4, dtype=torch.bfloat16)
     generator.submit([Request(0, 4, policy.encode("7+3*4-2="))])
     done = generator.poll()
-    assert {p.dtype for p in policy.model.parameters()} == {torch.bfloat16}
-    assert Learner(policy.model, quick()).logprobs(done).dtype == torch.float32
+    weights = learner.weights()
+    assert {w.dtype for layer in weights.layers for w in layer if w is not None} == {torch.bfloat16}
+    assert weights.head.dtype == torch.float32
+    assert learner.logprobs(done).dtype == torch.float32
     assert any(p != torch.tensor(p).bfloat16().item() for c in done for p in c.logprobs)  # finer than BF16 can be
     hidden = torch.randn(3, 64).bfloat16()
-    assert logits(hidden, *head_weights(policy.model), fp32=True).dtype == torch.float32
+    assert torch.equal(logits(hidden, weights), hidden.float() @ policy.model.lm_head.weight.T)
 
 
 def test_head_bias_that_is_not_there(policy):
     assert head_weights(policy.model)[1] is None
-    assert logits(torch.randn(2, 64, dtype=torch.float64), *head_weights(policy.model), fp32=True).shape == (2, 18)
+    weights = Forward(policy.model, 72).weights()
+    assert logits(torch.randn(2, 64, dtype=torch.float64), weights).shape == (2, 18)
 
 
 def test_ties_broken(completions, quick):
@@ -177,7 +190,9 @@ def test_zero_variance_mask_taken_over_the_batch():
 
 
 def test_no_log_ever_written(finished_run):
-    assert {"run.json", "log.jsonl", "samples.jsonl", "model"} == {p.name for p in finished_run.iterdir()}
+    assert {"run.json", "log.jsonl", "samples.jsonl", "model", "checkpoints"} == {
+        p.name for p in finished_run.iterdir()
+    }
     assert len(read_log(finished_run / "log.jsonl").rows) == 2 + 3 + 8
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalerl.data import DataError, PromptOrder, load_data, prepare
+from scalerl.curriculum import PromptPool
+from scalerl.data import DataError, load_data, prepare
 from scalerl.runlog import UserError
 from scalerl.tasks import SPLIT_SHARES, get_task, split_of
 
@@ -122,13 +123,16 @@ def test_unknown_task_lists_those_there_are():
 
 
 def test_epochs_without_replacement():
-    order = PromptOrder(7, seed=3)
-    draws = [order[i] for i in range(28)]
+    def walk(seed):
+        pool = PromptPool(7, seed)
+        return [pool.draw() for _ in range(28)]
+
+    draws = walk(3)
     epochs = [draws[i : i + 7] for i in range(0, 28, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
-    assert [PromptOrder(7, seed=3)[i] for i in reversed(range(28))] == draws[::-1]
-    assert [PromptOrder(7, seed=4)[i] for i in range(28)] != draws
+    assert walk(3) == draws
+    assert walk(4) != draws
 
 
 def test_prepare_writes_over_nothing(tmp_path):
