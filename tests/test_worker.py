@@ -230,6 +230,28 @@ def test_a_trainer_that_is_killed_leaves_no_worker_behind(data, tmp_path):
     wait_until(lambda: not alive(worker), 10)
 
 
+def test_a_worker_that_has_nothing_to_do_and_nothing_to_say_notices_as_well():
+    code = """
+import time
+from scalerl.config import load_config
+from scalerl.forward import Forward
+from scalerl.policy import load_policy
+from scalerl.worker import GeneratorProcess
+config = load_config(["scalerl", "demo"])
+policy = load_policy(config.model_name)
+process = GeneratorProcess(config, policy, Forward(policy.model, config.max_length).weights(), slots=16)
+process.begin()
+print(process.pid, flush=True)
+time.sleep(100)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        worker = int(trainer.stdout.readline())
+        assert alive(worker)
+        trainer.kill()
+    wait_until(lambda: not alive(worker), 10)
+
+
 def test_a_run_that_is_interrupted_lets_the_update_in_work_finish_and_takes_the_worker_with_it(data, tmp_path):
     trainer = start(data, tmp_path / "run", max_steps=500)
     wait_until(lambda: steps_of(tmp_path / "run") >= 2)
