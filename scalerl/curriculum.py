@@ -68,7 +68,7 @@ class PromptPool:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must keep."""
-        return {"place": self.place, "history": self.history}
+        return {"place": self.place, "history": {index: list(visits) for index, visits in self.history.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a kept state."""

@@ -6,6 +6,7 @@ thresholds are ours. A guard speaks when its figure crosses the threshold and ag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +60,8 @@ class Guards:
             found["entropy"] = entropy, least, entropy < least
         ratio = row.get("ratio_mean")
         if ratio is not None:
-            found["ratio"] = ratio, RATIO_DEVIATION, abs(ratio - 1) > RATIO_DEVIATION
+            nearer = 1 + math.copysign(RATIO_DEVIATION, ratio - 1)
+            found["ratio"] = ratio, nearer, abs(ratio - 1) > RATIO_DEVIATION
         if row.get("reward_count"):
             reward = self._smooth("reward", row["reward_sum"] / row["reward_count"])
             first = self.memory.setdefault("reward_first", reward)
@@ -76,7 +78,7 @@ class Guards:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must keep."""
-        return {"raised": sorted(self.raised), "memory": self.memory}
+        return {"raised": sorted(self.raised), "memory": dict(self.memory)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a kept state."""
