@@ -208,7 +208,7 @@ def _recipes(args: argparse.Namespace) -> int:
             print(f"{name} = {field.default!r}" + (f"\n    {field.description}" if field.description else ""))
     else:
         for name, line in recipes().items():
-            print(f"{name:<10} {line}")
+            print(f"{name:<26} {line}")
     return 0
 
 
