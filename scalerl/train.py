@@ -94,28 +94,33 @@ class Trainer:
         return self.schedule.version
 
     def run(self) -> None:
-        """Train until the first limit, then leave a checkpoint and the final policy."""
+        """Train until the first limit, then leave a checkpoint, an evaluation and the final policy."""
         with _Stop() as stop:
             if self.step == 0 and self.saved is None:
                 self._evaluate()  # before anything was spent: compute 0
                 self.save()
             self.log.meter.start()
-            while self._used() < 1 and not self.schedule.over and not stop.asked:
+            ends = self._used() >= 1
+            while not (ends or self.schedule.over or stop.asked):
                 self._generate()
                 batch = self.schedule.next_batch()
                 if batch is not None:
                     self._update(batch)
-                    ends = self._used() >= 1
-                    if ends or self.step % self.config.eval_every == 0:
+                    if self.step % self.config.eval_every == 0:
                         self._evaluate()
-                    if not ends and self.step % self.config.checkpoint_every == 0:
+                    if self.step % self.config.checkpoint_every == 0:
                         self.save()
-        if self.schedule.over:
-            self.log.event("prompts_exhausted", retired=len(self.pool.retired))
+                    ends = self._used() >= 1
         if self.saved != self.step:
             self.save()
         if stop.asked:
             raise KeyboardInterrupt
+        # What is only there because the run ends comes behind the last checkpoint, so that going on with a longer
+        # budget cuts it off again and leaves the rows of a run that had that budget from the start.
+        if self.schedule.over:
+            self.log.event("prompts_exhausted", retired=len(self.pool.retired))
+        if self.step % self.config.eval_every:
+            self._evaluate()
         with self.log.meter.apart("checkpoint"):
             self.policy.save(self.log.folder / MODEL_FOLDER)
 
@@ -220,7 +225,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of all that the next tick depends on."""
-        refresh = self.config.in_flight == "refresh"
+        # Off its turn, where a run ends or is stopped, the cache is kept: a run that goes on refreshes none there.
+        refresh = self.config.in_flight == "refresh" and self.step % self.config.checkpoint_every == 0
         with self.log.meter.apart("checkpoint"):
             generator = self.generator.state(cache=not refresh)
             tensors = {**self.learner.save(), "completions": pack(list(self.done.values()))}
@@ -235,8 +241,7 @@ class Trainer:
                 "pass_rate": self.pass_rate,
                 "meter": self.log.meter.state(),
                 "mark": mark(self.log.folder, self.log.meter.gpu_hours),
-                "data": {"train": self.train_set.path, "eval": self.eval_set.path},
-                "log_file": self.log_file,
+                "refresh": refresh,
                 "machine": machine(self.config.threads),
             }
             if generator is not None:
@@ -247,8 +252,9 @@ class Trainer:
             self.generator.refresh()
 
     def restore(self, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; the log is cut back to it already."""
+        """Go on from a checkpoint, in memory: the log is not touched."""
         self.learner.load(tensors)
+        self.log.meter.restore(**state["meter"])
         self.schedule.restore(state["schedule"])
         self.pool.restore(state["pool"])
         self.guards.restore(state["guards"])
@@ -259,7 +265,7 @@ class Trainer:
         self.saved = self.step
         if "generator" in tensors:
             self.generator.restore(tensors["generator"])
-            if self.config.in_flight == "refresh":
+            if state["refresh"]:
                 self.generator.refresh()
         else:  # the generator kept nothing: what was half written is written again
             waiting = set(range(self.step * self.schedule.batch_size, self.schedule.admitted)) - set(self.done)
@@ -268,14 +274,18 @@ class Trainer:
 
     def _used(self) -> float:
         """Return the largest share of a limit that is used up; 1 or more ends the run."""
+        return max(self.limits().values())
+
+    def limits(self) -> dict[str, float]:
+        """Return the share of each limit that is used up."""
         config = self.config
         drawn = self.step * config.prompts_per_update / len(self.prompts)
-        pairs = (
-            (self.step, config.max_steps),
-            (drawn, config.max_epochs),
-            (self.log.meter.gpu_hours, config.max_gpu_hours),
-        )
-        return max(value / limit for value, limit in pairs if limit is not None)
+        pairs = {
+            "max_steps": (self.step, config.max_steps),
+            "max_epochs": (drawn, config.max_epochs),
+            "max_gpu_hours": (self.log.meter.gpu_hours, config.max_gpu_hours),
+        }
+        return {name: value / limit for name, (value, limit) in pairs.items() if limit is not None}
 
     def _report(self, *, evaluated: bool = False) -> None:
         used = min(1.0, self._used())

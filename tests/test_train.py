@@ -16,10 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scalerl.describe import multiplying_weights
+from scalerl.learner import Learner
 from scalerl.policy import load_policy, new_policy
 from scalerl.runlog import COMPUTE_AXES, EVAL_FIELDS, STEP_FIELDS, TIME_FIELDS, UserError, read_header, read_log
+from scalerl.start import train
 from scalerl.tasks import get_task
-from scalerl.train import train
 
 
 def rows_of(folder: Path, kind: str | None = None) -> list[dict]:
@@ -83,7 +84,7 @@ def test_rows_hold_the_described_fields_and_no_other(run):
 
 
 def test_compute_grows_and_adds_up(run):
-    folder = run(learning_rate="1e-3")
+    folder = run(learning_rate="1e-3", off_policy_steps=0)
     rows = [row for row in rows_of(folder) if row["kind"] != "event"]
     for axis in COMPUTE_AXES:
         values = [row[axis] for row in rows]
@@ -128,14 +129,16 @@ def test_logged_flops_agree_with_torchs_own_counter(run, quick, prompts, recipe)
     # The weights stay, so that both evaluations can be made again. One prompt, and one completion a micro-batch: there
     # is no padding, which the log does not count; completions run one by one share no prompt, which it does.
     fields = {"max_steps": 1, "learning_rate": "1e-30", "batch_size": 4, "micro_batch_tokens": 1}
+    fields |= {"off_policy": "pipeline", "off_policy_steps": 0}
     total = flops_by_torch(lambda: folders.append(run(recipe=recipe, **fields)))
     policy, data, config = (
         load_policy("data/checkpoints/chain"),
         load_data(prompts / "eval.json"),
         quick(recipe, **fields),
     )
+    learner = Learner(policy.model, config)
     evaluations = sum(
-        flops_by_torch(lambda step=step: evaluate(policy, get_task("chain"), data, config, step)) for step in (0, 1)
+        flops_by_torch(lambda step=step: evaluate(learner, policy, get_task("chain"), data, step)) for step in (0, 1)
     )
     (row,) = rows_of(folders[0], "step")
     assert row["flops"] == pytest.approx(total - evaluations, rel=0.003)
@@ -150,7 +153,7 @@ def test_a_run_hands_on_what_it_is_told(run, quick, prompts, monkeypatch):
     drawn, optimizers, norms, versions = [], [], [], []
     noise, adam, clip = scalerl.generate.sampling_noise, torch.optim.AdamW, torch.nn.utils.clip_grad_norm_
     update = scalerl.learner.Learner.update
-    monkeypatch.setattr(scalerl.generate, "sampling_noise", lambda *a: (drawn.append(a), noise(*a))[1])
+    monkeypatch.setattr(scalerl.generate, "sampling_noise", lambda *a, **k: (drawn.append((*a, k)), noise(*a, **k))[1])
     monkeypatch.setattr(torch.optim, "AdamW", lambda *a, **k: (optimizers.append(k), adam(*a, **k))[1])
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, n: (norms.append(n), clip(p, n))[1])
 
@@ -159,10 +162,12 @@ def test_a_run_hands_on_what_it_is_told(run, quick, prompts, monkeypatch):
         return update(self, batch, step)
 
     monkeypatch.setattr(scalerl.learner.Learner, "update", recorded)
-    run(recipe="grpo", seed=11, eval_seed=5, max_steps=3, eval_every=2, max_grad_norm=0.7, weight_decay=0.03)
-    train_draws = [(seed, stream, first, count) for seed, stream, first, count, _ in drawn if stream == 0]
-    assert train_draws == [(11, 0, 0, 32), (11, 0, 32, 32), (11, 0, 64, 32)]
-    assert [(seed, stream, first) for seed, stream, first, _, _ in drawn if stream] == [(5, 1, 0), (5, 3, 0), (5, 4, 0)]
+    optimizer = {"max_grad_norm": 0.7, "weight_decay": 0.03}
+    on_policy = {"off_policy": "pipeline", "off_policy_steps": 0}
+    run(recipe="grpo", seed=11, eval_seed=5, max_steps=3, eval_every=2, **on_policy, **optimizer)
+    train_draws = [(key, first, count) for key, first, count, _, _ in drawn if key[1] == 0]
+    assert train_draws == [((11, 0), 0, 32), ((11, 0), 32, 32), ((11, 0), 64, 32)]
+    assert [(key, first) for key, first, *_ in drawn if key[1]] == [((5, 1), 0), ((5, 3), 0), ((5, 4), 0)]
     assert versions == [{0}, {1}, {2}]
     assert norms == [0.7] * 3
     assert optimizers[0]["weight_decay"] == 0.03 and optimizers[0]["betas"] == (0.9, 0.95)
@@ -178,15 +183,17 @@ def test_row_statistics_are_those_of_the_completions(run, monkeypatch):
 
     def recorded(self, ticks=None):
         done = poll(self, ticks)
-        if self.stream == 0:
-            given.append(done)
+        if self.key[1] == 0:
+            given.extend(done)
         return done
 
     monkeypatch.setattr(scalerl.generate.Generator, "poll", recorded)
-    rows = rows_of(run(max_steps=2, thinking_tokens=10), "step")
+    rows = rows_of(run(max_steps=2, thinking_tokens=10, length_control="none"), "step")
+    given.sort(key=lambda completion: completion.number)
+    batches = [given[:32], given[32:64]]
     task = get_task("chain")
     policy = load_policy("data/checkpoints/chain")
-    for row, done in zip(rows, given, strict=True):
+    for row, done in zip(rows, batches, strict=True):
         tokens = sum(len(c.tokens) for c in done)
         assert row["entropy"] == pytest.approx(sum(c.entropy for c in done) / tokens, rel=1e-12)
         assert row["length_mean"] == tokens / 32
@@ -277,10 +284,12 @@ def test_progress_is_told(run):
     [
         ({"model_name": "nowhere"}, "model_name: there is no directory nowhere"),
         ({"model_name": "./tests"}, "no config.json"),
-        ({"prompt_tokens": 5}, "do not have 1 to prompt_tokens = 5 tokens"),
+        ({"prompt_tokens": 5}, "all 24 prompts are longer than prompt_tokens = 5 tokens"),
         ({"task": "nothing"}, "there is no task 'nothing'"),
-        ({"off_policy_steps": 8}, "on-policy only"),
-        ({"dtype": "bfloat16"}, "no FP32 copy of the weights"),
+        ({"off_policy": "ppo", "off_policy_steps": 0}, "ppo generates at least one batch"),
+        ({"interruption_phrase": "'1'"}, "does not hold '#'"),
+        ({"interruption_phrase": "'123#'", "interruption_tokens": 4}, "its 4 tokens leave nothing"),
+        ({"interruption_phrase": "'stop#'"}, "characters the tokenizer does not know"),
         ({"device": "cuda"}, "finds no CUDA device"),
     ],
 )
@@ -341,7 +350,10 @@ def test_broken_model_directories_are_refused_before_anything_is_written(run, tm
 def test_prompts_that_cannot_be_used_are_named(quick, tmp_path, prompts):
     good = json.loads((prompts / "train.json").read_text())
     for bad, message in (
-        ([{"prompt": "日本=", "answer": "1"}], "1 of 1 prompts hold characters that the tokenizer does not know"),
+        (
+            [{"prompt": "日本=", "answer": "1"}],
+            "1 of 1 prompts are empty or hold text that the tokenizer does not know",
+        ),
         ([{"prompt": "\ud800", "answer": "1"}], "item 0: 'prompt' holds half a character"),
         (good, "24 of 24 prompts are in .*train.json, too"),
     ):
