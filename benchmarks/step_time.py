@@ -20,7 +20,7 @@ import torch
 from scalerl.config import load_config
 from scalerl.data import prepare
 from scalerl.runlog import read_log
-from scalerl.train import train
+from scalerl.start import train
 
 FIRST, LAST = 5, 24
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def ours(folder: Path, *, filtered: bool) -> dict[str, Any]:
         "phases": {
             name: statistics.median(row[name] for row in rows[FIRST - 1 :]) for name in ("generate_s", "train_s")
         },
-        "flops": statistics.median(b["flops"] - a["flops"] for a, b in zip(rows[FIRST - 2 :], rows[FIRST - 1 :], strict=False)),
+        "flops": statistics.median(b["flops"] - a["flops"] for a, b in pairwise(rows[FIRST - 2 :])),
     }
 
 
@@ -88,11 +89,11 @@ def trl(folder: Path, micro_batch: int) -> dict[str, Any]:
     clock: list[float] = []
 
     class Clock(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
             if not clock:
                 clock.append(time.process_time())
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.append(time.process_time())
 
     total = PROMPTS * GENERATIONS
@@ -134,7 +135,7 @@ def trl(folder: Path, micro_batch: int) -> dict[str, Any]:
     )
     trainer.train()
     return {
-        "cpu_s": [b - a for a, b in zip(clock, clock[1:], strict=False)],
+        "cpu_s": [b - a for a, b in pairwise(clock)],
         "length": lengths,
         "reward": rewards,
         "start_s": clock[0],
