@@ -49,6 +49,18 @@ def test_every_problem_is_listed_with_source_key_and_nearest_name(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ("off_policy_steps=-1", "off_policy_steps: -1"),
+        ("off_policy=grpo", "off_policy: 'grpo'"),
+        ("lead=half", "lead: 'half'"),
+        ("slots=0", "slots: 0"),
+        ("length_control=true", "length_control: True"),
+        ("interruption_tokens=12289", "interruption_tokens: 12289 is more than thinking_tokens, which is 12288"),
+        ("thinking_tokens=1", "interruption_tokens: 2 is more than thinking_tokens, which is 1"),
+        ("resampling_threshold=1.1", "resampling_threshold: 1.1"),
+        ("gspo_epsilon=1.0", "gspo_epsilon: 1.0"),
+        ("dtype=fp16", "dtype: 'fp16'"),
+        ("keep_checkpoints=0", "keep_checkpoints: 0"),
+        ("in_flight=drop", "in_flight: 'drop'"),
         ("batch_size=100", "no whole number of prompts"),
         ("max_length=100", "is less than prompt_tokens"),
         ("batch_size=512.5", "batch_size: 512.5"),
@@ -65,6 +77,21 @@ def test_impossible_values_are_refused(setting, message):
         load_config([], [setting])
 
 
+def test_ppo_on_policy_is_refused_and_pipeline_on_policy_is_not():
+    with pytest.raises(ConfigError, match="off_policy_steps: 0: ppo generates at least one batch"):
+        load_config(["grpo"], ["off_policy_steps=0"])
+    assert load_config(["scalerl"], ["off_policy_steps=0"]).off_policy_steps == 0
+
+
+def test_ranges_that_follow_from_other_fields():
+    assert ScaleRLConfig().interruption_range == (10240, 12288)  # the paper's 10k to 12k
+    assert ScaleRLConfig(interruption_tokens=12000).interruption_range == (12000, 12288)
+    for control in ("penalty", "none"):
+        assert ScaleRLConfig(length_control=control).interruption_range is None
+    assert ScaleRLConfig().penalty_range == (14336, 2048)
+    assert ScaleRLConfig(penalty_max_tokens=9000, penalty_cache_tokens=500).penalty_range == (9000, 500)
+
+
 def test_scientific_notation_is_a_number():
     assert load_config([], ["learning_rate=5e-7"]).learning_rate == 5e-7
     assert load_config([], ["learning_rate=1E-4"]).learning_rate == 1e-4
@@ -76,17 +103,24 @@ def test_later_layers_win():
     assert load_config(["demo", "grpo"]).recipe == "grpo"
 
 
+SIZES = {"demo"}
+
+
 def test_recipes_differ_in_no_size_and_all_of_them_load():
     size = set(load_config(["demo"]).model_dump().items() ^ ScaleRLConfig().model_dump().items())
     size = {key for key, _ in size}
-    assert set(recipes()) == {"demo", "grpo", "scalerl"}
-    for name in ("grpo", "scalerl"):
+    assert set(recipes()) >= {*SIZES, "grpo", "scalerl"}
+    for name in set(recipes()) - SIZES:
         changed = {k for k, v in load_config([name]).model_dump().items() if v != getattr(ScaleRLConfig(), k)}
         assert not changed & size, (name, changed & size)
+        assert load_config([name]).recipe == name
+        assert load_config([name, "demo"]) == load_config(["demo", name])
 
 
 def test_bad_files_are_one_clear_line(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read: No such file.*one of: demo, grpo, scalerl"):
+    with pytest.raises(
+        ConfigError, match=rf"nowhere\.yaml: cannot be read: No such file.*one of: {', '.join(recipes())}"
+    ):
         load_config(["nowhere.yaml"])
     path = tmp_path / "broken.yaml"
     for text, message in (
@@ -103,9 +137,9 @@ def test_bad_files_are_one_clear_line(tmp_path):
             load_config([path])
 
 
-def test_what_this_version_cannot_train_is_said():
-    with pytest.raises(ConfigError) as caught:
+def test_a_run_without_an_end_is_refused():
+    with pytest.raises(ConfigError, match="max_steps, max_epochs, max_gpu_hours: set at least one"):
         ScaleRLConfig().trainable()
-    text = str(caught.value)
-    assert "off_policy_steps: 8" in text and "no_positive_resampling" in text and "max_steps" in text
+    for limit in ("max_steps=3", "max_epochs=0.5", "max_gpu_hours=1.0"):
+        load_config([], [limit]).trainable()
     load_config(["scalerl", "demo"]).trainable()

@@ -150,7 +150,9 @@ def test_whole_model_in_fp32_instead_of_the_head(quick):
     generator.submit([Request(0, 4, policy.encode("7+3*4-2="))])
     done = generator.poll()
     weights = learner.weights()
-    assert {w.dtype for layer in weights.layers for w in layer if w is not None} == {torch.bfloat16}
+    backbone = [weights.embedding, weights.norm, *(w for layer in weights.layers for w in layer if w is not None)]
+    assert {w.dtype for w in backbone} == {torch.bfloat16}
+    assert learner.forward.hidden(torch.tensor([done[0].tokens]), weights).states.dtype == torch.bfloat16
     assert weights.head.dtype == torch.float32
     assert learner.logprobs(done).dtype == torch.float32
     assert any(p != torch.tensor(p).bfloat16().item() for c in done for p in c.logprobs)  # finer than BF16 can be
@@ -161,6 +163,7 @@ def test_whole_model_in_fp32_instead_of_the_head(quick):
 def test_head_bias_that_is_not_there(policy):
     assert head_weights(policy.model)[1] is None
     weights = Forward(policy.model, 72).weights()
+    assert weights.head_bias is None
     assert logits(torch.randn(2, 64, dtype=torch.float64), weights).shape == (2, 18)
 
 

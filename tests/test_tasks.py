@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalerl.curriculum import PromptPool
-from scalerl.data import DataError, load_data, prepare
+from scalerl.data import DataError, encode_prompts, load_data, prepare
 from scalerl.runlog import UserError
 from scalerl.tasks import SPLIT_SHARES, get_task, split_of
 
@@ -123,16 +123,48 @@ def test_unknown_task_lists_those_there_are():
 
 
 def test_epochs_without_replacement():
-    def walk(seed):
-        pool = PromptPool(7, seed)
+    def draws(seed: int) -> list[int | None]:
+        pool = PromptPool(7, seed=seed)
         return [pool.draw() for _ in range(28)]
 
-    draws = walk(3)
-    epochs = [draws[i : i + 7] for i in range(0, 28, 7)]
+    drawn = draws(3)
+    epochs = [drawn[i : i + 7] for i in range(0, 28, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
-    assert walk(3) == draws
-    assert walk(4) != draws
+    assert draws(3) == drawn and draws(4) != drawn
+    for before in range(28):  # any draw is a function of seed and place alone
+        pool = PromptPool(7, seed=3)
+        pool.restore({"place": before, "history": {}})
+        assert [pool.draw() for _ in range(28 - before)] == drawn[before:]
+
+
+def test_prompts_over_their_budget_are_dropped_counted_and_not_in_the_hash(tmp_path):
+    items = [{"prompt": "1" * n, "answer": "1"} for n in (3, 9, 4, 5, 8)]
+    (tmp_path / "train.json").write_text(json.dumps(items))
+    (tmp_path / "short.json").write_text(json.dumps([items[0], items[2], items[3]]))
+    data = load_data(tmp_path / "train.json")
+
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(map(int, text))
+
+    kept, prompts = encode_prompts(data, encode, prompt_tokens=5, unknown_id=None)
+    assert [len(item["prompt"]) for item in kept.items] == [3, 4, 5] == [len(ids) for ids in prompts]
+    assert kept.dropped == 2 and kept.sha256 == load_data(tmp_path / "short.json").sha256 != data.sha256
+    kept, prompts = encode_prompts(data, encode, prompt_tokens=9, unknown_id=None)
+    assert kept == data and kept.dropped == 0 and len(prompts) == 5
+    with pytest.raises(DataError, match="all 5 prompts are longer than prompt_tokens = 2 tokens"):
+        encode_prompts(data, encode, prompt_tokens=2, unknown_id=None)
+    with pytest.raises(DataError, match=r"5 of 5 prompts are empty or hold text .* the first is item 0: '111'"):
+        encode_prompts(data, encode, prompt_tokens=9, unknown_id=1)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_says_where_thinking_ends_and_what_ends_it_by_force(name):
+    task = get_task(name)
+    assert task.end_of_thinking in task.interruption and set(task.interruption) <= set(task.characters)
+    for item in islice(task.prompts("train", 0), 100):
+        assert task.end_of_thinking not in item["prompt"] + item["thinking"] + item["answer"]
+        assert task.score(item, item["thinking"][:3] + task.interruption + item["answer"])  # cut short, then answered
 
 
 def test_prepare_writes_over_nothing(tmp_path):

@@ -310,4 +310,4 @@ def test_the_learning_rate_rises_linearly_and_stays(policy, quick):
     assert [learner.learning_rate(step) for step in (1, 2, 3, 4, 5, 900)] == pytest.approx(
         [0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3]
     )
-    assert learner_of(policy, quick, warmup_steps=0).learning_rate(1) == 2e-4
+    assert learner_of(policy, quick, warmup_steps=0, learning_rate="2e-4").learning_rate(1) == 2e-4
