@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 
+from scalerl.completions import Completion
 from scalerl.config import recipes
 from scalerl.runlog import TIME_FIELDS, read_log
 from scalerl.start import train
+from scalerl.train import make_rewards
 
 # So small and so rough that everything happens in six updates: long chains do not fit their thinking budget, one right
 # completion of four solves a prompt, and the learning rate is 20 times the demo's.
@@ -151,3 +154,14 @@ def test_lead_slots_and_scheme_make_other_runs(rows):
     assert max(row["in_flight"] for row in few) < 16 <= max(row["in_flight"] for row in base)
     assert {row["in_flight"] for row in ppo[1::2]} == {0} and max(row["lag_max"] for row in ppo) == 1
     assert sum(row["lag_mean"] for row in eager) < sum(row["lag_mean"] for row in base)
+
+
+def test_the_penalty_is_part_of_the_reward_of_right_completions_alone(quick):
+    lengths, right = (10, 12, 22, 33, 34, 38), (True, False, True, True, True, False)
+    given = [Completion(n, (1,), (1,) * n, (0.0,) * n, (0,) * n, 0.0, False) for n in lengths]
+    config = quick("scalerl-length-penalty", **ROUGH)  # L_max 34, L_cache 24: from 10 tokens on
+    rewards, penalty = make_rewards(torch.tensor([right]), given, config)
+    assert penalty[0].tolist() == pytest.approx([0.0, 0.0, -12 / 24, -23 / 24, -1.0, 0.0], abs=1e-15)
+    assert rewards[0].tolist() == pytest.approx([1.0, -1.0, 0.5, 1 / 24, 0.0, -1.0], abs=1e-15)
+    rewards, penalty = make_rewards(torch.tensor([right]), given, quick("scalerl", **ROUGH))
+    assert rewards[0].tolist() == [1, -1, 1, 1, 1, -1] and not penalty.any()
