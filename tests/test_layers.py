@@ -52,9 +52,17 @@ def test_only_the_command_line_knows_analysis():
 
 
 def test_the_run_log_is_standard_library_only():
-    for name in ("runlog.py", "meter.py"):
+    for name in ("runlog.py", "meter.py", "lost.py"):
         roots = {module.split(".")[0] for module in imports(ROOT / "scalerl" / name)}
         assert roots - {"scalerl"} <= set(sys.stdlib_module_names), name
+
+
+def test_the_schedule_and_all_that_a_run_keeps_or_watches_besides_tensors_need_no_torch():
+    for name in ("schedule.py", "completions.py", "curriculum.py", "guards.py", "lost.py", "data.py", "config.py"):
+        roots = {module.split(".")[0] for module in imports(ROOT / "scalerl" / name)}
+        assert not roots & {"torch", "transformers", "safetensors"}, name
+    roots = {module.split(".")[0] for module in imports(ROOT / "scalerl" / "schedule.py")}
+    assert roots <= set(sys.stdlib_module_names)
 
 
 def test_help_and_package_imports_load_nothing_heavy():

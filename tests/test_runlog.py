@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +16,16 @@ import pytest
 
 from scalerl.meter import Meter
 from scalerl.runlog import (
+    CHECKPOINT_FOLDER,
     COMPUTE_AXES,
     EVAL_FIELDS,
+    HEADER_FILE,
+    LOG_FILE,
+    LOST_FOLDER,
+    MODEL_FOLDER,
+    SAMPLES_FILE,
     STEP_FIELDS,
+    TIME_FIELDS,
     RunLog,
     RunLogError,
     read_header,
@@ -87,6 +96,14 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(folder):
     with pytest.raises(RunLogError, match="holds a run already"), RunLog(folder, recipe="other"):
         pass
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "lost", "model", "samples.jsonl"])
+def test_a_folder_with_any_part_of_a_run_is_refused_and_left_alone(tmp_path, name):
+    (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(RunLogError, match=rf"holds a run already \({name}\)"), RunLog(tmp_path / "run", recipe="x"):
+        pass
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [name]
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path):
@@ -179,11 +196,47 @@ def test_a_row_that_does_not_fit_on_the_disk_leaves_no_half_line(tmp_path, monke
     assert not cut and [row.get("step", row.get("event")) for row in rows] == ["start", 1]
 
 
-def test_every_field_is_described_in_the_docs():
-    text = Path("docs/log-format.md").read_text()
-    for fields in (COMPUTE_AXES, STEP_FIELDS, EVAL_FIELDS):
-        for name, meaning in fields.items():
-            assert f"| `{name}` | {meaning} |" in text, name
+DOCS = Path("docs/log-format.md")
+
+
+def table(head: str) -> dict[str, str]:
+    """Rows of the first table behind a heading of the docs, the name without its backticks."""
+    part = DOCS.read_text().split(f"\n## {head}\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|", 1) for line in part.splitlines() if line.startswith("| `")]
+    return {name.strip().strip("`"): meaning.strip() for name, meaning in rows}
+
+
+@pytest.mark.parametrize(
+    ("head", "fields"),
+    [("Compute axes", COMPUTE_AXES), ("Rows of kind `step`", STEP_FIELDS), ("Rows of kind `eval`", EVAL_FIELDS)],
+)
+def test_every_field_is_described_in_the_docs_and_no_other(head, fields):
+    assert table(head) == fields
+
+
+def calls(name: str) -> set[str]:
+    """First arguments of the calls of a method of that name anywhere in the trainer."""
+    nodes = [n for path in Path("scalerl").rglob("*.py") for n in ast.walk(ast.parse(path.read_text()))]
+    made = [n for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr == name]
+    return {n.args[0].value for n in made if n.args and isinstance(n.args[0], ast.Constant)}
+
+
+def test_every_kind_of_event_is_described_in_the_docs_and_no_other():
+    assert set(table("Rows of kind `event`")) == calls("event")
+    assert len(calls("event")) == 7
+
+
+def test_time_fields_files_and_folders_are_named_in_the_docs():
+    text = DOCS.read_text()
+    part = text.split("\n## What is the same in two runs\n")[1].split("\n## ")[0].split(". Everything else")[0]
+    assert set(re.findall(r"`(\w+)`", part)) == TIME_FIELDS
+    for name in (
+        HEADER_FILE,
+        LOG_FILE,
+        SAMPLES_FILE,
+        *(f"{f}/" for f in (MODEL_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER)),
+    ):
+        assert re.search(rf"^    {re.escape(name)} +\w", text, re.MULTILINE), name
 
 
 def test_the_log_is_on_disk_before_the_call_returns(tmp_path, monkeypatch):
