@@ -117,6 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--log-file", metavar="F.csv", help="keep the evaluations as CSV, too")
     train.add_argument("--seed", type=int, metavar="N")
+    train.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print memory, seconds a step and GPU-hours to the end, and write nothing",
+    )
     train.add_argument("--set", action="append", default=[], metavar="key=value", help="change one field; repeatable")
     train.set_defaults(run=_train)
 
@@ -178,6 +183,15 @@ def _train(args: argparse.Namespace) -> int:
         raise UserError(f"{found}a new run needs --train-data and --eval-data")
     if config is not None:
         config.trainable()
+    if args.dry_run:
+        if goes_on or config is None:
+            raise UserError(
+                f"--dry-run: {args.output_dir} holds a run already; leave --resume out to estimate a new one"
+            )
+        from scalerl.estimate import estimate
+
+        print(estimate(config, args.train_data, args.eval_data))
+        return 0
 
     from scalerl.display import Display
     from scalerl.start import resume, train

@@ -267,7 +267,7 @@ class Shared(NamedTuple):
     @torch.no_grad()
     def write(self, weights: Weights) -> None:
         """Copy weights into the memory."""
-        for view, weight in zip(self._views(), _flat(weights), strict=True):
+        for view, weight in zip(self._views(), flat(weights), strict=True):
             if view is not None and weight is not None:
                 view.copy_(weight)
         _finish(self.memory.device)
@@ -293,7 +293,7 @@ def share(weights: Weights) -> Shared:
     """Put a copy of weights where another process can see it."""
     places: list[tuple[int, tuple[int, ...], torch.dtype] | None] = []
     size = 0
-    for weight in _flat(weights):
+    for weight in flat(weights):
         places.append(None if weight is None else (size, tuple(weight.shape), weight.dtype))
         if weight is not None:
             size += -(-weight.numel() * weight.dtype.itemsize // ALIGNMENT) * ALIGNMENT
@@ -462,7 +462,7 @@ def _death(process: Any) -> GenerationError:
     )
 
 
-def _flat(weights: Weights) -> list[Tensor | None]:
+def flat(weights: Weights) -> list[Tensor | None]:
     """Return all weights in one order."""
     return [weights.embedding, *chain.from_iterable(weights.layers), weights.norm, weights.head, weights.head_bias]
 

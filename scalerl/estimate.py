@@ -1,0 +1,325 @@
+"""What a run will need, before it is started: memory by part, seconds a step, GPU-hours to the end. Writes nothing.
+
+Memory is counted on a model without memory (torch's meta device) that goes through the trainer's own classes, so it
+is known for any size on any machine. What a step passes through and frees again (prefill, temporaries of a layer,
+the allocator's own share) is not in it.
+
+Seconds a step come from two updates that are really made, in a temporary folder, where the model is at hand and fits;
+otherwise from the floating-point operations of completions of full length, at a rate that is stated.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from scalerl.config import ScaleRLConfig
+from scalerl.data import load_data
+from scalerl.describe import multiplying_weights
+from scalerl.forward import Cache, Forward, Weights
+from scalerl.runlog import LOG_FILE, UserError, read_log
+from scalerl.start import _build
+from scalerl.worker import GeneratorProcess, flat, skeleton
+
+GIB = 2.0**30
+PROBE_STEPS = 2
+RATE = 4e14  # FLOP/s of an H100 in bfloat16 at 40 % of its peak
+RATE_TEXT = "4e14 FLOP/s (assumed: 40 % of an H100 in bfloat16)"
+
+
+class Part(NamedTuple):
+    """One use of memory."""
+
+    name: str
+    bytes: int
+    inputs: str
+    """What the figure is the product or sum of."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of an update, and where they are known from."""
+
+    generate_s: float
+    """Generating one batch."""
+    train_s: float
+    """Scoring, gradient and update, and all else."""
+    devices: int
+    together: bool
+    """Whether a process of its own generates while the trainer trains."""
+    source: str
+
+    @property
+    def step_s(self) -> float:
+        """Wall seconds of an update once the schedule is filled."""
+        return max(self.generate_s, self.train_s) if self.together else self.generate_s + self.train_s
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will need; `str` of it is what the command line prints."""
+
+    memory: tuple[Part, ...]
+    speed: Speed
+    steps: int | None
+    """Updates to the end; None if only GPU-hours are limited."""
+    ahead: int
+    """Batches generated before the first update, besides its own."""
+    gpu_hours: float
+    limit: str
+
+    @property
+    def total_bytes(self) -> int:
+        """All parts together."""
+        return sum(part.bytes for part in self.memory)
+
+    def __str__(self) -> str:
+        """Return the lines to print."""
+        width = max(len(part.name) for part in self.memory)
+        lines = [f"{'memory':<{width}}  {'GiB':>9}"]
+        lines += [f"{p.name:<{width}}  {p.bytes / GIB:>9.4g}  {p.inputs}" for p in self.memory]
+        lines += [f"{'total':<{width}}  {self.total_bytes / GIB:>9.4g}", ""]
+        speed = self.speed
+        mode = "at the same time" if speed.together else "one after the other"
+        lines.append(
+            f"a step takes {speed.step_s:.3g} s: {speed.generate_s:.3g} s to generate and {speed.train_s:.3g} s to "
+            f"train, {mode}"
+        )
+        lines.append(f"  from {speed.source}")
+        steps = "" if self.steps is None else f"{self.steps} steps"
+        ahead = f", {self.ahead} batches generated ahead" if self.ahead else ""
+        devices = f"{speed.devices} device{'s' if speed.devices > 1 else ''}"
+        lines.append(
+            f"to the end {self.gpu_hours:.3g} GPU-hours: {', '.join(filter(None, (steps, self.limit)))}{ahead}, "
+            f"{devices}; evaluations and checkpoints apart"
+        )
+        return "\n".join(lines)
+
+
+def estimate(config: ScaleRLConfig, train_data: str, eval_data: str) -> Estimate:
+    """Estimate a run that `scalerl.start.train` would make of these arguments.
+
+    Raises
+    ------
+    UserError
+        If the data cannot be used, no limit is set, or the architecture of the model is not on this machine.
+    """
+    config.trainable()
+    prompts = len(load_data(train_data).items)
+    load_data(eval_data)  # not needed here, but a run would stop at it
+    model = skeleton(_architecture(config.model_name), torch.float64 if config.dtype == "float64" else torch.float32)
+    parts = memory(config, model)
+    why_not = _cannot_probe(config, sum(part.bytes for part in parts))
+    speed = _by_flops(config, model, why_not) if why_not else probe(config, train_data, eval_data)
+    ahead = _ahead(config)
+    steps, hours, limit = _to_the_end(config, speed, prompts, ahead)
+    return Estimate(tuple(parts), speed, steps, ahead, hours, limit)
+
+
+def memory(config: ScaleRLConfig, model: Any) -> list[Part]:
+    """Return the parts of memory of a run; `model` may be without memory itself."""
+    forward = Forward(model, config.max_length, getattr(torch, config.dtype))
+    weights = forward.weights(fp32_head=config.use_fp32_lm_head)
+    slots = config.slots or config.batch_size
+    parameters = list(model.parameters())
+    count, size = sum(p.numel() for p in parameters), parameters[0].itemsize
+    cache = Cache(forward, slots, config.max_length)
+    layers, item = len(cache.keys), forward.dtype.itemsize
+    generators = _bytes(weights)
+    masters = {id(p) for p in parameters}
+    working = sum(w.nbytes for w in flat(weights) if w is not None and id(w) not in masters)
+    vocabulary = weights.head.shape[0]
+    head = f"{forward.dtype}, head in {weights.head.dtype}".replace("torch.", "")
+    copies = 2 if config.generator == "process" else 1
+    parts = [
+        Part("master weights", count * size, f"{count:,} weights x {size} B"),
+        Part("gradients", count * size, f"{count:,} weights x {size} B"),
+        Part("AdamW moments", 2 * count * size, f"2 x {count:,} weights x {size} B"),
+        Part("trainer's working copy", working, f"weights that are cast or put side by side, {head}"),
+        Part(
+            "generator's weights",
+            copies * generators,
+            f"{copies} cop{'ies, one to hand over' if copies > 1 else 'y'} in {head}, a tied head apart",
+        ),
+        Part(
+            "KV cache",
+            sum(t.nbytes for t in (*cache.keys, *cache.values)),
+            f"2 x {layers} layers x {slots} slots x {forward.kv_heads} heads x {config.max_length} tokens x "
+            f"{forward.head_dim} x {item} B",
+        ),
+        Part(
+            "slots",
+            slots * config.max_new_tokens * 32,
+            f"{slots} slots x {config.max_new_tokens} tokens x 32 B: token, version, log-probability, noise",
+        ),
+        Part("sampling", slots * vocabulary * 28, f"{slots} slots x {vocabulary:,} words x 28 B of scores"),
+    ]
+    return parts + _activations(config, model, forward, weights)
+
+
+def _activations(config: ScaleRLConfig, model: Any, forward: Forward, weights: Weights) -> list[Part]:
+    """Return what the gradient of one micro-batch of longest completions keeps, each with a prompt of its own."""
+    rows = max(1, min(config.micro_batch_tokens // config.max_length, config.batch_size))
+    before, after = config.prompt_tokens, config.max_new_tokens
+    fed = after - 1  # the last token is predicted and not fed
+    hidden, inner = model.config.hidden_size, model.config.intermediate_size
+    layers, d, item = len(weights.layers), forward.head_dim, forward.dtype.itemsize
+    n, m = forward.heads, forward.kv_heads
+    wide = 4 if forward.dtype.itemsize < 4 else item
+    normed = weights.layers[0].qk_norm is not None
+    # A token, in every layer: both norms and what they feed, the attention's output, four of the MLP; queries and keys
+    # turned and, where they are, normed.
+    token = 4 * hidden + n * d + 4 * inner + (n + m) * d * (2 if normed else 1)
+    statistics = (2 + (n + m if normed else 0)) * wide
+    prompt = before * (token + (n + 2 * m) * d)
+    completion = fed * token + 2 * m * d * (before + fed)
+    body = rows * layers * ((prompt + completion) * item + (before + fed) * statistics)
+    masks = rows * layers * fed * (before + fed) * item
+    ends = rows * (before + fed) * (hidden * item + wide) + rows * after * hidden * weights.head.dtype.itemsize
+    scores = rows * after * weights.head.shape[0] * max(4, weights.head.dtype.itemsize)
+    shape = f"{rows} x {before + after} tokens"
+    return [
+        Part(
+            "activations",
+            body + ends,
+            f"micro-batch of {shape}, {layers} layers, width {hidden}, MLP {inner}, {n} + {m} heads of {d}, x {item} B",
+        ),
+        Part("attention masks", masks, f"{layers} layers x {rows} x {fed} x {before + fed} tokens x {item} B"),
+        Part(
+            "logits",
+            3 * scores,
+            f"3 x {rows} x {after} tokens x {weights.head.shape[0]:,} words, kept and differentiated",
+        ),
+    ]
+
+
+def probe(config: ScaleRLConfig, train_data: str, eval_data: str) -> Speed:
+    """Make two updates in a temporary folder and return what they took.
+
+    Before the first update the schedule may want several batches; generation is therefore counted by the token.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run = str(Path(folder) / "run")
+        trainer = _build(config, train_data, eval_data, run, log_file=None, report=lambda _: None)
+        try:
+            with trainer.log:
+                trainer.log.meter.start()
+                while trainer.step < PROBE_STEPS and not trainer.schedule.over:
+                    trainer._generate()
+                    batch = trainer.schedule.next_batch()
+                    if batch is not None:
+                        trainer._update(batch)
+        finally:
+            trainer.generator.close()
+        rows = [row for row in read_log(Path(run) / LOG_FILE).rows if row["kind"] == "step"]
+        beside = isinstance(trainer.generator, GeneratorProcess)
+        devices = trainer.log.meter.devices
+    if not rows:
+        raise UserError(f"{train_data}: holds too few prompts for one update of {config.prompts_per_update}")
+    wall = rows[-1]["gpu_hours"] * 3600 / devices
+    waited = sum(row["generate_s"] for row in rows)
+    busy = sum(row["generator_busy_s"] for row in rows) if beside else waited
+    tokens_a_batch = sum(row["length_mean"] * row["reward_count"] for row in rows) / len(rows)
+    return Speed(
+        generate_s=busy * tokens_a_batch / rows[-1]["tokens_generated"],
+        train_s=(wall - waited) / len(rows),
+        devices=devices,
+        together=beside and config.off_policy_steps > 0,
+        source=f"{len(rows)} probe steps of {tokens_a_batch:.0f} tokens",
+    )
+
+
+def _by_flops(config: ScaleRLConfig, model: Any, why: str) -> Speed:
+    """Return what completions of full length take: 2 N a token forward, 6 N forward and backward, and attention."""
+    backbone, head = multiplying_weights(model)
+    architecture = model.config
+    heads = architecture.num_attention_heads
+    d = getattr(architecture, "head_dim", None) or architecture.hidden_size // heads
+    before, after = config.prompt_tokens, config.max_new_tokens
+    full = before + after
+    # A token attends to all before it: scores and their product with the values, 2 FLOP each a token and width.
+    attention = 2.0 * architecture.num_hidden_layers * heads * d
+    passed = config.batch_size * after * backbone + config.prompts_per_update * before * backbone
+    once = 2.0 * (passed + config.batch_size * after * head)
+    once += attention * (config.batch_size * (full**2 - before**2) + config.prompts_per_update * before**2)
+    work = f"{once:.3g} + {3 * once:.3g} FLOP for {config.batch_size} x {after} tokens and their prompts, the most"
+    return Speed(
+        generate_s=once / RATE,
+        train_s=3 * once / RATE,
+        devices=2 if config.generator == "process" else 1,
+        together=config.generator == "process" and config.off_policy_steps > 0,
+        source=f"{work}, at {RATE_TEXT}, which decoding seldom reaches: no probe, for {why}",
+    )
+
+
+def _cannot_probe(config: ScaleRLConfig, needed: int) -> str:
+    """Return why no probe steps can be made here, or nothing."""
+    if not any(Path(config.model_name).glob("*.safetensors")):
+        return f"the weights of {config.model_name} are not here"
+    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
+        return "there is no CUDA device here"
+    free = torch.cuda.mem_get_info()[0] if cuda else _free_memory()
+    if needed > free:
+        return f"{needed / GIB:.3g} GiB do not fit into the {free / GIB:.3g} GiB that are free here"
+    return ""
+
+
+def _free_memory() -> int:
+    information = Path("/proc/meminfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _architecture(name: str) -> Any:
+    """Return the configuration of a model directory, or of a hub name whose files were fetched before."""
+    from transformers import AutoConfig
+
+    advice = "give a directory that holds the model's config.json at least (--set model_name=DIR)"
+    if Path(name).exists() and not (Path(name) / "config.json").is_file():
+        raise UserError(f"model_name: {name} is no model directory: it has no config.json")
+    try:
+        return AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a broken file can fail anywhere inside transformers
+        if not Path(name).exists():
+            raise UserError(f"model_name: {name} is not on this machine; {advice}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model_name: {name}/config.json cannot be used: {reason}") from error
+
+
+def _ahead(config: ScaleRLConfig) -> int:
+    """Return how many batches the schedule generates that are still in work, or wait, when the last update is made."""
+    return config.off_policy_steps if config.off_policy == "pipeline" and config.lead == "full" else 0
+
+
+def _to_the_end(config: ScaleRLConfig, speed: Speed, prompts: int, ahead: int) -> tuple[int | None, float, str]:
+    """Return updates and GPU-hours to the first limit, and which limit that is."""
+    limits: dict[str, int] = {}
+    if config.max_steps is not None:
+        limits[f"max_steps {config.max_steps}"] = config.max_steps
+    if config.max_epochs is not None:
+        steps = math.ceil(config.max_epochs * prompts / config.prompts_per_update)
+        limits[f"max_epochs {config.max_epochs:g} of {prompts} prompts"] = steps
+    seconds = speed.devices / 3600
+    reached = [(n * speed.step_s + ahead * speed.generate_s, n, name) for name, n in limits.items()]
+    hours, steps_left, limit = min(((s * seconds, n, name) for s, n, name in reached), default=(math.inf, None, ""))
+    if config.max_gpu_hours is not None and config.max_gpu_hours <= hours:
+        before = ahead * speed.generate_s * seconds
+        done = max(1, math.ceil((config.max_gpu_hours - before) / (speed.step_s * seconds)))
+        return done, config.max_gpu_hours, f"max_gpu_hours {config.max_gpu_hours:g}"
+    return steps_left, hours, limit
+
+
+def _bytes(weights: Weights) -> int:
+    tensors: Sequence[torch.Tensor] = [w for w in flat(weights) if w is not None]
+    return sum(w.nbytes for w in tensors)
