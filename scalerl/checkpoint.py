@@ -2,7 +2,8 @@
 
 A checkpoint is a folder ``checkpoints/step-00000100/`` of tensor files (safetensors), one ``state.json`` of plain
 values, and a ``manifest.json`` with the size and SHA-256 of each, written last. A folder without a whole manifest, or
-with a byte that differs, is no checkpoint; the one before it is taken then.
+with a byte that differs, is no checkpoint; the one before it is taken then. A folder ``step-00000100.part`` is one
+that is being written or removed: nobody reads it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def write_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensors], state
     """
     parent = run / CHECKPOINT_FOLDER
     final = parent / f"step-{step:08d}"
-    beside = parent / f"{final.name}.part"
+    beside = _beside(final)
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -59,8 +60,7 @@ def write_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensors], state
         write_json(beside / STATE_FILE, state)
         files = {path.name: _fingerprint(path) for path in sorted(beside.iterdir())}
         write_json(beside / MANIFEST_FILE, {"format": FORMAT, "step": step, "files": files})
-        if final.exists():  # left by an attempt that was cut back behind it
-            _remove(final)
+        _sync(beside)
         beside.replace(final)
         _sync(parent)
         for old in _folders(run)[keep:]:
@@ -72,8 +72,13 @@ def write_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensors], state
     return final
 
 
-def read_checkpoint(run: Path) -> Checkpoint | None:
+def read_checkpoint(run: Path, check: Callable[[dict[str, Any]], None] = lambda _: None) -> Checkpoint | None:
     """Read the latest checkpoint that is whole, or return None if there was never one.
+
+    Parameters
+    ----------
+    check : callable
+        Is given the plain values; raises `UserError` if one cannot go on from there, and an older one is looked at.
 
     Raises
     ------
@@ -83,25 +88,32 @@ def read_checkpoint(run: Path) -> Checkpoint | None:
     damaged: list[str] = []
     for folder in _folders(run):
         try:
-            return _read(folder, tuple(damaged))
-        except CheckpointError as error:
+            found = _read(folder, tuple(damaged))
+            check(found.state)
+        except UserError as error:
             damaged.append(str(error))
+        else:
+            return found
     if damaged:
-        raise CheckpointError("\n".join([*damaged, f"{run}: no checkpoint is whole; it cannot be resumed"]))
+        raise CheckpointError("; ".join([f"{run}: cannot be resumed, for no checkpoint is whole", *damaged]))
     return None
 
 
 def drop_newer(run: Path, step: int) -> None:
     """Remove checkpoints and unfinished ones that are newer than a step: a resumed run writes them again."""
-    for path in (run / CHECKPOINT_FOLDER).glob("step-*"):
-        if path.name.endswith(".part") or int(path.name.removeprefix("step-")) > step:
-            _remove(path)
+    for folder in _folders(run):
+        if int(folder.name.removeprefix("step-")) > step:
+            _remove(folder)
+    for beside in (run / CHECKPOINT_FOLDER).glob("step-*.part"):
+        shutil.rmtree(beside)
 
 
 def _read(folder: Path, damaged: tuple[str, ...]) -> Checkpoint:
     manifest = _json(folder / MANIFEST_FILE)
-    if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
+    if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{folder / MANIFEST_FILE}: format is {manifest.get('format')!r}, not {FORMAT}")
+    if not isinstance(manifest.get("files"), dict):
+        raise CheckpointError(f"{folder / MANIFEST_FILE}: lists no files; it is damaged")
     tensors = {}
     state: dict[str, Any] | None = None
     for name, expected in manifest["files"].items():
@@ -113,7 +125,7 @@ def _read(folder: Path, damaged: tuple[str, ...]) -> Checkpoint:
             state = json.loads(content)
         else:
             tensors[path.stem] = load(content)
-    if state is None or f"step-{state.get('step', -1):08d}" != folder.name:
+    if state is None or not manifest.get("step") == state["step"] == int(folder.name.removeprefix("step-")):
         raise CheckpointError(f"{folder / MANIFEST_FILE}: does not belong to this checkpoint")
     return Checkpoint(folder, tensors, state, damaged)
 
@@ -150,9 +162,15 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a checkpoint; the manifest goes first, so that half a removal leaves no checkpoint."""
-    (folder / MANIFEST_FILE).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    """Remove a checkpoint; under another name first, so that half a removal is not taken for a damaged one."""
+    beside = _beside(folder)
+    shutil.rmtree(beside, ignore_errors=True)
+    folder.replace(beside)
+    shutil.rmtree(beside)
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.part")
 
 
 def _sync(folder: Path) -> None:

@@ -36,7 +36,7 @@ MODEL_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER = "model", "checkpoints", "lost"
 # Cumulative over the run, in every step and eval row: each can be the x of a curve.
 COMPUTE_AXES: dict[str, str] = {
     "gpu_hours": "metered wall time x devices held, in hours; idle time included, evaluation and checkpoints not",
-    "cpu_s": "CPU-seconds of the process over the same interval",
+    "cpu_s": "CPU-seconds over the same interval, of a generator in a process of its own, too",
     "tokens_generated": "completion tokens sampled for training",
     "tokens_trained": "completion tokens that entered the loss",
     "flops": "2 N a token run forward, 6 N a token also run backward, N = weights that multiply it; attention left out",
@@ -46,7 +46,8 @@ STEP_FIELDS: dict[str, str] = {
     "attempt": "1 for the first process that worked on this run, one more after each resume",
     "epoch": "passes over the train prompts so far",
     "skipped": "true if no prompt was left after the filter, so that no update was made",
-    "generate_s": "wall seconds generating",
+    "generate_s": "wall seconds generating, or waiting for a generator in a process of its own",
+    "generator_busy_s": "wall seconds that a generator in a process of its own worked; only where there is one",
     "score_s": "wall seconds scoring",
     "train_s": "wall seconds in loss, gradient and update",
     "reward_sum": "sum of the rewards of all completions",
@@ -94,7 +95,9 @@ EVAL_FIELDS: dict[str, str] = {
 }
 # What differs between two runs of one configuration and seed; every other field is equal. A run that was resumed
 # differs from one that was not in `attempt`, too, and has an event that says so.
-TIME_FIELDS = frozenset({"gpu_hours", "cpu_s", "generate_s", "score_s", "train_s", "evaluate_s", "time"})
+TIME_FIELDS = frozenset(
+    {"gpu_hours", "cpu_s", "generate_s", "generator_busy_s", "score_s", "train_s", "evaluate_s", "time"}
+)
 
 
 class UserError(Exception):
@@ -111,8 +114,6 @@ class Resume(NamedTuple):
     step: int
     mark: Mapping[str, Any] | None
     """Where its log ended then (`scalerl.lost.mark`); None to begin anew."""
-    meter: Mapping[str, Any]
-    """What the meter had counted then (`Meter.state`)."""
     fields: Mapping[str, Any]
     """More for the event that is written."""
 
@@ -194,12 +195,15 @@ class RunLog:
             fresh = os.O_EXCL if self._resume is None else 0
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | fresh, 0o644)
             lock(self._fd, self.folder)
-        except OSError as error:
-            raise RunLogError(f"{self.folder}: cannot be written: {error.strerror}") from error
-        if self._resume is None:
-            self.event("start")
-        else:
-            self._cut_back(self._fd, self._resume)
+            if self._resume is None:
+                self.event("start")
+            else:
+                self._cut_back(self._fd, self._resume)
+        except BaseException as error:
+            self._close()
+            if isinstance(error, OSError):
+                raise RunLogError(f"{self.folder}: cannot be written: {error.strerror}") from error
+            raise
         if self._start_meter:
             self.meter.start()
         return self
@@ -207,12 +211,8 @@ class RunLog:
     def _cut_back(self, fd: int, resume: Resume) -> None:
         from scalerl.lost import cut_back
 
-        try:
-            cut = cut_back(self.folder, fd, resume.mark)
-        except OSError as error:
-            raise RunLogError(f"{self.folder}: cannot be written: {error.strerror}") from error
+        cut = cut_back(self.folder, fd, resume.mark)
         self.attempt = cut.attempt
-        self.meter.restore(**resume.meter)
         lost = {"gpu_hours_lost": cut.gpu_hours_lost, "rows_lost": cut.rows}
         self.event("resume", step=resume.step, **lost, **resume.fields)
 
@@ -230,9 +230,12 @@ class RunLog:
             if error is None:
                 raise  # otherwise the log is closed already by what went wrong before, and that is what to report
         finally:
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None
+            self._close()
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
     def refuse_if_taken(self) -> None:
         """Raise `RunLogError` if the folder holds a file of a run."""
@@ -291,6 +294,18 @@ class RunLog:
         except OSError as error:
             os.ftruncate(self._fd, whole)  # half a row would make a damaged line of the next one
             raise RunLogError(f"{self.folder / LOG_FILE}: cannot be written: {error.strerror}") from error
+
+
+def refuse_if_held(folder: Path) -> None:
+    """Raise `RunLogError` if a process works on the run in a folder."""
+    try:
+        fd = os.open(folder / LOG_FILE, os.O_RDONLY)
+    except OSError:
+        return  # there is no log that a process could hold, or it cannot be read, which is said where it is read
+    try:
+        lock(fd, folder)
+    finally:
+        os.close(fd)
 
 
 def lock(fd: int, folder: Path) -> None:

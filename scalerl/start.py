@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from scalerl import lost
 from scalerl.checkpoint import Checkpoint, drop_newer, read_checkpoint
 from scalerl.completions import Generation
 from scalerl.config import ConfigError, ScaleRLConfig, change_config
@@ -19,11 +21,11 @@ from scalerl.describe import header, machine
 from scalerl.evaluate import interruption
 from scalerl.generate import Generator
 from scalerl.learner import Learner
-from scalerl.lost import check_mark
 from scalerl.policy import checkpoint_hash, load_policy
 from scalerl.runlog import (
     HEADER_FILE,
     LOG_FILE,
+    LOST_FOLDER,
     MODEL_FOLDER,
     SAMPLES_FILE,
     Resume,
@@ -31,10 +33,12 @@ from scalerl.runlog import (
     UserError,
     read_header,
     read_log,
+    refuse_if_held,
 )
 from scalerl.schedule import Schedule
 from scalerl.tasks import get_task
 from scalerl.train import CSV_COLUMNS, Progress, Trainer
+from scalerl.worker import GeneratorProcess, JointMeter, devices_held
 
 # What may change when a run goes on: how long it runs and what it leaves behind, never what its numbers are.
 CHANGEABLE = frozenset({"max_steps", "max_epochs", "max_gpu_hours", "keep_checkpoints", "checkpoint_every", "threads"})
@@ -64,10 +68,11 @@ def train(
         After SIGINT or SIGTERM, when the update in work and a checkpoint are done.
     """
     trainer = _build(config, train_data, eval_data, output_dir, log_file=log_file, report=report)
-    trainer.log.refuse_if_taken()
-    if log_file is not None:
-        _begin_csv(Path(log_file), trainer.log.folder)
-    return _run(trainer)
+    with closing(trainer.generator):
+        trainer.log.refuse_if_taken()
+        if log_file is not None:
+            _begin_csv(Path(log_file), trainer.log.folder)
+        return _run(trainer)
 
 
 def resume(
@@ -94,50 +99,78 @@ def resume(
     Raises
     ------
     UserError
-        If there is no run, another process works on it, it is finished, or a field may not change.
+        If there is no run, another process works on it, it is finished, or a field may not change; nothing was
+        written then.
     """
     folder = Path(output_dir)
-    run = read_header(folder)
-    kept = read_checkpoint(folder)
+    run = _header(folder)
+    refuse_if_held(folder)
+    kept = read_checkpoint(folder, check=lambda state: lost.check_mark(folder, state["mark"]))
+    if kept is None and any(row.get("kind") == "step" for row in lost.rows_of(folder)):
+        raise UserError(f"{folder}: has made updates, but all of its checkpoints are gone; train in another folder")
     before = kept.state["config"] if kept else run["config"]
     config = config or change_config(before, settings)
     changed = _changed(change_config(before, ()), config)
-    data = kept.state["data"] if kept else {name: entry["file"] for name, entry in run["data"].items()}
-    log_file = kept.state["log_file"] if kept else None
     found = checkpoint_hash(config.model_name)
     if found != run["checkpoint"]["sha256"]:
         raise UserError(f"model_name: {config.model_name} is not what the run in {folder} began with; its hash differs")
+    damaged = list(kept.damaged) if kept else []
+    if gone := lost.missing_bill(folder):
+        damaged.append(f"{folder / LOST_FOLDER}: files are gone; the {gone:.3g} GPU-hours in them stay on the bill")
+    differs = _differs(kept, config) if kept else []
     at = Resume(
         step=kept.state["step"] if kept else 0,
         mark=kept.state["mark"] if kept else None,
-        meter=kept.state["meter"] if kept else {"wall_s": 0.0, "cpu_s": 0.0, "apart_s": {}},
-        fields={"changed": changed, "differs": [], "damaged": list(kept.damaged) if kept else []},
+        fields={"changed": changed, "differs": differs, "damaged": damaged},
     )
-    if kept:
-        check_mark(folder, kept.state["mark"])
-        at.fields["differs"].extend(_differs(kept, config))
-    trainer = _build(config, data["train"], data["eval"], output_dir, log_file=log_file, report=report, resume=at)
-    for name, found_set in (("train", trainer.train_set), ("eval", trainer.eval_set)):
-        if found_set.sha256 != run["data"][name]["sha256"]:
-            raise UserError(f"{found_set.path}: is not what the run in {folder} was trained with; its hash differs")
-    for line in (*at.fields["damaged"], *at.fields["differs"]):
-        say(line)
-    return _run(trainer, kept)
+    data = {name: run["data"][name]["file"] for name in ("train", "eval")}
+    trainer = _build(
+        config, data["train"], data["eval"], output_dir, log_file=run.get("log_file"), report=report, resume=at
+    )
+    with closing(trainer.generator):
+        for name, found_set in (("train", trainer.train_set), ("eval", trainer.eval_set)):
+            if found_set.sha256 != run["data"][name]["sha256"]:
+                raise UserError(f"{found_set.path}: is not what the run in {folder} was trained with; its hash differs")
+        if kept is not None:
+            trainer.restore(kept.tensors, kept.state)
+            _refuse_finished(trainer)
+        for line in (*damaged, *differs):
+            say(line)
+        return _run(trainer)
 
 
-def _run(trainer: Trainer, kept: Checkpoint | None = None) -> Path:
+def _header(folder: Path) -> dict[str, Any]:
+    """Return the header of a run that can be gone on with."""
+    run = read_header(folder)
+    parts = ("config", "checkpoint", "data")
+    if not all(isinstance(run.get(name), dict) for name in parts) or not {"train", "eval"} <= set(run["data"]):
+        raise UserError(f"{folder / HEADER_FILE}: was not written by scalerl train; only its runs can be gone on with")
+    return run
+
+
+def _refuse_finished(trainer: Trainer) -> None:
+    """Raise `UserError` if the run came to its end and would do so again at once."""
+    rows = lost.rows_of(trainer.log.folder)
+    if not rows or rows[-1].get("event") != "end":
+        return
+    reached = [f"{name} {getattr(trainer.config, name)}" for name, share in trainer.limits().items() if share >= 1]
+    if reached:
+        raise UserError(
+            f"{trainer.log.folder}: is finished, {' and '.join(reached)} reached at step {trainer.step}; "
+            f"to go on raise it, as in --set {reached[0].split()[0]}=..."
+        )
+    if trainer.schedule.over:
+        raise UserError(f"{trainer.log.folder}: is finished at step {trainer.step}: no prompt is left to train on")
+
+
+def _run(trainer: Trainer) -> Path:
     folder = trainer.log.folder
-    try:
-        with trainer.log:
-            if trainer.log.attempt > 1:
-                drop_newer(folder, kept.state["step"] if kept else -1)
-                if trainer.log_file is not None:
-                    _renew_csv(Path(trainer.log_file), folder)
-            if kept is not None:
-                trainer.restore(kept.tensors, kept.state)
-            trainer.run()
-    finally:
-        trainer.generator.close()
+    with trainer.log:
+        if trainer.log.attempt > 1:
+            drop_newer(folder, -1 if trainer.saved is None else trainer.saved)
+            if trainer.log_file is not None:
+                _renew_csv(Path(trainer.log_file), folder)
+        trainer.run()
     return folder
 
 
@@ -166,17 +199,21 @@ def _build(
     )
     eval_set, _ = encode_prompts(eval_set, policy.encode, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
     interruption(config, policy, task)  # says what is wrong with the phrase
+    learner = Learner(policy.model, config)
+    slots = config.slots or config.batch_size
+    generator = _generator(config, policy, task, learner, slots)
     log = RunLog(
         output_dir,
         recipe=config.recipe,
         seed=config.seed,
+        devices=devices_held(learner.forward.device) if config.generator == "process" else 1,
         device_kind=torch.cuda.get_device_name() if device == "cuda" else "cpu process",
-        header=header(config, train_set, eval_set, device),
+        header={**header(config, train_set, eval_set, device), "log_file": log_file},
         start_meter=False,
         resume=resume,
     )
-    learner = Learner(policy.model, config)
-    slots = config.slots or config.batch_size
+    if isinstance(generator, GeneratorProcess):
+        log.meter = JointMeter(generator, log.meter.devices)
     return Trainer(
         config=config,
         policy=policy,
@@ -185,7 +222,7 @@ def _build(
         eval_set=eval_set,
         prompts=prompts,
         log=log,
-        generator=_generator(config, policy, task, learner, slots),
+        generator=generator,
         schedule=Schedule(
             prompts=config.prompts_per_update,
             generations=config.generations_per_prompt,
@@ -204,6 +241,8 @@ def _build(
 
 
 def _generator(config: ScaleRLConfig, policy: Any, task: Any, learner: Learner, slots: int) -> Generation:
+    if config.generator == "process":
+        return GeneratorProcess(config, policy, learner.weights(), slots=slots)
     return Generator(
         learner.forward,
         learner.weights(),
@@ -238,13 +277,13 @@ def _changed(old: ScaleRLConfig, new: ScaleRLConfig) -> dict[str, list[Any]]:
     return changed
 
 
-def _differs(kept: Checkpoint, config: ScaleRLConfig) -> Sequence[str]:
+def _differs(kept: Checkpoint, config: ScaleRLConfig) -> list[str]:
     """Return what keeps the run from going on bit for bit."""
     now = machine(config.threads)
     return [
-        f"{name} was {then!r} and is {now[name]!r} now: the run goes on, but not bit for bit"
+        f"{name} was {then!r} and is {now.get(name)!r} now: the run goes on, but not bit for bit"
         for name, then in kept.state["machine"].items()
-        if name != "cores" and then != now[name]
+        if name != "cores" and then != now.get(name)
     ]
 
 
