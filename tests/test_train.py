@@ -119,8 +119,8 @@ def flops_by_torch(do) -> float:
     return counter.total
 
 
-@pytest.mark.parametrize("recipe", ["scalerl", "grpo"])
-def test_logged_flops_agree_with_torchs_own_counter(run, quick, prompts, recipe):
+@pytest.mark.parametrize(("recipe", "lag"), [("scalerl", 0), ("grpo", 0), ("grpo", 1)])
+def test_logged_flops_agree_with_torchs_own_counter(run, quick, prompts, recipe, lag):
     """The flops of a real step row: what torch counts in the run less what it counts in its two evaluations."""
     from scalerl.data import load_data
     from scalerl.evaluate import evaluate
@@ -129,7 +129,7 @@ def test_logged_flops_agree_with_torchs_own_counter(run, quick, prompts, recipe)
     # The weights stay, so that both evaluations can be made again. One prompt, and one completion a micro-batch: there
     # is no padding, which the log does not count; completions run one by one share no prompt, which it does.
     fields = {"max_steps": 1, "learning_rate": "1e-30", "batch_size": 4, "micro_batch_tokens": 1}
-    fields |= {"off_policy": "pipeline", "off_policy_steps": 0}
+    fields |= {"off_policy": "pipeline", "off_policy_steps": lag, "slots": 1 if lag else 4}  # one prompt a prefill
     total = flops_by_torch(lambda: folders.append(run(recipe=recipe, **fields)))
     policy, data, config = (
         load_policy("data/checkpoints/chain"),
@@ -172,6 +172,20 @@ def test_a_run_hands_on_what_it_is_told(run, quick, prompts, monkeypatch):
     assert norms == [0.7] * 3
     assert optimizers[0]["weight_decay"] == 0.03 and optimizers[0]["betas"] == (0.9, 0.95)
     assert optimizers[0]["eps"] == 1e-15
+
+
+def test_a_run_that_streams_draws_the_noise_of_every_completion_once(run, monkeypatch):
+    import scalerl.generate
+
+    drawn = []
+    noise = scalerl.generate.sampling_noise
+    monkeypatch.setattr(scalerl.generate, "sampling_noise", lambda *a, **k: (drawn.append((*a, k)), noise(*a, **k))[1])
+    folder = run(seed=11, off_policy_steps=2)
+    for purpose in ({}, {"purpose": 1}):  # tokens, thinking budgets
+        blocks = [(first, count) for key, first, count, _, kind in drawn if key == (11, 0) and kind == purpose]
+        numbers = [n for first, count in blocks for n in range(first, first + count)]
+        assert numbers == list(range(len(numbers))) and len(numbers) >= 4 * 32
+    assert len(numbers) > 4 * 32 and rows_of(folder, "step")[-1]["in_flight"] > 0
 
 
 def test_row_statistics_are_those_of_the_completions(run, monkeypatch):
@@ -372,7 +386,7 @@ def test_a_csv_that_cannot_be_written_is_said_before_the_run_begins(run, tmp_pat
     assert not (tmp_path / "never").exists()
 
 
-@pytest.mark.parametrize("name", ["samples.jsonl", "model", "run.json"])
+@pytest.mark.parametrize("name", ["samples.jsonl", "model", "run.json", "checkpoints", "lost"])
 def test_files_of_a_run_that_are_there_already_are_left_alone(run, tmp_path, name):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("precious")
@@ -388,10 +402,10 @@ def test_a_run_that_ends_on_its_compute_budget_is_evaluated_at_its_end(run):
 
 def test_nothing_is_written_over(run, tmp_path):
     folder = run()
-    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     with pytest.raises(UserError, match="holds a run already"):
         run()
-    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     (tmp_path / "mine.csv").write_text("keep me")
     with pytest.raises(UserError, match=r"mine\.csv: exists already"):
         run("second", log_file=str(tmp_path / "mine.csv"))
@@ -429,3 +443,5 @@ def test_an_interrupted_run_leaves_its_log_whole(prompts, chain_model, tmp_path,
     assert not cut and rows[-1]["event"] == "interrupted"
     steps = [row["step"] for row in rows if row["kind"] == "step"]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 2
+    assert (tmp_path / "run" / "checkpoints" / f"step-{steps[-1]:08d}" / "manifest.json").exists()
+    assert f"go on with: scalerl train --resume --output-dir {tmp_path / 'run'}" in error
