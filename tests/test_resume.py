@@ -1,0 +1,204 @@
+"""A run goes on as if it had never stopped, from the last good state or not at all; lost work is billed apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from scalerl import lost
+from scalerl.checkpoint import read_checkpoint
+from scalerl.runlog import TIME_FIELDS, RunLog, UserError, read_log
+from scalerl.start import resume, train
+
+SMALL = {"batch_size": 16, "eval_every": 2, "checkpoint_every": 2, "max_steps": 6}
+
+
+def rows_of(folder: Path) -> list[dict]:
+    """Rows of the curve without what two equal runs may differ in."""
+    rows = [row for row in read_log(folder / "log.jsonl").rows if row["kind"] != "event"]
+    return [{name: value for name, value in row.items() if name not in TIME_FIELDS | {"attempt"}} for row in rows]
+
+
+def event_of(folder: Path, name: str) -> dict:
+    return [row for row in read_log(folder / "log.jsonl").rows if row.get("event") == name][-1]
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    kept = read_checkpoint(folder)
+    return {f"{file}.{name}": t for file in ("model", "optimizer") for name, t in kept.tensors[file].items()}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def start(quick, prompts):
+    def make(folder: Path, **fields) -> Path:
+        return train(quick(**{**SMALL, **fields}), str(prompts / "train.json"), str(prompts / "eval.json"), str(folder))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, prompts) -> Path:
+    from scalerl.config import load_config
+
+    config = load_config(
+        ["scalerl", "demo"],
+        [f"{name}={value}" for name, value in {**SMALL, "generations_per_prompt": 4, "eval_generations": 2}.items()],
+    )
+    folder = tmp_path_factory.mktemp("resume") / "run"
+    return train(config, str(prompts / "train.json"), str(prompts / "eval.json"), str(folder))
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A finished run of its own for a test."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("in_flight", ["kv", "refresh"])
+def test_a_longer_budget_gives_the_rows_of_a_run_that_had_it_from_the_start(start, tmp_path, in_flight):
+    short, long = (start(tmp_path / str(n), max_steps=n, in_flight=in_flight) for n in (5, 8))
+    resume(str(short), ["max_steps=8"], say=pytest.fail)
+    assert rows_of(short) == rows_of(long)
+    ours, theirs = tensors_of(short), tensors_of(long)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert event_of(short, "resume")["changed"] == {"max_steps": [5, 8]}
+
+
+def test_rows_behind_the_checkpoint_move_to_lost_and_are_billed(run):
+    kept = read_log(run / "log.jsonl").rows
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    shutil.rmtree(run / "model")
+    before = rows_of(run)
+    resume(str(run), say=pytest.fail)
+    assert rows_of(run) == before
+    (path,) = (run / "lost").glob("attempt-*.jsonl")
+    bill, *moved = read_log(path).rows
+    assert [row.get("step") for row in moved if row["kind"] == "step"] == [5, 6]
+    assert all(row in kept for row in moved)
+    at_4 = max(row["gpu_hours"] for row in kept if row.get("step") == 4)
+    at_6 = max(row["gpu_hours"] for row in kept if row.get("step") == 6)
+    assert bill["gpu_hours_lost"] == pytest.approx(at_6 - at_4, rel=0.2)
+    assert event_of(run, "resume")["gpu_hours_lost"] == bill["gpu_hours_lost"] > 0
+    hours = [row["gpu_hours"] for row in read_log(run / "log.jsonl").rows if "gpu_hours" in row]
+    assert hours == sorted(hours)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["learning_rate=1e-3"], "learning_rate: 0.0001 cannot become 0.001 on a resume"),
+        (["off_policy_steps=4", "max_steps=9"], "off_policy_steps: 8 cannot become 4"),
+        (["max_step=9"], "did you mean max_steps"),
+        ([], "is finished, max_steps 6 reached at step 6; to go on raise it"),
+    ],
+)
+def test_what_may_not_change_is_refused_by_name_and_nothing_is_touched(run, settings, message):
+    before = files_of(run)
+    with pytest.raises(UserError, match=message):
+        resume(str(run), settings)
+    assert files_of(run) == before
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"run\.json"):
+        resume(str(tmp_path))
+
+
+def test_another_process_on_the_run_is_refused(run):
+    with RunLog(run.with_name("other"), recipe="mine") as log, pytest.raises(UserError, match="another process works"):
+        shutil.copy(run / "run.json", log.folder / "run.json")
+        resume(str(log.folder))
+
+
+def test_other_threads_go_on_with_a_word(run):
+    said: list[str] = []
+    resume(str(run), ["max_steps=7", "threads=2"], say=said.append)
+    torch.set_num_threads(1)
+    assert said == ["threads was 1 and is 2 now: the run goes on, but not bit for bit"]
+    assert event_of(run, "resume")["differs"] == said
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_of_a_damaged_checkpoint_nothing_is_believed(run, damage):
+    """200 cuts and 200 flipped bits, spread over all files: the checkpoint before is taken."""
+    folder, drawn = run / "checkpoints" / "step-00000006", random.Random(5)  # noqa: S311
+    good = {step: read_checkpoint(run) for step in (6,)}[6].state
+    files = sorted(folder.iterdir())
+    for turn in range(200):
+        path = files[turn % len(files)]
+        content = path.read_bytes()
+        bad = bytearray(content)
+        if damage == "cut":
+            bad = bad[: drawn.randrange(len(content))]
+        else:
+            bad[drawn.randrange(len(content))] ^= 1 << drawn.randrange(8)
+        path.write_bytes(bad)
+        found = read_checkpoint(run)
+        if found.state["step"] == 6:  # a bit of the manifest that carries nothing
+            assert path.name == "manifest.json" and found.state == good
+        else:
+            assert found.state["step"] == 4 and len(found.damaged) == 1 and str(folder) in found.damaged[0]
+        path.write_bytes(content)
+
+
+def test_when_every_checkpoint_is_damaged_it_says_which_and_why(run):
+    for folder in (run / "checkpoints").iterdir():
+        (folder / "state.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no checkpoint is whole.*step-00000006.*step-00000004") as caught:
+        resume(str(run))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_log_cut_at_any_byte_goes_on_from_a_checkpoint_that_fits_or_is_refused(run):
+    """Each cut behind a checkpoint's mark takes that checkpoint; before the first one kept there is a clear word."""
+    log = (run / "log.jsonl").read_bytes()
+    marks = {step: json.loads((run / f"checkpoints/step-{step:08d}/state.json").read_text())["mark"] for step in (4, 6)}
+
+    def check(state):
+        lost.check_mark(run, state["mark"])
+
+    ends = {step: mark["log_bytes"] for step, mark in marks.items()}
+    cuts = [*range(0, len(log), 97), *(end + d for end in ends.values() for d in (-1, 0, 1)), len(log)]
+    for cut in cuts:
+        (run / "log.jsonl").write_bytes(log[:cut])
+        if cut < ends[4]:
+            with pytest.raises(UserError, match="not the log that the checkpoint was written with"):
+                read_checkpoint(run, check)
+        else:
+            assert read_checkpoint(run, check).state["step"] == (6 if cut >= ends[6] else 4), cut
+
+
+def command(run: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "scalerl.cli", "train", "--output-dir", str(run), *options]
+
+
+def test_a_signal_ends_after_the_update_with_a_checkpoint_and_the_run_goes_on(prompts, tmp_path):
+    run, options = tmp_path / "run", [f"--set={name}={value}" for name, value in SMALL.items()]
+    data = ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
+    options += ["--config", "scalerl", "--config", "demo", "--set=max_steps=100000", "--set=checkpoint_every=100000"]
+    process = subprocess.Popen(command(run, *options, *data), stderr=subprocess.PIPE, text=True)
+    while not (run / "log.jsonl").exists() or (run / "log.jsonl").read_bytes().count(b'"step": 3,') == 0:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "go on with: scalerl train --resume" in said
+    steps = [row["step"] for row in rows_of(run) if "learning_rate" in row]
+    assert event_of(run, "interrupted") and read_checkpoint(run).state["step"] == steps[-1]
+    limit = f"--set=max_steps={steps[-1] + 2}"
+    assert subprocess.run(command(run, "--resume", limit), check=False, env=os.environ).returncode == 0
+    assert [row["step"] for row in rows_of(run) if "learning_rate" in row] == list(range(1, steps[-1] + 3))
