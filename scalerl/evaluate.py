@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from scalerl.completions import Interruption, Request
-from scalerl.config import ScaleRLConfig
+from scalerl.completions import Request
 from scalerl.data import DataSet
-from scalerl.generate import Generator
 from scalerl.learner import Learner
 from scalerl.policy import Policy
-from scalerl.runlog import UserError
+from scalerl.sampler import make_generator
 from scalerl.tasks import Task
 
 SLOTS = 512
@@ -30,30 +28,6 @@ class Evaluation(NamedTuple):
         return sum(correct) / (len(correct) * int(self.row["k"]))
 
 
-def interruption(config: ScaleRLConfig, policy: Policy, task: Task) -> Interruption | None:
-    """Return how thinking is ended by force, in training as in evaluation; None where it is not.
-
-    Raises
-    ------
-    UserError
-        If the phrase does not end the thinking, ends the completion, or is longer than the smallest budget.
-    """
-    if config.interruption_range is None:
-        return None
-    low, high = config.interruption_range
-    text = config.interruption_phrase or task.interruption
-    phrase = policy.encode(text)
-    if task.end_of_thinking not in text:
-        raise UserError(f"interruption_phrase: {text!r} does not hold {task.end_of_thinking!r}, so thinking goes on")
-    if len(phrase) >= low or not phrase:
-        raise UserError(f"interruption_phrase: its {len(phrase)} tokens leave nothing of interruption_tokens = {low}")
-    if {policy.tokenizer.unk_token_id, *policy.end_ids} & set(phrase):
-        raise UserError(f"interruption_phrase: {text!r} holds an end token, or characters the tokenizer does not know")
-    return Interruption(
-        low, high, phrase, config.solution_tokens, lambda tokens: task.end_of_thinking in policy.decode(tokens)
-    )
-
-
 def evaluate(learner: Learner, policy: Policy, task: Task, data: DataSet, step: int) -> Evaluation:
     """Sample `eval_generations` completions of every prompt and count the correct ones.
 
@@ -63,17 +37,15 @@ def evaluate(learner: Learner, policy: Policy, task: Task, data: DataSet, step: 
     config = learner.config
     k = config.eval_generations
     prompts = [policy.encode(item["prompt"]) for item in data.items]
-    generator = Generator(
+    generator = make_generator(
+        config,
+        policy,
+        task,
         learner.forward,
         learner.weights(),
         slots=min(SLOTS, k * len(prompts)),
-        max_new_tokens=config.max_new_tokens,
-        max_length=config.max_length,
-        end_ids=policy.end_ids,
-        temperature=config.temperature,
         seed=config.eval_seed,
         stream=1 + step,
-        interruption=interruption(config, policy, task),
     )
     generator.submit([Request(index * k, k, prompt) for index, prompt in enumerate(prompts)])
     completions = generator.poll()

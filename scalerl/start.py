@@ -18,10 +18,9 @@ from scalerl.config import ConfigError, ScaleRLConfig, change_config
 from scalerl.curriculum import PromptPool
 from scalerl.data import check_apart, encode_prompts, load_data
 from scalerl.describe import header, machine
-from scalerl.evaluate import interruption
-from scalerl.generate import Generator
 from scalerl.learner import Learner
 from scalerl.policy import checkpoint_hash, load_policy
+from scalerl.process import prepare_process
 from scalerl.runlog import (
     HEADER_FILE,
     LOG_FILE,
@@ -35,6 +34,7 @@ from scalerl.runlog import (
     read_log,
     refuse_if_held,
 )
+from scalerl.sampler import interruption, make_generator
 from scalerl.schedule import Schedule
 from scalerl.tasks import get_task
 from scalerl.train import CSV_COLUMNS, Progress, Trainer
@@ -186,7 +186,7 @@ def _build(
 ) -> Trainer:
     """Load and check all parts of a run."""
     config.trainable()
-    torch.set_num_threads(config.threads)
+    prepare_process(config.threads)
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     task = get_task(config.task)
     train_set, eval_set = load_data(train_data), load_data(eval_data, limit=config.eval_prompts)
@@ -243,17 +243,7 @@ def _build(
 def _generator(config: ScaleRLConfig, policy: Any, task: Any, learner: Learner, slots: int) -> Generation:
     if config.generator == "process":
         return GeneratorProcess(config, policy, learner.weights(), slots=slots)
-    return Generator(
-        learner.forward,
-        learner.weights(),
-        slots=slots,
-        max_new_tokens=config.max_new_tokens,
-        max_length=config.max_length,
-        end_ids=policy.end_ids,
-        temperature=config.temperature,
-        seed=config.seed,
-        interruption=interruption(config, policy, task),
-    )
+    return make_generator(config, policy, task, learner.forward, learner.weights(), slots=slots, seed=config.seed)
 
 
 def _changed(old: ScaleRLConfig, new: ScaleRLConfig) -> dict[str, list[Any]]:

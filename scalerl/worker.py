@@ -33,12 +33,13 @@ from torch import Tensor
 
 from scalerl.completions import Completion, Counts, GenerationError, Request
 from scalerl.config import ScaleRLConfig
-from scalerl.evaluate import interruption
 from scalerl.forward import Forward, LayerWeights, Weights
 from scalerl.generate import Generator
 from scalerl.meter import Meter
 from scalerl.policy import Policy
+from scalerl.process import prepare_process
 from scalerl.runlog import UserError
+from scalerl.sampler import make_generator
 from scalerl.tasks import get_task
 
 WAIT_S = 0.005  # how long a poll waits for something to arrive
@@ -409,7 +410,7 @@ def _serve(pipe: Connection, inbox: Inbox, setup: _Setup) -> None:
 
 def _generator(setup: _Setup) -> Generator:
     config = setup.config
-    torch.set_num_threads(config.threads)
+    prepare_process(config.threads)
     model = skeleton(setup.architecture, torch.float64 if config.dtype == "float64" else torch.float32)
     body = model.model
     # The table of rotary angles needs a device and real frequencies; nothing else of the model is read.
@@ -418,17 +419,8 @@ def _generator(setup: _Setup) -> Generator:
     forward = Forward(model, config.max_length, getattr(torch, config.dtype))
     body.embed_tokens.to("meta")
     policy = Policy(model, setup.tokenizer, setup.end_ids)
-    return Generator(
-        forward,
-        setup.shared.weights(setup.device),
-        slots=setup.slots,
-        max_new_tokens=config.max_new_tokens,
-        max_length=config.max_length,
-        end_ids=setup.end_ids,
-        temperature=config.temperature,
-        seed=config.seed,
-        interruption=interruption(config, policy, get_task(config.task)),
-    )
+    weights = setup.shared.weights(setup.device)
+    return make_generator(config, policy, get_task(config.task), forward, weights, slots=setup.slots, seed=config.seed)
 
 
 def _receive(pipe: Connection, inbox: Inbox, ends: bool = False) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from scalerl.completions import GenerationError, Request
 from scalerl.config import load_config
-from scalerl.evaluate import interruption
+from scalerl.sampler import interruption
 from scalerl.forward import Forward
 from scalerl.generate import Generator
 from scalerl.policy import load_policy

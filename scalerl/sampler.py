@@ -1,0 +1,67 @@
+"""The generator that a configuration describes: the same for training, for evaluation and in a process of its own."""
+
+from __future__ import annotations
+
+from scalerl.completions import TRAIN_STREAM, Interruption
+from scalerl.config import ScaleRLConfig
+from scalerl.forward import Forward, Weights
+from scalerl.generate import Generator
+from scalerl.policy import Policy
+from scalerl.runlog import UserError
+from scalerl.tasks import Task
+
+
+def make_generator(
+    config: ScaleRLConfig,
+    policy: Policy,
+    task: Task,
+    forward: Forward,
+    weights: Weights,
+    *,
+    slots: int,
+    seed: int,
+    stream: int = TRAIN_STREAM,
+) -> Generator:
+    """Return a generator with the lengths, temperature and interruption of a configuration.
+
+    Raises
+    ------
+    UserError
+        If the interruption phrase cannot be used, see `interruption`.
+    """
+    return Generator(
+        forward,
+        weights,
+        slots=slots,
+        max_new_tokens=config.max_new_tokens,
+        max_length=config.max_length,
+        end_ids=policy.end_ids,
+        temperature=config.temperature,
+        seed=seed,
+        stream=stream,
+        interruption=interruption(config, policy, task),
+    )
+
+
+def interruption(config: ScaleRLConfig, policy: Policy, task: Task) -> Interruption | None:
+    """Return how thinking is ended by force, in training as in evaluation; None where it is not.
+
+    Raises
+    ------
+    UserError
+        If the phrase does not end the thinking, ends the completion, or is longer than the smallest budget.
+    """
+    if config.interruption_range is None:
+        return None
+    low, high = config.interruption_range
+    text = config.interruption_phrase or task.interruption
+    phrase = policy.encode(text)
+    if task.end_of_thinking not in text:
+        raise UserError(f"interruption_phrase: {text!r} does not hold {task.end_of_thinking!r}, so thinking goes on")
+    if len(phrase) >= low or not phrase:
+        raise UserError(f"interruption_phrase: its {len(phrase)} tokens leave nothing of interruption_tokens = {low}")
+    if {policy.tokenizer.unk_token_id, *policy.end_ids} & set(phrase):
+        raise UserError(f"interruption_phrase: {text!r} holds an end token, or characters the tokenizer does not know")
+    return Interruption(
+        low, high, phrase, config.solution_tokens, lambda tokens: task.end_of_thinking in policy.decode(tokens)
+    )
