@@ -68,7 +68,10 @@ def write_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensors], state
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{final}: the checkpoint cannot be written: {reason}; the one before is kept") from error
+        raise CheckpointError(
+            f"{final}: the checkpoint cannot be written: {reason}; what was there is kept: make room or give the right "
+            "to write, then go on by --resume"
+        ) from error
     return final
 
 
@@ -95,7 +98,9 @@ def read_checkpoint(run: Path, check: Callable[[dict[str, Any]], None] = lambda 
         else:
             return found
     if damaged:
-        raise CheckpointError("; ".join([f"{run}: cannot be resumed, for no checkpoint is whole", *damaged]))
+        raise CheckpointError(
+            "; ".join([f"{run}: cannot be resumed, for no checkpoint is whole", *dict.fromkeys(damaged)])
+        )
     return None
 
 

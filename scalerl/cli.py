@@ -68,6 +68,13 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _place(text: str) -> str:
+    """Parse the name of a folder, for argparse; an empty one would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name a folder")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scalerl",
@@ -85,14 +92,14 @@ def _parser() -> argparse.ArgumentParser:
 
     prepare = commands.add_parser("prepare", help="write train.json, eval.json and test.json of a task")
     prepare.add_argument("--task", required=True, metavar="NAME", help="chain or addition")
-    prepare.add_argument("--output", required=True, metavar="DIR")
+    prepare.add_argument("--output", required=True, type=_place, metavar="DIR")
     prepare.add_argument("--sizes", type=int, nargs=3, default=(1500, 256, 256), metavar=("TRAIN", "EVAL", "TEST"))
     prepare.add_argument("--seed", type=_natural, default=0, metavar="N")
     prepare.set_defaults(run=_prepare)
 
     warmup = commands.add_parser("warmup", help="make a small starting checkpoint for a task (4 minutes)")
     warmup.add_argument("--task", required=True, metavar="NAME", help="chain or addition")
-    warmup.add_argument("--output", required=True, metavar="DIR")
+    warmup.add_argument("--output", required=True, type=_place, metavar="DIR")
     warmup.add_argument("--seed", type=_natural, default=0, metavar="N")
     warmup.add_argument("--layers", type=int, default=2, metavar="N")
     warmup.add_argument("--width", type=int, default=64, metavar="N")
@@ -108,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--train-data", metavar="F")
     train.add_argument("--eval-data", metavar="F")
-    train.add_argument("--output-dir", required=True, metavar="DIR", help="run folder to make")
+    train.add_argument("--output-dir", required=True, type=_place, metavar="DIR", help="run folder to make")
     train.add_argument(
         "--resume",
         action="store_true",
@@ -199,10 +206,25 @@ def _train(args: argparse.Namespace) -> int:
     try:
         with Display() as display:
             if goes_on:
-                folder = resume(args.output_dir, [*args.set, *seed], config=config, report=display, say=_complain)
+                folder = resume(
+                    args.output_dir,
+                    [*args.set, *seed],
+                    config=config,
+                    train_data=args.train_data,
+                    eval_data=args.eval_data,
+                    log_file=args.log_file,
+                    report=display,
+                    say=_complain,
+                )
             elif config is not None:
                 folder = train(
-                    config, args.train_data, args.eval_data, args.output_dir, log_file=args.log_file, report=display
+                    config,
+                    args.train_data,
+                    args.eval_data,
+                    args.output_dir,
+                    log_file=args.log_file,
+                    report=display,
+                    say=_complain,
                 )
     except KeyboardInterrupt:
         _complain(

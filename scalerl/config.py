@@ -301,7 +301,7 @@ def _read_yaml(source: str | os.PathLike[str]) -> dict[str, Any]:
         values = _yaml(read_regular(path).decode("utf-8"))
     except RunLogError as error:
         raise ConfigError(f"{error}; give a YAML file or one of: {', '.join(recipes())}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{source}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
@@ -336,4 +336,7 @@ _Loader.add_implicit_resolver(
 
 
 def _yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except (KeyError, IndexError, AttributeError, TypeError, RecursionError) as error:  # PyYAML lets them through
+        raise yaml.YAMLError("a value does not fit its tag, or is nested too deep") from error

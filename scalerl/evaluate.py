@@ -43,7 +43,7 @@ def evaluate(learner: Learner, policy: Policy, task: Task, data: DataSet, step: 
         task,
         learner.forward,
         learner.weights(),
-        slots=min(SLOTS, k * len(prompts)),
+        slots=min(SLOTS, config.slots or SLOTS, k * len(prompts)),
         seed=config.eval_seed,
         stream=1 + step,
     )

@@ -140,7 +140,7 @@ class Learner:
             for name, p in parameters.items()
             for key, value in self.optimizer.state[p].items()
         }
-        scaler = {f"scaler.{key}": torch.tensor(float(value)) for key, value in self.scaler.state_dict().items()}
+        scaler = {f"scaler.{key}": torch.tensor(value) for key, value in self.scaler.state_dict().items()}
         return {"model": {name: p.detach() for name, p in parameters.items()}, "optimizer": {**moments, **scaler}}
 
     @torch.no_grad()
@@ -213,17 +213,22 @@ class Learner:
 
 
 def micro_batches(completions: Sequence[Completion], token_budget: int) -> Iterator[list[int]]:
-    """Yield indices of completions of like length, so that rows x longest row stays within the budget.
+    """Yield indices of completions of like length, so that rows x (longest prompt + longest completion) stay within
+    the budget.
 
     A completion longer than the budget gets a micro-batch of its own.
     """
     length = [len(c.prompt) + len(c.tokens) for c in completions]
     chosen: list[int] = []
+    widest = 0, 0
     for index in sorted(range(len(completions)), key=lambda i: (length[i], completions[i].prompt, i)):
-        if chosen and (len(chosen) + 1) * length[index] > token_budget:
+        own = len(completions[index].prompt), len(completions[index].tokens)
+        wider = max(widest[0], own[0]), max(widest[1], own[1])
+        if chosen and (len(chosen) + 1) * sum(wider) > token_budget:
             yield chosen
-            chosen = []
+            chosen, wider = [], own
         chosen.append(index)
+        widest = wider
     if chosen:
         yield chosen
 

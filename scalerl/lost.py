@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,9 +54,14 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return _rows(read_regular(path)) if path.exists() else []
 
 
+def all_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a log and of all that was cut off it."""
+    return rows_of(folder) + [row for path in _files(folder).values() for row in _rows(read_regular(path))]
+
+
 def missing_bill(folder: Path) -> float:
     """Return the GPU-hours that events of the log call lost and no file in ``lost/`` accounts for."""
-    said = max((row["gpu_hours_lost"] for row in rows_of(folder) if "gpu_hours_lost" in row), default=0.0)
+    said = max(_values(rows_of(folder), "gpu_hours_lost"), default=0.0)
     return max(0.0, said - _billed(folder)) if said > _billed(folder) * (1 + 1e-12) else 0.0
 
 
@@ -65,13 +70,12 @@ def cut_back(folder: Path, fd: int, at: Mapping[str, Any] | None) -> Cut:
     end = at["log_bytes"] if at else 0
     log = read_regular(folder / LOG_FILE)
     kept, tail = log[:end], log[end:]
-    attempts = [row["attempt"] for row in _rows(kept) + _rows(tail) if isinstance(row.get("attempt"), int)]
-    attempts += [int(path.stem.removeprefix("attempt-")) for path in (folder / LOST_FOLDER).glob("attempt-*.jsonl")]
+    attempts = [*_values(_rows(kept) + _rows(tail), "attempt", int), *_files(folder)]
     lost, missing = _rows(tail), missing_bill(folder)
     if tail:
         begun = at["gpu_hours"] if at else 0.0
-        reached = max((row["gpu_hours"] for row in lost if "gpu_hours" in row), default=begun)
-        last = max((row["attempt"] for row in lost if "attempt" in row), default=max(attempts, default=1))
+        reached = max(_values(lost, "gpu_hours"), default=begun)
+        last = max(_values(lost, "attempt", int), default=max(attempts, default=1))
         bill = {"kind": "lost", "attempt": last, "gpu_hours_lost": reached - begun, "rows": len(lost)}
         number = _write_free(folder / LOST_FOLDER, last, json.dumps(bill).encode() + b"\n" + tail)
         attempts.append(number)
@@ -92,10 +96,21 @@ def _cut_samples(folder: Path, number: int, end: int) -> None:
 def _billed(folder: Path) -> float:
     """Return the GPU-hours of all files of lost rows."""
     total = 0.0
-    for path in sorted((folder / LOST_FOLDER).glob("attempt-*.jsonl")):
-        first = _rows(read_regular(path))[:1]
-        total += sum(float(row.get("gpu_hours_lost", 0.0)) for row in first)
+    for path in _files(folder).values():
+        total += sum(_values(_rows(read_regular(path))[:1], "gpu_hours_lost"))
     return total
+
+
+def _files(folder: Path) -> dict[int, Path]:
+    """Return the files of lost rows by number, in order; a copy that somebody made is none."""
+    found = {path.stem.removeprefix("attempt-"): path for path in (folder / LOST_FOLDER).glob("attempt-*.jsonl")}
+    return {int(number): found[number] for number in sorted(found) if number.isdecimal()}
+
+
+def _values(rows: Sequence[Mapping[str, Any]], name: str, kind: type = float) -> list[Any]:
+    """Return the numbers that rows have under a name; what somebody wrote there that is none is passed over."""
+    kinds = (int, float) if kind is float else (int,)
+    return [row[name] for row in rows if isinstance(row.get(name), kinds)]
 
 
 def _rows(data: bytes) -> list[dict[str, Any]]:

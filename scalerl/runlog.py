@@ -37,7 +37,7 @@ MODEL_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER = "model", "checkpoints", "lost"
 COMPUTE_AXES: dict[str, str] = {
     "gpu_hours": "metered wall time x devices held, in hours; idle time included, evaluation and checkpoints not",
     "cpu_s": "CPU-seconds over the same interval, of a generator in a process of its own, too",
-    "tokens_generated": "completion tokens sampled for training",
+    "tokens_generated": "completion tokens sampled for training, those of a forced phrase included",
     "tokens_trained": "completion tokens that entered the loss",
     "flops": "2 N a token run forward, 6 N a token also run backward, N = weights that multiply it; attention left out",
     "step": "updates tried so far, skipped ones included",
@@ -45,7 +45,7 @@ COMPUTE_AXES: dict[str, str] = {
 STEP_FIELDS: dict[str, str] = {
     "attempt": "1 for the first process that worked on this run, one more after each resume",
     "epoch": "passes over the train prompts so far",
-    "skipped": "true if no prompt was left after the filter, so that no update was made",
+    "skipped": "true if no update was made: no prompt was left after the filter, or an FP16 gradient overflowed",
     "generate_s": "wall seconds generating, or waiting for a generator in a process of its own",
     "generator_busy_s": "wall seconds that a generator in a process of its own worked; only where there is one",
     "score_s": "wall seconds scoring",
@@ -69,7 +69,7 @@ STEP_FIELDS: dict[str, str] = {
     "penalty_mean": "mean over the completions of the length penalty in their rewards, 0 to -1",
     "length_mean": "mean completion length, in tokens, end token included",
     "truncation_rate": "share of completions cut at the length limit",
-    "entropy": "mean entropy, in nats, of the distributions that the completions were sampled from",
+    "entropy": "mean entropy, in nats, of the distributions at the completions' tokens, forced ones included",
     "ratio_mean": "mean importance ratio pi_train / pi_generate over the tokens in the loss",
     "ratio_max": "largest importance ratio",
     "clipped_share": "share of tokens in the loss whose importance ratio was clipped",
@@ -116,6 +116,8 @@ class Resume(NamedTuple):
     """Where its log ended then (`scalerl.lost.mark`); None to begin anew."""
     fields: Mapping[str, Any]
     """More for the event that is written."""
+    stamp: tuple[int, ...] | None = None
+    """Of the log when it was read; one that another process wrote to since is refused."""
 
 
 class RunLog:
@@ -195,6 +197,8 @@ class RunLog:
             fresh = os.O_EXCL if self._resume is None else 0
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | fresh, 0o644)
             lock(self._fd, self.folder)
+            if self._resume is not None and self._resume.stamp not in (None, stamp(self._fd)):
+                raise RunLogError(f"{self.folder}: another process went on with this run meanwhile; try again")
             if self._resume is None:
                 self.event("start")
             else:
@@ -223,9 +227,9 @@ class RunLog:
             if kind is None:
                 self.event("end")
             elif issubclass(kind, KeyboardInterrupt):
-                self.event("interrupted")
+                self.event("interrupted", gpu_hours=self.meter.gpu_hours)
             else:
-                self.event("failed", error=f"{kind.__name__}: {error}")
+                self.event("failed", gpu_hours=self.meter.gpu_hours, error=f"{kind.__name__}: {error}")
         except RunLogError:
             if error is None:
                 raise  # otherwise the log is closed already by what went wrong before, and that is what to report
@@ -239,6 +243,8 @@ class RunLog:
 
     def refuse_if_taken(self) -> None:
         """Raise `RunLogError` if the folder holds a file of a run."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RunLogError(f"{self.folder}: is a file; a run needs a folder of its own")
         for name in (LOG_FILE, HEADER_FILE, SAMPLES_FILE, MODEL_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER):
             if os.path.lexists(self.folder / name):
                 raise RunLogError(
@@ -286,6 +292,12 @@ class RunLog:
             if isinstance(value, float) and not math.isfinite(value):
                 raise RunLogError(f"{self.folder}: {name} is {value}; a log holds finite numbers or null")
         line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        path = self.folder / LOG_FILE
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(self._fd)):
+            raise RunLogError(
+                f"{path}: was replaced or removed while the run wrote to it, as some editors do; the run ends with the "
+                "rows that were there; go on by --resume"
+            )
         whole = os.fstat(self._fd).st_size
         try:
             if os.write(self._fd, line) != len(line):
@@ -296,16 +308,23 @@ class RunLog:
             raise RunLogError(f"{self.folder / LOG_FILE}: cannot be written: {error.strerror}") from error
 
 
-def refuse_if_held(folder: Path) -> None:
-    """Raise `RunLogError` if a process works on the run in a folder."""
+def refuse_if_held(folder: Path) -> tuple[int, ...] | None:
+    """Raise `RunLogError` if a process works on the run in a folder; return what shows whether its log changes."""
     try:
         fd = os.open(folder / LOG_FILE, os.O_RDONLY)
     except OSError:
-        return  # there is no log that a process could hold, or it cannot be read, which is said where it is read
+        return None  # there is no log that a process could hold, or it cannot be read, which is said where it is read
     try:
         lock(fd, folder)
+        return stamp(fd)
     finally:
         os.close(fd)
+
+
+def stamp(fd: int) -> tuple[int, ...]:
+    """Return what changes when a file is written or replaced."""
+    found = os.fstat(fd)
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def lock(fd: int, folder: Path) -> None:

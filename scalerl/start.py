@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -18,6 +17,7 @@ from scalerl.config import ConfigError, ScaleRLConfig, change_config
 from scalerl.curriculum import PromptPool
 from scalerl.data import check_apart, encode_prompts, load_data
 from scalerl.describe import header, machine
+from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.learner import Learner
 from scalerl.policy import checkpoint_hash, load_policy
 from scalerl.process import prepare_process
@@ -25,23 +25,23 @@ from scalerl.runlog import (
     HEADER_FILE,
     LOG_FILE,
     LOST_FOLDER,
-    MODEL_FOLDER,
-    SAMPLES_FILE,
     Resume,
     RunLog,
     UserError,
     read_header,
-    read_log,
     refuse_if_held,
 )
 from scalerl.sampler import interruption, make_generator
 from scalerl.schedule import Schedule
 from scalerl.tasks import get_task
-from scalerl.train import CSV_COLUMNS, Progress, Trainer
+from scalerl.train import Progress, Trainer
 from scalerl.worker import GeneratorProcess, JointMeter, devices_held
 
-# What may change when a run goes on: how long it runs and what it leaves behind, never what its numbers are.
-CHANGEABLE = frozenset({"max_steps", "max_epochs", "max_gpu_hours", "keep_checkpoints", "checkpoint_every", "threads"})
+# What may change when a run goes on: how long it runs, what it leaves behind, where the same checkpoint lies, and the
+# threads, which change the last bits and are named for it.
+CHANGEABLE = frozenset(
+    {"max_steps", "max_epochs", "max_gpu_hours", "keep_checkpoints", "checkpoint_every", "threads", "model_name"}
+)
 
 
 def train(
@@ -52,11 +52,13 @@ def train(
     *,
     log_file: str | None = None,
     report: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> Path:
     """Run a recipe from a starting checkpoint to the first limit reached, and return the run folder.
 
     Writes ``run.json``, ``log.jsonl``, ``samples.jsonl`` and ``checkpoints/`` (see docs/log-format.md) and the final
-    policy as a Hugging Face directory ``model/``. `log_file` also keeps the evaluations as CSV.
+    policy as a Hugging Face directory ``model/``. `log_file` also keeps the evaluations as CSV. `say` is given a line
+    where prompts are left out.
 
     Raises
     ------
@@ -65,14 +67,27 @@ def train(
     TrainingError
         If a loss or gradient is not finite; the log ends with an event that says so.
     KeyboardInterrupt
-        After SIGINT or SIGTERM, when the update in work and a checkpoint are done.
+        After SIGINT or SIGTERM, when the token in work and a checkpoint are done.
     """
     trainer = _build(config, train_data, eval_data, output_dir, log_file=log_file, report=report)
     with closing(trainer.generator):
         trainer.log.refuse_if_taken()
-        if log_file is not None:
-            _begin_csv(Path(log_file), trainer.log.folder)
-        return _run(trainer)
+        for data in (trainer.train_set, trainer.eval_set):
+            if data.dropped:
+                longest = f"prompt_tokens {config.prompt_tokens}"
+                say(
+                    f"{data.path}: {data.dropped} of {data.dropped + len(data.items)} prompts, over {longest}, left out"
+                )
+        if trainer.log_file is None:
+            return _run(trainer)
+        path = Path(trainer.log_file)
+        begin_csv(trainer.log.folder, path)
+        try:
+            return _run(trainer)
+        except UserError:
+            if not (trainer.log.folder / LOG_FILE).exists():  # the run never began
+                path.unlink(missing_ok=True)
+            raise
 
 
 def resume(
@@ -80,6 +95,9 @@ def resume(
     settings: Sequence[str] = (),
     *,
     config: ScaleRLConfig | None = None,
+    train_data: str | None = None,
+    eval_data: str | None = None,
+    log_file: str | None = None,
     report: Callable[[Progress], None] = lambda _: None,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> Path:
@@ -93,6 +111,10 @@ def resume(
         ``key=value`` of fields to change: those of `CHANGEABLE` only.
     config : ScaleRLConfig, optional
         Instead of `settings`: the whole configuration, which may differ in those fields only.
+    train_data, eval_data : str, optional
+        Where the same data lie now; by default where they were.
+    log_file : str, optional
+        The same as before, or none.
     say : callable
         Is given a line where the result may differ in its last bits, or a checkpoint was damaged.
 
@@ -104,13 +126,21 @@ def resume(
     """
     folder = Path(output_dir)
     run = _header(folder)
-    refuse_if_held(folder)
+    stamp = refuse_if_held(folder)
     kept = read_checkpoint(folder, check=lambda state: lost.check_mark(folder, state["mark"]))
     if kept is None and any(row.get("kind") == "step" for row in lost.rows_of(folder)):
         raise UserError(f"{folder}: has made updates, but all of its checkpoints are gone; train in another folder")
     before = kept.state["config"] if kept else run["config"]
     config = config or change_config(before, settings)
     changed = _changed(change_config(before, ()), config)
+    csv_path = run.get("log_file")
+    if log_file is not None and str(Path(log_file).resolve()) != csv_path:
+        raise UserError(f"--log-file: was {csv_path or 'none'} and cannot become {log_file} on a resume")
+    if not Path(config.model_name).is_dir():
+        raise UserError(
+            f"model_name: {config.model_name} is no folder here; resume from the folder that the run was started in, "
+            "or name the same checkpoint by --set model_name=DIR"
+        )
     found = checkpoint_hash(config.model_name)
     if found != run["checkpoint"]["sha256"]:
         raise UserError(f"model_name: {config.model_name} is not what the run in {folder} began with; its hash differs")
@@ -121,12 +151,13 @@ def resume(
     at = Resume(
         step=kept.state["step"] if kept else 0,
         mark=kept.state["mark"] if kept else None,
+        stamp=stamp,
         fields={"changed": changed, "differs": differs, "damaged": damaged},
     )
-    data = {name: run["data"][name]["file"] for name in ("train", "eval")}
-    trainer = _build(
-        config, data["train"], data["eval"], output_dir, log_file=run.get("log_file"), report=report, resume=at
-    )
+    data = {name: given or run["data"][name]["file"] for name, given in (("train", train_data), ("eval", eval_data))}
+    if csv_path is not None:
+        refuse_foreign_csv(folder, Path(csv_path))
+    trainer = _build(config, data["train"], data["eval"], output_dir, log_file=csv_path, report=report, resume=at)
     with closing(trainer.generator):
         for name, found_set in (("train", trainer.train_set), ("eval", trainer.eval_set)):
             if found_set.sha256 != run["data"][name]["sha256"]:
@@ -143,7 +174,13 @@ def _header(folder: Path) -> dict[str, Any]:
     """Return the header of a run that can be gone on with."""
     run = read_header(folder)
     parts = ("config", "checkpoint", "data")
-    if not all(isinstance(run.get(name), dict) for name in parts) or not {"train", "eval"} <= set(run["data"]):
+    whole = all(isinstance(run.get(name), dict) for name in parts)
+    files = [run["checkpoint"], *(run["data"].get(name) for name in ("train", "eval"))] if whole else []
+    names = [("sha256",), ("sha256", "file"), ("sha256", "file")]
+    if not whole or not all(
+        isinstance(file, dict) and all(isinstance(file.get(key), str) for key in keys)
+        for file, keys in zip(files, names, strict=True)
+    ):
         raise UserError(f"{folder / HEADER_FILE}: was not written by scalerl train; only its runs can be gone on with")
     return run
 
@@ -169,7 +206,7 @@ def _run(trainer: Trainer) -> Path:
         if trainer.log.attempt > 1:
             drop_newer(folder, -1 if trainer.saved is None else trainer.saved)
             if trainer.log_file is not None:
-                _renew_csv(Path(trainer.log_file), folder)
+                write_csv(folder, Path(trainer.log_file))
         trainer.run()
     return folder
 
@@ -202,13 +239,14 @@ def _build(
     learner = Learner(policy.model, config)
     slots = config.slots or config.batch_size
     generator = _generator(config, policy, task, learner, slots)
+    csv_path = None if log_file is None else str(Path(log_file).resolve())
     log = RunLog(
         output_dir,
         recipe=config.recipe,
         seed=config.seed,
         devices=devices_held(learner.forward.device) if config.generator == "process" else 1,
         device_kind=torch.cuda.get_device_name() if device == "cuda" else "cpu process",
-        header={**header(config, train_set, eval_set, device), "log_file": log_file},
+        header={**header(config, train_set, eval_set, device), "log_file": csv_path},
         start_meter=False,
         resume=resume,
     )
@@ -235,7 +273,7 @@ def _build(
             len(prompts), config.seed, config.resampling_threshold if config.no_positive_resampling else None
         ),
         learner=learner,
-        log_file=log_file,
+        log_file=csv_path,
         report=report,
     )
 
@@ -275,28 +313,3 @@ def _differs(kept: Checkpoint, config: ScaleRLConfig) -> list[str]:
         for name, then in kept.state["machine"].items()
         if name != "cores" and then != now.get(name)
     ]
-
-
-def _begin_csv(path: Path, run: Path) -> None:
-    """Make the CSV with its header line; nothing that is there is touched."""
-    if path.resolve() in {(run / name).resolve() for name in (HEADER_FILE, LOG_FILE, SAMPLES_FILE, MODEL_FOLDER)}:
-        raise UserError(f"{path}: is a file of the run itself; choose another --log-file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(CSV_COLUMNS)
-    except FileExistsError as error:
-        raise UserError(f"{path}: exists already; choose another --log-file or move it away") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror} (--log-file)") from error
-
-
-def _renew_csv(path: Path, run: Path) -> None:
-    """Write the CSV anew from the log that survived."""
-    rows = [row for row in read_log(run / LOG_FILE).rows if row["kind"] == "eval"]
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(CSV_COLUMNS)
-        writer.writerows([[{**row, "accuracy": row["pass_rate"]}[name] for name in CSV_COLUMNS] for row in rows])
-    beside.replace(path)

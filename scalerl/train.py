@@ -6,7 +6,6 @@ value function, no partial rewards. `scalerl.start` builds a `Trainer` for a new
 
 from __future__ import annotations
 
-import csv
 import signal
 import threading
 import time
@@ -25,7 +24,8 @@ from scalerl.config import ScaleRLConfig
 from scalerl.curriculum import PromptPool
 from scalerl.data import DataSet
 from scalerl.describe import completion_fields, machine, multiplying_weights, reward_fields
-from scalerl.evaluate import Evaluation, evaluate
+from scalerl.evalcsv import write_csv
+from scalerl.evaluate import evaluate
 from scalerl.guards import Guards
 from scalerl.kept import pack, unpack
 from scalerl.learner import Batch, Learner
@@ -34,8 +34,6 @@ from scalerl.policy import Policy
 from scalerl.runlog import MODEL_FOLDER, RunLog
 from scalerl.schedule import Schedule
 from scalerl.tasks import Task
-
-CSV_COLUMNS = ("step", "gpu_hours", "cpu_s", "tokens_generated", "tokens_trained", "flops", "pass_rate", "accuracy")
 
 
 @dataclass
@@ -81,6 +79,8 @@ class Trainer:
     guards: Guards = field(default_factory=Guards)
     compute: Compute = field(default_factory=Compute)
     pass_rate: float = 0.0
+    epoch: float = 0.0
+    """Passes over the prompts when the latest trained one was drawn."""
     drawn: dict[int, tuple[int, float]] = field(default_factory=dict)
     """Of each group in work, the index of its prompt and the epochs walked when it was drawn."""
     done: dict[int, Completion] = field(default_factory=dict)
@@ -111,17 +111,18 @@ class Trainer:
                     if self.step % self.config.checkpoint_every == 0:
                         self.save()
                     ends = self._used() >= 1
-        if self.saved != self.step:
-            self.save()
-        if stop.asked:
-            raise KeyboardInterrupt
-        # What is only there because the run ends comes behind the last checkpoint, so that going on with a longer
-        # budget cuts it off again and leaves the rows of a run that had that budget from the start.
-        if self.schedule.over:
-            self.log.event("prompts_exhausted", retired=len(self.pool.retired))
-        if self.step % self.config.eval_every:
-            self._evaluate()
-        with self.log.meter.apart("checkpoint"):
+            self.log.meter.stop()
+            stopped = stop.asked
+            if self.saved != self.step:
+                self.save()
+            if stopped:
+                raise KeyboardInterrupt
+            # What is only there because the run ends comes behind the last checkpoint, so that going on with a longer
+            # budget cuts it off again and leaves the rows of a run that had that budget from the start.
+            if self.schedule.over:
+                self.log.event("prompts_exhausted", retired=len(self.pool.retired))
+            if self.step % self.config.eval_every:
+                self._evaluate()
             self.policy.save(self.log.folder / MODEL_FOLDER)
 
     def _generate(self) -> None:
@@ -164,9 +165,11 @@ class Trainer:
             self.generator.load(self.step, self.learner.weights())
         for (index, _), right in zip(drawn, correct.sum(dim=1).tolist(), strict=True):
             self.pool.record(index, correct=int(right), count=count)
-        self._count(batch)
+        self.epoch = drawn[-1][1]
+        self._count_generated()
+        self._count_trained(batch)
         row = {
-            "epoch": drawn[-1][1],
+            "epoch": self.epoch,
             **asdict(self.compute),
             **reward_fields(rewards),
             "penalty_mean": float(penalty.mean()),
@@ -190,19 +193,23 @@ class Trainer:
         ]
         return torch.tensor(right, dtype=torch.bool).view(-1, count)
 
-    def _count(self, batch: Batch) -> None:
-        """Advance the compute axes: 2 N for a token forward, 6 N for a token forward and backward.
+    def _count_generated(self) -> None:
+        """Advance the compute axes by what was generated since the last call: 2 N for a token forward.
 
         Exact but for attention: a shared prompt counts once where it is run once, and the last token of a completion
         is sampled by the head but never run.
         """
         counts = self.generator.take_counts()
+        backbone, head = multiplying_weights(self.policy.model)
+        self.compute.tokens_generated += counts.sampled
+        self.compute.flops += 2.0 * (backbone * (counts.prefilled + counts.decoded) + head * counts.sampled)
+
+    def _count_trained(self, batch: Batch) -> None:
+        """Advance the compute axes by an update: 6 N for a token forward and backward."""
         trained, passed = sum(c.sampled for c in batch.completions), sum(len(c.tokens) for c in batch.completions)
         relearned, self.learner.prompt_tokens = self.learner.prompt_tokens, 0
         backbone, head = multiplying_weights(self.policy.model)
-        self.compute.tokens_generated += counts.sampled
         self.compute.tokens_trained += trained
-        self.compute.flops += 2.0 * (backbone * (counts.prefilled + counts.decoded) + head * counts.sampled)
         self.compute.flops += 6.0 * (backbone * (relearned + passed - len(batch.completions)) + head * passed)
 
     def _evaluate(self) -> None:
@@ -213,21 +220,16 @@ class Trainer:
             self.log.evaluate(step=self.step, evaluate_s=seconds, **asdict(self.compute), **result.row)
             self.log.samples(result.samples)
             if self.log_file is not None:
-                self._append_csv(result)
+                write_csv(self.log.folder, Path(self.log_file))
             self.pass_rate = result.pass_rate
             self._report(evaluated=True)
-
-    def _append_csv(self, result: Evaluation) -> None:
-        meter = self.log.meter
-        values = (self.step, meter.gpu_hours, meter.cpu_s, *asdict(self.compute).values(), *[result.pass_rate] * 2)
-        with Path(str(self.log_file)).open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(values)
 
     def save(self) -> None:
         """Write a checkpoint of all that the next tick depends on."""
         # Off its turn, where a run ends or is stopped, the cache is kept: a run that goes on refreshes none there.
         refresh = self.config.in_flight == "refresh" and self.step % self.config.checkpoint_every == 0
         with self.log.meter.apart("checkpoint"):
+            self._count_generated()  # of a batch that is half written, where a signal stops the run
             generator = self.generator.state(cache=not refresh)
             tensors = {**self.learner.save(), "completions": pack(list(self.done.values()))}
             state = {
@@ -239,6 +241,7 @@ class Trainer:
                 "guards": self.guards.state(),
                 "compute": asdict(self.compute),
                 "pass_rate": self.pass_rate,
+                "epoch": self.epoch,
                 "meter": self.log.meter.state(),
                 "mark": mark(self.log.folder, self.log.meter.gpu_hours),
                 "refresh": refresh,
@@ -259,7 +262,8 @@ class Trainer:
         self.pool.restore(state["pool"])
         self.guards.restore(state["guards"])
         self.drawn = {int(group): (index, epoch) for group, (index, epoch) in state["drawn"].items()}
-        self.compute, self.pass_rate = Compute(**state["compute"]), state["pass_rate"]
+        self.compute = Compute(**state["compute"])
+        self.pass_rate, self.epoch = state["pass_rate"], state["epoch"]
         self.done = {completion.number: completion for completion in unpack(tensors["completions"])}
         self.generator.load(self.step, self.learner.weights())
         self.saved = self.step
@@ -279,10 +283,9 @@ class Trainer:
     def limits(self) -> dict[str, float]:
         """Return the share of each limit that is used up."""
         config = self.config
-        drawn = self.step * config.prompts_per_update / len(self.prompts)
         pairs = {
             "max_steps": (self.step, config.max_steps),
-            "max_epochs": (drawn, config.max_epochs),
+            "max_epochs": (self.epoch, config.max_epochs),
             "max_gpu_hours": (self.log.meter.gpu_hours, config.max_gpu_hours),
         }
         return {name: value / limit for name, (value, limit) in pairs.items() if limit is not None}
@@ -293,7 +296,7 @@ class Trainer:
 
 
 class _Stop:
-    """While entered, the first SIGINT or SIGTERM asks to stop after the update in work; a second one stops at once."""
+    """While entered, the first SIGINT or SIGTERM asks to stop after the token in work; a second one stops at once."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -120,6 +120,7 @@ class GeneratorProcess:
 
     def load(self, version: int, weights: Weights) -> None:
         """Hand over new weights; completions in work go on with them."""
+        self.begin()  # its first answer is of the start
         self._answered()  # the memory that is shared may be written again
         self._shared.write(weights)
         self._waits = True

@@ -143,3 +143,13 @@ def test_a_run_without_an_end_is_refused():
     for limit in ("max_steps=3", "max_epochs=0.5", "max_gpu_hours=1.0"):
         load_config([], [limit]).trainable()
     load_config(["scalerl", "demo"]).trainable()
+
+
+@pytest.mark.parametrize("text", ['!!bool "x"', '!!int ""', '!!timestamp "x"', "[" * 3000])
+def test_a_value_that_does_not_fit_its_tag_or_is_too_deep_is_one_line(text, tmp_path):
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"max_steps: {text}\n")
+    with pytest.raises(ConfigError, match=r"odd\.yaml: not YAML"):
+        load_config([path])
+    with pytest.raises(ConfigError, match="--set: max_steps"):
+        load_config([], [f"max_steps={text}"])

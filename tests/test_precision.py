@@ -184,3 +184,22 @@ def test_sampler_and_trainer_differ_by_rounding_only(quick, chain_model, dtype, 
     old = np.concatenate([c.logprobs for c in done])
     new = learner.logprobs(done).detach().numpy()
     assert len(old) > 200 and np.abs(old - new).mean() < mean and np.abs(old - new).max() < 20 * mean
+
+
+def test_the_scale_of_fp16_comes_back_as_it_was(quick):
+    def learner() -> Learner:
+        return Learner(tiny(tied=True, bias=False), quick(dtype="float16"))
+
+    def update(learner: Learner) -> None:
+        learner.optimizer.zero_grad()
+        learner.scaler.scale(sum((p**2).sum() for p in learner.model.parameters())).backward()
+        learner.scaler.step(learner.optimizer)
+        learner.scaler.update()
+
+    ours, theirs = learner(), learner()
+    update(ours)
+    update(ours)
+    theirs.load(ours.save())
+    assert theirs.scaler.state_dict() == ours.scaler.state_dict()
+    update(theirs)
+    assert theirs.scaler.state_dict()["_growth_tracker"] == 3

@@ -17,9 +17,11 @@ import torch
 
 from scalerl import lost
 from scalerl.checkpoint import read_checkpoint
+from scalerl.generate import Generator
 from scalerl.runlog import TIME_FIELDS, RunLog, UserError, read_log
 from scalerl.start import resume, train
 
+CHAIN = Path(__file__).parent.parent / "data" / "checkpoints" / "chain"
 SMALL = {"batch_size": 16, "eval_every": 2, "checkpoint_every": 2, "max_steps": 6}
 
 
@@ -186,7 +188,7 @@ def command(run: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "scalerl.cli", "train", "--output-dir", str(run), *options]
 
 
-def test_a_signal_ends_after_the_update_with_a_checkpoint_and_the_run_goes_on(prompts, tmp_path):
+def test_a_signal_ends_the_run_with_a_checkpoint_and_it_goes_on(prompts, tmp_path):
     run, options = tmp_path / "run", [f"--set={name}={value}" for name, value in SMALL.items()]
     data = ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
     options += ["--config", "scalerl", "--config", "demo", "--set=max_steps=100000", "--set=checkpoint_every=100000"]
@@ -202,3 +204,72 @@ def test_a_signal_ends_after_the_update_with_a_checkpoint_and_the_run_goes_on(pr
     limit = f"--set=max_steps={steps[-1] + 2}"
     assert subprocess.run(command(run, "--resume", limit), check=False, env=os.environ).returncode == 0
     assert [row["step"] for row in rows_of(run) if "learning_rate" in row] == list(range(1, steps[-1] + 3))
+
+
+@pytest.mark.parametrize("in_flight", ["kv", "refresh"])
+@pytest.mark.parametrize("version", [0, 2, 3])
+def test_a_signal_in_the_middle_of_a_batch_loses_nothing_of_any_axis(start, tmp_path, monkeypatch, in_flight, version):
+    fields = {"in_flight": in_flight, "off_policy_steps": 1}
+    whole = start(tmp_path / "whole", **fields)
+    polled, poll = 0, Generator.poll
+
+    def signalled(self, ticks=None):
+        nonlocal polled
+        done = poll(self, ticks)
+        polled += ticks == 1 and self.version == version
+        if polled == 3:
+            polled += 1
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    monkeypatch.setattr(Generator, "poll", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "cut", **fields)
+    monkeypatch.undo()
+    assert polled == 4 and read_checkpoint(tmp_path / "cut").state["step"] == version
+    resume(str(tmp_path / "cut"), say=pytest.fail)
+    assert rows_of(tmp_path / "cut") == rows_of(whole)
+    # a step that has its checkpoint already gets no second one: what went into the next batch is billed as lost
+    assert (event_of(tmp_path / "cut", "resume")["gpu_hours_lost"] == 0) == (version == 3)
+
+
+def test_the_csv_is_the_log_and_no_other_file_is_overwritten(quick, prompts, tmp_path, monkeypatch):
+    files = [str(prompts / "train.json"), str(prompts / "eval.json")]
+    monkeypatch.chdir(tmp_path)
+    train(quick(**SMALL, model_name=str(CHAIN)), *files, "run", log_file="e.csv")
+    path = tmp_path / "e.csv"
+    first = path.read_text()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    resume("../run", ["max_steps=8"], say=pytest.fail)
+    assert not list((tmp_path / "elsewhere").iterdir()) and path.read_text().splitlines()[-1].startswith("8,")
+    assert path.read_text().startswith(first[: first.index("\n4,")])
+    path.write_text("mine\n")
+    before = files_of(tmp_path)
+    with pytest.raises(UserError, match=r"e\.csv: holds other lines than the evaluations of"):
+        resume("../run", ["max_steps=10"], say=pytest.fail)
+    with pytest.raises(UserError, match=r"--log-file: was .*e\.csv and cannot become other\.csv"):
+        resume("../run", ["max_steps=10"], log_file="other.csv", say=pytest.fail)
+    assert files_of(tmp_path) == before
+
+
+def test_a_checkpoint_that_moved_is_named_anew(run, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(CHAIN, moved)
+    with pytest.raises(UserError, match="model_name: nowhere is no folder here; resume from"):
+        resume(str(run), ["model_name=nowhere", "max_steps=7"], say=pytest.fail)
+    resume(str(run), [f"model_name={moved}", "max_steps=7"], say=pytest.fail)
+    resume(str(run), ["max_steps=8"], say=pytest.fail)
+    assert rows_of(run)[-1]["step"] == 8
+
+
+def test_what_somebody_wrote_into_a_run_folder_is_passed_over_or_refused_in_a_line(run):
+    resume(str(run), ["max_steps=7"], say=pytest.fail)
+    (run / "lost" / "attempt-1 (copy).jsonl").write_bytes((run / "lost" / "attempt-1.jsonl").read_bytes())
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"kind":"event","attempt":"x","gpu_hours_lost":null}\n')
+    resume(str(run), ["max_steps=8"], say=pytest.fail)
+    header = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**header, "checkpoint": {}}))
+    with pytest.raises(UserError, match="was not written by scalerl train"):
+        resume(str(run), ["max_steps=9"], say=pytest.fail)

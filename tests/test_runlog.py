@@ -26,10 +26,12 @@ from scalerl.runlog import (
     SAMPLES_FILE,
     STEP_FIELDS,
     TIME_FIELDS,
+    Resume,
     RunLog,
     RunLogError,
     read_header,
     read_log,
+    refuse_if_held,
 )
 
 
@@ -248,3 +250,41 @@ def test_the_log_is_on_disk_before_the_call_returns(tmp_path, monkeypatch):
         log.step(step=1)
         log.evaluate(step=1, correct=[1], k=1)
         assert len(synced) == before + 2
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_log_replaced_or_removed_under_a_run_stops_it_and_nothing_is_hidden(tmp_path, replaced):
+    folder, held = tmp_path / "run", b""
+
+    def run() -> None:
+        nonlocal held
+        with RunLog(folder, recipe="mine") as log:
+            log.step(step=1)
+            held = (folder / "log.jsonl").read_bytes()
+            (folder / "log.jsonl").rename(tmp_path / "old")
+            if replaced:
+                (folder / "log.jsonl").write_bytes(held)
+            log.step(step=2)
+
+    with pytest.raises(RunLogError, match="was replaced or removed while the run wrote"):
+        run()
+    assert (tmp_path / "old").read_bytes() == held
+    assert (folder / "log.jsonl").exists() == replaced
+
+
+def test_a_run_in_a_place_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunLogError, match="is a file; a run needs a folder"):
+        RunLog(tmp_path / "file", recipe="mine").refuse_if_taken()
+
+
+def test_a_log_that_another_process_went_on_with_meanwhile_is_refused(tmp_path):
+    with RunLog(tmp_path, recipe="mine") as log:
+        log.step(step=1)
+    at = Resume(step=0, mark=None, fields={}, stamp=refuse_if_held(tmp_path))
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write("{}\n")
+    held = (tmp_path / "log.jsonl").read_bytes()
+    with pytest.raises(RunLogError, match="meanwhile"):
+        RunLog(tmp_path, recipe="mine", resume=at).__enter__()
+    assert (tmp_path / "log.jsonl").read_bytes() == held

@@ -14,11 +14,11 @@ import torch
 
 from scalerl.completions import GenerationError, Request
 from scalerl.config import load_config
-from scalerl.sampler import interruption
 from scalerl.forward import Forward
 from scalerl.generate import Generator
 from scalerl.policy import load_policy
 from scalerl.runlog import read_header, read_log
+from scalerl.sampler import interruption
 from scalerl.start import resume, train
 from scalerl.tasks import get_task
 from scalerl.worker import GeneratorProcess, JointMeter, share
