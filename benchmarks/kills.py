@@ -2,10 +2,10 @@
 
 Run ``python -m benchmarks.kills [--kills 200] [--seed 0] [--in-flight kv|refresh]`` from the repository's root. The run
 is PipelineRL-8 at the demo's shape with 16 completions an update and a checkpoint after every update. Each attempt is
-a process of its own, forked from one that has imported everything, and is ended by SIGKILL: a quarter after a
-time drawn uniformly, the rest up to 3 ms into each phase in turn, so that short phases are hit, too. What it was doing
-then is read from a byte of shared memory that only this program's wrappers write. Runs
-follow one another until so many kills are made; then log (but for time fields and attempts), weights, optimizer and
+a process of its own, forked from one that has imported everything, and is ended by SIGKILL: a quarter after a time
+drawn uniformly, the rest up to 3 ms into the phase with the fewest kills, so that short phases are hit, too. What it
+was doing then is read from a byte of shared memory that only this program's wrappers write. Runs follow one another
+until so many kills are made; then log (but for time fields and attempts), weights, optimizer and
 what was half written must be the unkilled run's, bit for bit.
 """
 
@@ -24,7 +24,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +169,7 @@ def main() -> None:
         data = str(folder / "train.json"), str(folder / "eval.json")
         whole = folder / "whole"
         attempt(lambda: train(config, *data, str(whole)), shared, None)
-        expected, number, turns = state_of(whole), 0, cycle(PHASES[1:])
+        expected, number = state_of(whole), 0
         while sum(hits.values()) < args.kills:
             number += 1
             run = folder / f"run-{number}"
@@ -184,7 +183,7 @@ def main() -> None:
             ended = False
             while not ended:
                 kill = sum(hits.values()) < args.kills
-                aimed = next(turns) if drawn.random() < AIMED else None
+                aimed = min(PHASES[1:], key=hits.__getitem__) if drawn.random() < AIMED else None
                 limit = drawn.uniform(0, LONGEST_S if aimed is None else AIMED_S.get(aimed, 0.003)) if kill else None
                 phase = attempt(go_on, shared, limit, aimed)
                 ended = phase is None
