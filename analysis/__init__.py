@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from analysis.draws import Draws
     from analysis.findings import Finding
     from analysis.fitting import fit
+    from analysis.forecasting import forecast, measure_inflation
+    from analysis.forecasts import Forecast, Forecasts
     from analysis.frames import read_frame
     from analysis.joint import fit_shared, nested
     from analysis.logs import read
@@ -43,6 +45,10 @@ _HOME = {
     "read": "logs",
     "read_frame": "frames",
     "fit": "fitting",
+    "forecast": "forecasting",
+    "measure_inflation": "forecasting",
+    "Forecast": "forecasts",
+    "Forecasts": "forecasts",
     "fit_shared": "joint",
     "nested": "joint",
     "share_R0": "starts",
@@ -79,6 +85,8 @@ __all__ = [
     "Finding",
     "Fit",
     "Fits",
+    "Forecast",
+    "Forecasts",
     "Nested",
     "Param",
     "Priors",
@@ -94,7 +102,9 @@ __all__ = [
     "compute_to",
     "fit",
     "fit_shared",
+    "forecast",
     "gradient",
+    "measure_inflation",
     "nested",
     "plot_curves",
     "plot_training_curves",

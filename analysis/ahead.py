@@ -12,7 +12,7 @@ as it erred before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +95,7 @@ class Cut:
 
     def family(self, name: str, C: Array) -> Array:
         """Prediction (k,) of one family, a pass rate between 0 and 1."""
-        return np.clip(FAMILIES[name].value(C, self.families[name]), 0.0, 1.0)
+        return np.asarray(np.clip(FAMILIES[name].value(C, self.families[name]), 0.0, 1.0))
 
 
 def cut_at(
@@ -178,9 +178,15 @@ class Calibration:
     data: Evaluations
     cuts: tuple[Cut, ...]
     inflation: float
+    seen: dict[tuple[float, str], Array] = field(default_factory=dict, repr=False)
 
     def errors(self, factor: float, method: str) -> Array:
         """Errors of the cuts that factor ahead, (m,), each over the standard deviation that its cut gives it."""
+        if (factor, method) not in self.seen:
+            self.seen[factor, method] = self._errors(factor, method)
+        return self.seen[factor, method]
+
+    def _errors(self, factor: float, method: str) -> Array:
         compute, rate = self.data.compute, self.data.pass_rate
         found = []
         for cut in self.cuts:
@@ -208,7 +214,7 @@ class Calibration:
         return Widening(t * float(np.sqrt(lambda2)), float(np.sqrt(lambda2)), len(own))
 
 
-STAND_INS = (1.25, 1.5, 2.0, 3.0, 4.0)
+STAND_INS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 
 
 class Widening(NamedTuple):

@@ -1,4 +1,4 @@
-"""The commands fit, plot and report. Importing this costs argparse and nothing more."""
+"""The commands fit, plot and report, and what all commands read. Importing this costs argparse and nothing more."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import math
 import sys
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.results import Fits
+    from analysis.schema import Runs
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -37,13 +38,16 @@ def add_commands(subparsers: Subparsers) -> None:
     _add_output(report, "report.html", "file to write")
     report.set_defaults(run=run_report)
 
+    from analysis import cli_forecast
+
+    cli_forecast.add_command(subparsers)
+
 
 def run_fit(args: argparse.Namespace) -> int:
     """Fit R(C) = R0 + (A - R0) / (1 + (C_mid / C)^B) to each run and print parameters, limits and doubts."""
     fits = _fits(args)
     if args.json:
-        plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-        print(json.dumps(fits.to_dict(), indent=1, ensure_ascii=plain, allow_nan=False))
+        print_json(fits.to_dict())
     else:
         from analysis.tables import fit_text
 
@@ -80,11 +84,20 @@ def run_report(args: argparse.Namespace) -> int:
     return _exit_code(fits)
 
 
-def _add_reading(parser: argparse.ArgumentParser) -> None:
+def add_paths(parser: argparse.ArgumentParser) -> None:
+    """Add what every command reads: paths, columns and the window."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help=_PATHS)
     parser.add_argument("--x", metavar="COL", help="compute column (default: gpu_hours, or the first axis there is)")
     parser.add_argument("--y", metavar="COL", help="pass-rate column (default: pass_rate or accuracy)")
-    parser.add_argument("--scale", type=_number, metavar="F", help="factor that makes a fraction of the pass rate")
+    parser.add_argument("--scale", type=number_of, metavar="F", help="factor that makes a fraction of the pass rate")
+    parser.add_argument(
+        "--from", "--skip-below", dest="start", type=number_of, metavar="C", help="leave out points before this compute"
+    )
+    parser.add_argument("--to", dest="stop", type=number_of, metavar="C", help="leave out points after this compute")
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    add_paths(parser)
     parser.add_argument(
         "--r0",
         default="free",
@@ -95,10 +108,6 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "--method", default="posterior", choices=METHODS, help="where values and limits come from (default: posterior)"
     )
     parser.add_argument(
-        "--from", "--skip-below", dest="start", type=_number, metavar="C", help="leave out points before this compute"
-    )
-    parser.add_argument("--to", dest="stop", type=_number, metavar="C", help="leave out points after this compute")
-    parser.add_argument(
         "--up-to-peak",
         action="store_true",
         help="where a run decays, fit it up to its peak and claim nothing past that",
@@ -107,13 +116,13 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser, example: str, what: str) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar=example.upper(), help=what)
-    parser.add_argument("--extend", type=_number, default=4.0, metavar="N", help="draw to N times the compute (4)")
+    parser.add_argument("--extend", type=number_of, default=4.0, metavar="N", help="draw to N times the compute (4)")
     parser.add_argument("--force", action="store_true", help="write over an existing file")
 
 
-def _fits(args: argparse.Namespace) -> Fits:
+def read_runs(args: argparse.Namespace) -> Runs:
+    """Read what `add_paths` asked for; paths that hold no run are named on the error stream."""
     from analysis.cleaning import printable
-    from analysis.fitting import fit
     from analysis.logs import read
 
     runs = read(args.paths, x=args.x, y=args.y, scale=args.scale)
@@ -121,6 +130,19 @@ def _fits(args: argparse.Namespace) -> Fits:
         named = ", ".join(printable(str(path)) for path in runs.skipped[:5])
         more = f" and {len(runs.skipped) - 5} more" if len(runs.skipped) > 5 else ""
         print(f"scalerl: skipped, no run or table that can be read: {named}{more}", file=sys.stderr)
+    return runs
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print JSON that any terminal can show."""
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    print(json.dumps(content, indent=1, ensure_ascii=plain, allow_nan=False))
+
+
+def _fits(args: argparse.Namespace) -> Fits:
+    from analysis.fitting import fit
+
+    runs = read_runs(args)
     return fit(
         runs, x=args.x, r0=args.r0, window=(args.start, args.stop), method=args.method, up_to_peak=args.up_to_peak
     )
@@ -130,7 +152,7 @@ def _exit_code(fits: Fits) -> int:
     return 0 if any(fit.fitted for fit in fits) else 1
 
 
-def _number(text: str) -> float:
+def number_of(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

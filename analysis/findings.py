@@ -61,12 +61,21 @@ CODES: dict[str, tuple[str, str]] = {
     "pooled": ("note", "ln B and ln C_mid lean on the other seeds of the recipe"),
     "pooled-thin": ("warning", "too few draws are left after pooling, or its chains disagree"),
     "prior-bound": ("warning", "an interval leans on the prior more than on the data"),
+    # forecasting
+    "no-forecast": ("warning", "nothing is claimed past the data"),
+    "inside-data": ("note", "a compute that was asked for lies inside the data"),
+    "misfit-ahead": ("warning", "earlier forecasts by the sigmoid missed by far more than its own band allows"),
     # comparing
     "not-tested": ("note", "one seed a recipe: differences are not tested"),
     "axis-missing": ("note", "a run does not log this compute axis and is left out there"),
     "not-covered": ("warning", "a run has no curve at the common compute and is left out there"),
     "run-noise": ("note", "a test between runs that knows the noise inside them only, not what seeds differ by"),
     "prompt-sets-differ": ("warning", "the runs were evaluated on different prompts"),
+    "prompts-unknown": ("note", "a log does not say which prompts were evaluated; they are taken to be the same"),
+    "checkers-differ": ("warning", "task or checker differs: pass rates are not of one thing"),
+    "devices-differ": ("warning", "wall time on different devices: a GPU-hour is not the same on each"),
+    "seed-sd-stated": ("note", "how much seeds differ was stated, not estimated"),
+    "seed-sd-common": ("note", "seeds of all compared recipes are taken to differ by the same standard deviation"),
 }
 
 

@@ -109,9 +109,7 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
     ax.set_xscale("log")
     handles: list[Line2D | Patch] = []
     ceilings = 0
-    # Colours by recipe and name, so that the same runs look the same in whichever order they are given.
-    rank = {i: r for r, i in enumerate(sorted(range(len(fits)), key=lambda i: (fits[i].run.recipe, fits[i].name)))}
-    looks = [_Look.of(i, rank[i]) for i in range(len(fits))]
+    looks = looks_of(fits)
     for fit, look in zip(fits, looks, strict=True):
         handles.append(_draw_points(ax, fit, scale, look))
         if fit.fitted:
@@ -185,7 +183,7 @@ def plot_training_curves(
     return CurveParams(A, B, C_mid)
 
 
-class _Look(NamedTuple):
+class Look(NamedTuple):
     """How one run is drawn; its artists carry ids such as ``points-0``, so that they can be found again."""
 
     place: int
@@ -194,12 +192,18 @@ class _Look(NamedTuple):
     width: float
 
     @staticmethod
-    def of(place: int, i: int) -> _Look:
+    def of(place: int, i: int) -> Look:
         style = {"color": COLOURS[i % len(COLOURS)], "zorder": 3.0 + 0.01 * place}
-        return _Look(place, style, MARKERS[i % len(MARKERS)], (1.8, 1.1, 2.6)[(i + i // len(COLOURS)) % 3])
+        return Look(place, style, MARKERS[i % len(MARKERS)], (1.8, 1.1, 2.6)[(i + i // len(COLOURS)) % 3])
 
     def gid(self, what: str) -> str:
         return f"{what}-{self.place}"
+
+
+def looks_of(fits: Sequence[Fit]) -> list[Look]:
+    """Colours by recipe and name, so that the same runs look the same in whichever order they are given."""
+    rank = {i: r for r, i in enumerate(sorted(range(len(fits)), key=lambda i: (fits[i].run.recipe, fits[i].name)))}
+    return [Look.of(i, rank[i]) for i in range(len(fits))]
 
 
 class _Scale(NamedTuple):
@@ -225,7 +229,7 @@ class _Scale(NamedTuple):
         return np.where(compute > 0.0, compute, self.zero_at)
 
 
-def _draw_points(ax: Axes, fit: Fit, scale: _Scale, look: _Look) -> Line2D:
+def _draw_points(ax: Axes, fit: Fit, scale: _Scale, look: Look) -> Line2D:
     """Draw the points, those left out of the fit hollow and dim; returns what stands for the run in the legend."""
     from matplotlib.lines import Line2D
 
@@ -237,7 +241,7 @@ def _draw_points(ax: Axes, fit: Fit, scale: _Scale, look: _Look) -> Line2D:
     return Line2D([], [], color=look.style["color"], marker=look.marker, ms=4.5, lw=look.width if fit.fitted else 0.0)
 
 
-def _curve(ax: Axes, fit: Fit, scale: _Scale, look: _Look, extend: float) -> None:
+def _curve(ax: Axes, fit: Fit, scale: _Scale, look: Look, extend: float) -> None:
     """Solid over the fitted points, dashed beyond; at compute 0 a short dash of the curve left of the break."""
     positive = fit.compute[fit.compute > 0.0]
     first, last = float(positive[0]), float(positive[-1])
@@ -251,7 +255,7 @@ def _curve(ax: Axes, fit: Fit, scale: _Scale, look: _Look, extend: float) -> Non
         ax.plot(stub, np.full(2, fit.predict(0.0)), "-", lw=look.width, gid=look.gid("fit-at-0"), **look.style)
 
 
-def _bands(ax: Axes, shaded: Iterable[tuple[Fit, _Look]], scale: _Scale, extend: float) -> None:
+def _bands(ax: Axes, shaded: Iterable[tuple[Fit, Look]], scale: _Scale, extend: float) -> None:
     """Shade under the points and curves that are drawn already; the axis grows for it, up to `BAND_ROOM`."""
     low, high = ax.dataLim.intervaly
     room = BAND_ROOM * (high - low)
@@ -269,7 +273,7 @@ def _bands(ax: Axes, shaded: Iterable[tuple[Fit, _Look]], scale: _Scale, extend:
     ax.autoscale_view()
 
 
-def _area(ax: Axes, x: Any, limits: tuple[Any, Any], look: _Look, name: str) -> None:
+def _area(ax: Axes, x: Any, limits: tuple[Any, Any], look: Look, name: str) -> None:
     """A polygon that leaves the limits of the axes alone: lower edge to the right, upper edge back."""
     from matplotlib.collections import PolyCollection
 
@@ -279,7 +283,7 @@ def _area(ax: Axes, x: Any, limits: tuple[Any, Any], look: _Look, name: str) -> 
     ax.add_collection(area, autolim=False)
 
 
-def _ceiling(ax: Axes, fit: Fit, scale: _Scale, look: _Look, *, place: int) -> bool:
+def _ceiling(ax: Axes, fit: Fit, scale: _Scale, look: Look, *, place: int) -> bool:
     """Draw A and its interval right of everything else, if the data identify A; returns whether."""
     A = fit.params["A"]
     if not A.identified or A.value is None or A.lo is None or A.hi is None:
