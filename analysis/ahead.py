@@ -19,6 +19,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from analysis.curve import R
+from analysis.cuts import Fitted
 from analysis.draws import Draws, tail
 from analysis.evaluations import Evaluations
 from analysis.families import FAMILIES, Family
@@ -74,6 +75,7 @@ class Cut:
     sigma: float
     families: dict[str, Array]
     weights: dict[str, float]
+    told: dict[tuple[float, str], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     def ahead(self, C: Array, method: str = "average") -> Ahead:
         """Predict the mean curve at computes (k,).
@@ -93,6 +95,13 @@ class Cut:
         mid = weights @ predicted
         return Ahead(mid, np.sqrt(variance + weights @ (predicted - mid) ** 2))
 
+    def at(self, C: float, method: str = "average") -> tuple[float, float]:
+        """Middle and standard deviation at one compute; kept, for calibrations at several places ask again."""
+        if (C, method) not in self.told:
+            mid, sd = self.ahead(np.array([C]), method)
+            self.told[C, method] = float(mid[0]), float(sd[0])
+        return self.told[C, method]
+
     def family(self, name: str, C: Array) -> Array:
         """Prediction (k,) of one family, a pass rate between 0 and 1."""
         return np.asarray(np.clip(FAMILIES[name].value(C, self.families[name]), 0.0, 1.0))
@@ -106,6 +115,7 @@ def cut_at(
     r0: float | None = None,
     draws: Draws | None = None,
     averaged: Sequence[str] = AVERAGED,
+    fitted: Fitted | None = None,
     seed: int = 0,
 ) -> Cut | None:
     """Fit the first `n` evaluations; None where there is no curve in them.
@@ -118,6 +128,8 @@ def cut_at(
         Of a posterior that is known already.
     averaged : sequence of str
         Families; the sigmoid alone costs a fifth.
+    fitted : mapping of family to (parameters, sum of squares), optional
+        Least squares of the families that are known already (`analysis.cuts.fit_cuts`).
     """
     n = len(data.compute) if n is None else n
     compute, rate = data.compute[:n], data.pass_rate[:n]
@@ -128,12 +140,14 @@ def cut_at(
         draws = posterior(
             compute, rate, variance=variance, time=data.time[:n], priors=priors, r0=r0, draws=DRAWS, seed=seed
         )
-    families, weights = _families(compute, rate, averaged)
+    families, weights = _families(compute, rate, averaged, fitted or {})
     sigma = float(np.sqrt(draws.weight @ draws.sigma**2))
     return Cut(n, float(compute[-1]), draws, sigma, families, weights)
 
 
-def _families(compute: Array, rate: Array, averaged: Sequence[str]) -> tuple[dict[str, Array], dict[str, float]]:
+def _families(
+    compute: Array, rate: Array, averaged: Sequence[str], fitted: Fitted
+) -> tuple[dict[str, Array], dict[str, float]]:
     """Least squares of each family on the evaluations after compute 0, and Akaike's weights, corrected, tempered."""
     positive = compute > 0.0
     log_c, y = np.log(compute[positive]), rate[positive]
@@ -143,7 +157,7 @@ def _families(compute: Array, rate: Array, averaged: Sequence[str]) -> tuple[dic
         free = len(family.free) + 1  # and the size of the noise
         if n < free + 2 or len(np.unique(log_c)) < free:
             continue
-        families[name], sse = fit_family(family, log_c, y)
+        families[name], sse = fitted[name] if name in fitted else fit_family(family, log_c, y)
         criterion[name] = n * np.log(max(sse, 1e-12) / n) + 2.0 * free + 2.0 * free * (free + 1.0) / (n - free - 1.0)
     if not criterion:
         return {}, {"sigmoid": 1.0}
@@ -192,8 +206,8 @@ class Calibration:
         for cut in self.cuts:
             if (j := ahead_of(compute, cut.n, factor)) is None:
                 continue
-            mid, sd = cut.ahead(compute[j : j + 1], method)
-            found.append((rate[j] - mid[0]) / max(float(np.hypot(sd[0], cut.sigma)), LEAST_SD))
+            mid, sd = cut.at(float(compute[j]), method)
+            found.append((rate[j] - mid) / max(float(np.hypot(sd, cut.sigma)), LEAST_SD))
         return np.array(found)
 
     def widening(self, factor: float, method: str, level: float = 0.95) -> Widening:

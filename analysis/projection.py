@@ -129,13 +129,21 @@ def fit_many(
 def _fit(model: Model, given: Array | None, starts: int, thorough: bool, precision: float) -> Curves:
     """Linear part, shape, sum of squares, convergence and start of the best descent of each curve."""
     curves = np.arange(len(model.observed))
-    owner, candidates = _grid_starts(model, starts, thorough) if starts else (curves[:0], np.empty((0, model.p)))
+    owner, candidates = grid_starts(model, starts, thorough) if starts else (curves[:0], np.empty((0, model.p)))
     if given is not None:
         owner, candidates = (
             np.concatenate([owner, curves]),
             np.concatenate([candidates, np.asarray(given, dtype=float)]),
         )
-    options = {"longest": 2.0, "damping": 1e-3 if starts else 1e-5}  # a start that was given is taken to be good
+    return descend(model, owner, candidates, thorough, precision, damping=1e-3 if starts else 1e-5)
+
+
+def descend(  # noqa: PLR0917
+    model: Model, owner: Index, candidates: Array, thorough: bool, precision: float, damping: float
+) -> Curves:
+    """Follow starts (k, p) of the curves `owner` (k,), at least one each; a small damping trusts them."""
+    curves = np.arange(len(model.observed))
+    options = {"longest": 2.0, "damping": damping}
     start = candidates
     if len(owner) > len(curves):
         rough = minimise(
@@ -165,7 +173,7 @@ def _fit(model: Model, given: Array | None, starts: int, thorough: bool, precisi
     return Curves(model.family, found.local.linear, found.theta, found.sse, found.converged, start)  # type: ignore[attr-defined]
 
 
-def _grid_starts(model: Model, starts: int, thorough: bool) -> tuple[Index, Array]:
+def grid_starts(model: Model, starts: int, thorough: bool) -> tuple[Index, Array]:
     """The deepest local minima of a grid of shapes: which curve (k,), ascending, and the shape (k, p)."""
     log_c = model.log_c
     finite = np.unique(log_c[np.isfinite(log_c)])
