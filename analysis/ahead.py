@@ -77,21 +77,20 @@ class Cut:
     weights: dict[str, float]
     told: dict[tuple[float, str], tuple[float, float]] = field(default_factory=dict, repr=False)
 
-    def ahead(self, C: Array, method: str = "average") -> Ahead:
-        """Predict the mean curve at computes (k,).
+    def ahead(self, C: Array, method: str = "average", *, since: float | None = None) -> Ahead:
+        """Predict the mean curve at computes (k,), or with `since` what it gains on that compute.
 
         The average has the variance of the sigmoid's draws plus the spread of the families around it.
         """
         C = np.atleast_1d(np.asarray(C, dtype=float))
-        d = self.draws
-        curves = R(C[None], d.R0[:, None], d.A[:, None], d.B[:, None], d.C_mid[:, None])
-        mean = d.weight @ curves
-        variance = d.weight @ (curves - mean) ** 2
-        sigmoid = d.quantile(curves, [0.5])[0]
+        curves = self._curves(C) - (0.0 if since is None else self._curves(np.array([since])))
+        mean = self.draws.weight @ curves
+        variance = self.draws.weight @ (curves - mean) ** 2
+        sigmoid = self.draws.quantile(curves, [0.5])[0]
         if method == "sigmoid" or set(self.weights) == {"sigmoid"}:
             return Ahead(sigmoid, np.sqrt(variance))
-        predicted = np.stack([sigmoid if f == "sigmoid" else self.family(f, C) for f in self.weights])
-        weights = np.array(list(self.weights.values()))
+        each = [sigmoid if f == "sigmoid" else self._gained(f, C, since) for f in self.weights]
+        predicted, weights = np.stack(each), np.array(list(self.weights.values()))
         mid = weights @ predicted
         return Ahead(mid, np.sqrt(variance + weights @ (predicted - mid) ** 2))
 
@@ -101,6 +100,14 @@ class Cut:
             mid, sd = self.ahead(np.array([C]), method)
             self.told[C, method] = float(mid[0]), float(sd[0])
         return self.told[C, method]
+
+    def _curves(self, C: Array) -> Array:
+        d = self.draws
+        return np.asarray(R(C[None], d.R0[:, None], d.A[:, None], d.B[:, None], d.C_mid[:, None]))
+
+    def _gained(self, name: str, C: Array, since: float | None) -> Array:
+        before = 0.0 if since is None else self.family(name, np.array([since]))
+        return np.asarray(self.family(name, C) - before)
 
     def family(self, name: str, C: Array) -> Array:
         """Prediction (k,) of one family, a pass rate between 0 and 1."""
