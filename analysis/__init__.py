@@ -14,6 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analysis.backtesting import backtest
+    from analysis.backtests import Backtest
+    from analysis.compared import Compared
+    from analysis.comparing import compare
     from analysis.comparison import compare_at_equal_compute
     from analysis.curve import R, compute_to, gradient, slope
     from analysis.draws import Draws
@@ -45,6 +49,8 @@ _HOME = {
     "read": "logs",
     "read_frame": "frames",
     "fit": "fitting",
+    "backtest": "backtesting",
+    "Backtest": "backtests",
     "forecast": "forecasting",
     "measure_inflation": "forecasting",
     "Forecast": "forecasts",
@@ -54,6 +60,7 @@ _HOME = {
     "share_R0": "starts",
     "pool_seeds": "seeds",
     "pool_shapes": "pooling",
+    "compare": "comparing",
     "compare_at_equal_compute": "comparison",
     "plot_curves": "plotting",
     "plot_training_curves": "plotting",
@@ -61,6 +68,7 @@ _HOME = {
     "WindowStudy": "windows",
     "window_study": "windows",
     "plot_windows": "windows",
+    "Compared": "compared",
     "Comparison": "schema",
     "Draws": "draws",
     "Event": "schema",
@@ -79,6 +87,8 @@ _HOME = {
 }
 
 __all__ = [
+    "Backtest",
+    "Compared",
     "Comparison",
     "Draws",
     "Event",
@@ -98,6 +108,8 @@ __all__ = [
     "SharedFit",
     "UserError",
     "WindowStudy",
+    "compare",
+    "backtest",
     "compare_at_equal_compute",
     "compute_to",
     "fit",

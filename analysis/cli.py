@@ -38,8 +38,9 @@ def add_commands(subparsers: Subparsers) -> None:
     _add_output(report, "report.html", "file to write")
     report.set_defaults(run=run_report)
 
-    from analysis import cli_forecast
+    from analysis import cli_compare, cli_forecast
 
+    cli_compare.add_command(subparsers)
     cli_forecast.add_command(subparsers)
 
 

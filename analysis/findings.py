@@ -63,6 +63,7 @@ CODES: dict[str, tuple[str, str]] = {
     "prior-bound": ("warning", "an interval leans on the prior more than on the data"),
     # forecasting
     "no-forecast": ("warning", "nothing is claimed past the data"),
+    "not-backtested": ("warning", "no origin of the run has an evaluation that far ahead"),
     "inside-data": ("note", "a compute that was asked for lies inside the data"),
     "misfit-ahead": ("warning", "earlier forecasts by the sigmoid missed by far more than its own band allows"),
     # comparing
