@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from analysis.backtesting import backtest
     from analysis.backtests import Backtest
+    from analysis.checking import check
     from analysis.compared import Compared
     from analysis.comparing import compare
     from analysis.comparison import compare_at_equal_compute
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
     from analysis.forecasting import forecast, measure_inflation
     from analysis.forecasts import Forecast, Forecasts
     from analysis.frames import read_frame
+    from analysis.health import Check, Health, RunHealth
+    from analysis.healthplot import plot_health
     from analysis.joint import fit_shared, nested
     from analysis.logs import read
+    from analysis.planning import plan
+    from analysis.plans import Plan, Plans
     from analysis.plotting import plot_curves, plot_training_curves
     from analysis.pooling import pool_shapes
     from analysis.priors import Priors
@@ -47,6 +52,11 @@ _HOME = {
     "gradient": "curve",
     "slope": "curve",
     "read": "logs",
+    "check": "checking",
+    "plot_health": "healthplot",
+    "Check": "health",
+    "Health": "health",
+    "RunHealth": "health",
     "read_frame": "frames",
     "fit": "fitting",
     "backtest": "backtesting",
@@ -62,6 +72,9 @@ _HOME = {
     "pool_shapes": "pooling",
     "compare": "comparing",
     "compare_at_equal_compute": "comparison",
+    "plan": "planning",
+    "Plan": "plans",
+    "Plans": "plans",
     "plot_curves": "plotting",
     "plot_training_curves": "plotting",
     "write_report": "reporting",
@@ -88,6 +101,7 @@ _HOME = {
 
 __all__ = [
     "Backtest",
+    "Check",
     "Compared",
     "Comparison",
     "Draws",
@@ -97,19 +111,24 @@ __all__ = [
     "Fits",
     "Forecast",
     "Forecasts",
+    "Health",
     "Nested",
     "Param",
+    "Plan",
+    "Plans",
     "Priors",
     "R",
     "RecipeFit",
     "RecipeFits",
     "Run",
+    "RunHealth",
     "Runs",
     "SharedFit",
     "UserError",
     "WindowStudy",
-    "compare",
     "backtest",
+    "check",
+    "compare",
     "compare_at_equal_compute",
     "compute_to",
     "fit",
@@ -118,7 +137,9 @@ __all__ = [
     "gradient",
     "measure_inflation",
     "nested",
+    "plan",
     "plot_curves",
+    "plot_health",
     "plot_training_curves",
     "plot_windows",
     "pool_seeds",

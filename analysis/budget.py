@@ -117,7 +117,7 @@ def after(
 
     The band is that of the sigmoid, widened as earlier forecasts of the run ask for it today.
     """
-    rng = np.random.default_rng([seed, round(1000 * multiple)])
+    rng = np.random.default_rng(seed)  # the same futures for every budget, so that budgets can be compared
     rows = rng.choice(len(cut.draws), size=futures, p=cut.draws.weight)
     times = np.array([past.widening(float(h), "sigmoid", level).times for h in MULTIPLES])
     told = []

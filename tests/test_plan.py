@@ -1,0 +1,163 @@
+"""Plans: futures that continue the run, widths that shrink, a stop rule that is the formula, what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import analysis as an
+from analysis import contrasts
+from analysis.ahead import calibrate, cut_at
+from analysis.budget import MULTIPLES, after, continued, crossing, usual_gap
+from analysis.draws import Draws
+from analysis.evaluations import Evaluations, evaluations_of
+from analysis.planning import gain, verdict_of
+from analysis.plot_plan import plot_plan
+from benchmarks.plan import stopped_wrongly, widths
+from scalerl.cli import main
+from tests.made import as_run, noisy
+
+PAPER = "data/paper/scalerl_8b_bs2048_100k.csv"
+
+
+def exact(rho=0.0, sigma=0.0):
+    one = np.ones(1)
+    return Draws(0.1 * one, 0.7 * one, 1.5 * one, 2.0 * one, rho * one, sigma * one, one)
+
+
+def test_a_future_keeps_what_is_there_the_cadence_and_the_curve():
+    C = np.linspace(0.0, 4.0, 21)
+    data = Evaluations(C, an.R(C, 0.1, 0.7, 1.5, 2.0), np.arange(21.0) * 10, np.full(21, 1e-6), ())
+    longer = continued(data, exact(), 0, 2.0, np.random.default_rng(0))
+    assert longer.compute[:21].tolist() == C.tolist()
+    assert longer.compute == pytest.approx(np.linspace(0.0, 8.0, 41))
+    assert longer.time == pytest.approx(np.arange(41.0) * 10)
+    assert longer.pass_rate == pytest.approx(an.R(longer.compute, 0.1, 0.7, 1.5, 2.0))
+    assert len(longer.variance) == 41
+
+
+def test_the_noise_goes_on_from_the_last_residual():
+    C = np.linspace(0.1, 4.0, 30)
+    y = an.R(C, 0.1, 0.7, 1.5, 2.0)
+    y[-1] += 0.05
+    data = Evaluations(C, y, C, None, ())
+    rng = np.random.default_rng(1)
+    runs = [continued(data, exact(rho=0.8, sigma=0.01), 0, 1.5, rng) for _ in range(400)]
+    residual = np.array([r.pass_rate[30:] - an.R(r.compute[30:], 0.1, 0.7, 1.5, 2.0) for r in runs])
+    for i in range(3):  # mean decays as .8^i, the variance grows to sigma^2; 5 standard errors of 400 draws
+        sd = 0.01 * np.sqrt(1.0 - 0.8 ** (2 * (i + 1)))
+        assert residual[:, i].mean() == pytest.approx(0.05 * 0.8 ** (i + 1), abs=5 * sd / 20)
+        assert residual[:, i].std() == pytest.approx(sd, rel=5 / np.sqrt(800))
+
+
+def test_more_compute_is_expected_to_narrow_the_interval():
+    data = evaluations_of(noisy(0, k=2.0, n=30), "gpu_hours")
+    cut, past = cut_at(data, averaged=("sigmoid",)), calibrate(data, averaged=("sigmoid",), origins=4)
+    told = [after(data, cut, past, h, tolerance=0.02, level=0.95, futures=6) for h in (1.5, 3.0)]
+    lo, hi = cut.draws.quantile(cut.draws.A, [0.025, 0.975])
+    assert hi - lo > told[0].A_width > told[1].A_width
+    assert told[0].half > told[1].half
+    assert len(told[0].reach_at_least) == 6
+
+
+def test_realised_widths_are_the_predicted_ones():
+    """The short form of the benchmark: 12 curves at k = 3, the ratio of medians within the bars and their scatter."""
+    table = np.array([widths(3.0, 0.0, i, futures=4) for i in range(12)])
+    ratio = np.median(table[:, 0] / table[:, 1])
+    assert 0.6 < ratio < 1.6
+
+
+def test_the_rule_does_not_stop_runs_that_still_gain():
+    """The short form of the benchmark: no wrong stop in 6 runs, and it does stop where nothing is left to gain."""
+    told = [stopped_wrongly(5.0, 0.0, i) for i in range(6)]
+    assert sum(t.wrong for t in told) == 0
+    assert sum(t.stopped for t in told) >= 3
+
+
+def test_the_verdict_is_read_off_the_gain():
+    data = evaluations_of(noisy(1, k=6.0, n=40), "gpu_hours")
+    cut, past = cut_at(data), calibrate(data)
+    C = 2.0 * cut.last
+    mid, _, hi = gain(cut, past, C)
+    ahead = cut.ahead(np.array([C]), since=cut.last)
+    half = past.widening(2.0, "average").times * ahead.sd[0]
+    assert (mid, hi) == pytest.approx((ahead.mid[0], ahead.mid[0] + half))
+    both = cut.ahead(np.array([C]), "sigmoid").mid[0] - cut.ahead(np.array([cut.last]), "sigmoid").mid[0]
+    assert cut.ahead(np.array([C]), "sigmoid", since=cut.last).mid[0] == pytest.approx(both, abs=0.003)
+    told = an.plan(an.fit(noisy(1, k=6.0, n=40)), budgets=[2], futures=2)[0]
+    assert told.verdict == verdict_of(told.gain_until, 0.01)
+
+
+def test_power_is_that_of_the_comparison():
+    told = an.plan(an.fit(noisy(2, k=5.0, n=40)), budgets=[2], futures=3, seed_sd=0.01, seeds=[3])[0]
+    draws = an.fit(noisy(2, k=5.0, n=40)).draws
+    variance = float(draws.weight @ (draws.A - draws.weight @ draws.A) ** 2)
+    today = told.powers[0]
+    assert (today.multiple, today.seeds) == (1.0, 3)
+    assert today.power == contrasts.power(0.05, variance, variance, 3, 0.01)
+    assert today.cost == pytest.approx(2 * 3 * told.last)
+    without = an.plan(an.fit(noisy(2, k=5.0, n=40)), budgets=[2], futures=2)[0]
+    assert without.powers == ()
+    assert "not-tested" in {f.code for f in without.findings}
+
+
+def test_the_next_budget_goes_to_the_recipe_that_is_likely_best():
+    good, bad = noisy(3, k=4.0), noisy(4, k=4.0, A=0.5)
+    runs = [as_run(r.data["gpu_hours"], r.data["pass_rate"], name) for name, r in (("bad", bad), ("good", good))]
+    told = an.plan(runs, budgets=[2], futures=2)
+    assert told.next == "good"
+    assert told.candidates[0].p_best > 0.99
+    assert sum(c.p_best for c in told.candidates) == pytest.approx(1.0)
+    assert an.plan(runs[:1], budgets=[2], futures=2).next is None
+
+
+def test_a_run_that_decays_has_no_plan_and_says_why():
+    C = np.arange(1.0, 21.0)
+    told = an.plan(as_run(C, np.r_[np.linspace(0.2, 0.7, 10), np.linspace(0.68, 0.3, 10)]))[0]
+    assert (told.budgets, told.verdict) == ((), None)
+    assert "no-forecast" in {f.code for f in told.findings}
+
+
+def test_crossing_and_gap():
+    half = np.linspace(0.0, 0.12, len(MULTIPLES))
+    k = int(np.flatnonzero(half > 0.055)[0])
+    assert MULTIPLES[k - 1] < crossing(half, 0.055) < MULTIPLES[k]
+    assert usual_gap(np.array([0.0, 2.0, 4.0, 4.0])) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"budgets": [1.0]}, "budgets"),
+        ({"budgets": []}, "budgets"),
+        ({"reach": 1.0}, "reach"),
+        ({"until": 1.0}, "there already"),
+        ({"seeds": [1]}, "seeds"),
+        ({"least_gain": 0.0}, "least_gain"),
+        ({"seed_sd": -0.1}, "seed_sd"),
+        ({"futures": 1}, "futures"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(options, words):
+    with pytest.raises(an.UserError, match=words) as error:
+        an.plan(noisy(0), **options)
+    assert "\n" not in str(error.value)
+
+
+def test_the_figure_and_the_command(tmp_path, capsys):
+    told = an.plan(an.fit(noisy(0, k=4.0)), budgets=[2, 4], futures=2)
+    lines = {line.get_gid(): line for line in plot_plan(told).lines}
+    assert lines["A-0"].get_xydata().tolist() == [[b.multiple, b.A_width] for b in told[0].budgets]
+    assert lines["half-0"].get_ydata().tolist() == [b.half for b in told[0].budgets]
+    out = tmp_path / "plan.svg"
+    assert main(["plan", PAPER, "--budget", "2", "--futures", "2", "-o", str(out)]) == 0
+    assert "the next doubling gains" in capsys.readouterr().out
+    assert out.exists()
+    assert main(["plan", PAPER, "--budget", "2", "--futures", "2", "--json"]) == 0
+    json_told = json.loads(capsys.readouterr().out)
+    assert json_told["schema"] == "plan/1"
+    assert json_told["plans"][0]["stop_or_go"]["verdict"] in {"stop", "go", "unsure"}
+    assert main(["plan", PAPER, "--budget", "0.5"]) == 2
+    assert "--budget" in capsys.readouterr().err
