@@ -132,7 +132,7 @@ def main() -> None:
         each = np.median(table[:, 0] / table[:, 1]), np.median(table[:, 2] / table[:, 3])
         fine &= all(FACTORS[0] <= v <= FACTORS[1] for v in each)
         print(
-            f"widths k {k:g} rho {rho:g}, {len(table)} curves, realised over predicted: median of ratios A {each[0]:.2f}, "
+            f"widths k {k:g} rho {rho:g}, {len(table)} curves, realised over predicted: ratios A {each[0]:.2f}, "
             f"band {each[1]:.2f}; ratio of medians: A {A:.2f}, band {half:.2f}",
             flush=True,
         )
