@@ -6,6 +6,7 @@ hollow one. Artists carry ids such as ``predicted-0``, numbered by run, or ``err
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -168,10 +169,16 @@ def _drawable(test: Backtest, method: str) -> None:
 
 def _compute_axis(ax: Axes, test: Backtest, what: str = "compute") -> None:
     axis = next(iter(test.axes.values()))
-    from matplotlib.ticker import LogFormatterSciNotation
+    from matplotlib.ticker import LogLocator, NullLocator
 
     ax.set_xscale("log")
-    ax.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(0.5, 0.2)))  # none where a decade shows
+    low, high = ax.get_xlim()
+    decades = math.log10(high / low)
+    ax.xaxis.set_major_locator(
+        LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.7 else (1.0, 3.0) if decades < 3 else (1.0,))
+    )
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.set_xlabel(LABELS.get(axis, axis).replace("compute", what, 1))
     ax.spines[["top", "right"]].set_visible(False)
 
