@@ -199,13 +199,18 @@ class Calibration:
     data: Evaluations
     cuts: tuple[Cut, ...]
     inflation: float
+    others: tuple[Calibration, ...] = ()
     seen: dict[tuple[float, str], Array] = field(default_factory=dict, repr=False)
 
     def errors(self, factor: float, method: str) -> Array:
-        """Errors of the cuts that factor ahead, (m,), each over the standard deviation that its cut gives it."""
+        """Errors of the cuts that factor ahead, (m,), each over the standard deviation that its cut gives it.
+
+        Those of `others`, runs that are taken to err alike, come after the run's own.
+        """
         if (factor, method) not in self.seen:
             self.seen[factor, method] = self._errors(factor, method)
-        return self.seen[factor, method]
+        own = self.seen[factor, method]
+        return np.concatenate([own, *(o.errors(factor, method) for o in self.others)]) if self.others else own
 
     def _errors(self, factor: float, method: str) -> Array:
         compute, rate = self.data.compute, self.data.pass_rate

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, overload
 
 import numpy as np
 
-from analysis.ahead import AVERAGED, CALIBRATED, INFLATION, METHODS, Calibration, Cut, calibrate, cut_at
+from analysis.ahead import AVERAGED, CALIBRATED, INFLATION, METHODS, ORIGINS, Calibration, Cut, calibrate, cut_at
 from analysis.arguments import checked_level, checked_share, checked_window
 from analysis.evaluations import Window, evaluations_of, inside
 from analysis.findings import Finding, finding
@@ -310,6 +311,30 @@ def reach_of(path: Path, tolerance: float) -> float:
         return 1.0
     share = (tolerance - path.half[k - 1]) / (path.half[k] - path.half[k - 1])
     return float(np.exp(np.interp(share, [0.0, 1.0], np.log(path.multiples[k - 1 : k + 1]))))
+
+
+def recipe_reach(fits: Sequence[Fit], tolerance: float = TOLERANCE, level: float = 0.95) -> float | None:
+    """Smallest reach of a recipe's seeds by the sigmoid, calibrated on earlier cuts of all of them together.
+
+    Seeds of one recipe are taken to err alike: each is cut `ORIGINS` / seeds times, twice at least. None where a seed
+    has no band.
+    """
+    each = max(2, round(ORIGINS / max(len(fits), 1)))
+    alone = ("sigmoid",)
+    cuts, pasts = [], []
+    for fitted in fits:
+        if fitted.trusted_draws is None or any(f.code in NOTHING_AHEAD for f in fitted.findings):
+            return None
+        data = evaluations_of(fitted.run, fitted.x)
+        data = data.some(inside(data.compute, fitted.window))
+        cut = cut_at(data, draws=fitted.trusted_draws, averaged=alone)
+        if cut is None or not cut.last > 0.0:
+            return None
+        cuts.append(cut)
+        pasts.append(calibrate(data, origins=each, averaged=alone))
+    together = [replace(past, others=tuple(o for o in pasts if o is not past)) for past in pasts]
+    paths = (_path(cut, past, level, "sigmoid") for cut, past in zip(cuts, together, strict=True))
+    return min((reach_of(path, tolerance) for path in paths), default=None)
 
 
 def _misfit(past: Calibration) -> list[Finding]:

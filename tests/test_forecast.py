@@ -26,7 +26,7 @@ from analysis.ahead import (
 )
 from analysis.evaluations import Evaluations, evaluations_of
 from analysis.families import FAMILIES
-from analysis.forecasting import GRID, reach_of
+from analysis.forecasting import GRID, reach_of, recipe_reach
 from analysis.plot_forecast import plot_forecast, plot_reach
 from benchmarks.simulate import Cell, simulate
 from scalerl.cli import main
@@ -232,3 +232,17 @@ def test_the_command_prints_a_table_or_json_and_draws(tmp_path, capsys):
     assert set(told["reach"]["scalerl_8b_bs2048_100k"]) >= {"value", "tolerance", "calibrated"}
     assert main(["forecast", PAPER, "--at", "soon"]) == 2
     assert "soon" in capsys.readouterr().err
+
+
+def test_seeds_of_a_recipe_calibrate_each_other():
+    fits = an.fit([replace(_run(simulate(Cell(5.0, 60, 0.0), i)), name=f"seed{i}") for i in range(2)])
+    pasts = [calibrate(evaluations_of(f.run, f.x), origins=4, averaged=("sigmoid",)) for f in fits]
+    both = replace(pasts[0], others=(pasts[1],))
+    own, other = (p.errors(2.0, "sigmoid") for p in pasts)
+    assert both.errors(2.0, "sigmoid").tolist() == [*own, *other]
+    assert both.widening(2.0, "sigmoid").origins == len(own) + len(other)
+    reach = recipe_reach(fits)
+    assert 1.0 <= reach <= GRID[-1]
+    assert reach <= min(recipe_reach(fits, tolerance=0.05), 100.0)
+    flat = an.fit(as_run(np.arange(1.0, 21.0), np.full(20, 0.5)))
+    assert recipe_reach([fits[0], flat]) is None
