@@ -4,6 +4,7 @@ Run ``python -m benchmarks.backtest [--runs 100] [--repetitions 5]`` from the re
 of one run of 60 evaluations over 20 origins, all families and methods, after imports; the bar is 1.5 s and the median
 over several kinds of run counts. Coverage: simulated runs of 60 evaluations to k C_mid (`benchmarks.simulate`), the
 share of evaluations 1.5x, 2x and 4x ahead inside the bands, own and calibrated; no bar, for the law is true there.
+Its intervals count every forecast; those of one run go together, so they are too narrow.
 Runs that were simulated before are read from ``--work`` and not back-tested again. Leave the machine one free core.
 """
 
