@@ -1,12 +1,15 @@
 """The test of a difference between recipes, as arithmetic on arrays: seeds' values in, interval out.
 
-The values of a recipe's seeds are taken as normal around the recipe's own with variance tau^2 + `OWN` x own variance:
-tau is how seeds of one recipe differ, the same for every recipe compared, and is integrated out on a grid under a
-half-Cauchy prior of scale `SCALE`; a stated tau is used as it is. So a difference is known no better than its seeds
-are, and few seeds borrow from each other how much seeds differ.
+The values of a recipe's n seeds (medians of their posteriors) scatter around the recipe's own with variance
+tau^2 + `OWN` v: v is the variance of a seed's posterior, which is wider than its median scatters; tau is how seeds of
+one recipe differ, the same for every recipe compared, and is integrated out on a grid under a half-Cauchy prior of
+scale `SCALE`; a stated tau is used as it is. Their mean then has the variance (tau^2 + `OWN` v) / n + lean, where the
+lean is what all seeds of a recipe have in common and no number of them averages out: a posterior owes the share
+v / (prior sd)^2 of its variance to the prior, which pulls every seed the same way (`lean`). So few seeds borrow from
+each other how much seeds differ, and early runs are not believed because they agree.
 
 Promises: one rule for every figure that is compared (ceiling, pass rate at a compute, ln B, ln C_mid), of which
-`power` says how often it sees a given difference. `OWN` and `SCALE` were chosen by simulation
+`power` says how often it sees a given difference. `OWN`, `SCALE` and the prior sds were chosen by simulation
 (``python -m benchmarks.compare``), which also says how often the interval is wrong. Does not know what the values are.
 
 Shapes: R recipes, n_r seeds, ... any number of columns, T values of tau.
@@ -24,7 +27,10 @@ from analysis.draws import tail
 from analysis.solver import Array
 from scalerl.runlog import UserError
 
-OWN = 0.5  # posterior variances of single runs are wider than what their medians scatter by
+OWN = 0.35  # of a posterior's variance is what its median scatters by from run to run (.2 to .55 in simulation)
+# Of a ceiling, as far as the lean is concerned. The lean of one recipe's ceiling follows a prior sd of .2; recipes that
+# are compared are alike and lean alike, so that a difference leans less.
+PRIOR_SD = 0.35
 SCALE = 0.01  # of the half-Cauchy prior of tau, in pass rate
 TAUS = np.concatenate([[0.0], np.geomspace(0.02, 60.0, 60)])  # in units of the scale
 BISECTIONS = 50
@@ -89,8 +95,34 @@ def spread(
     return Spread(tau, weight / weight.sum(axis=-1, keepdims=True))
 
 
+def lean(own: Array, prior_sd: Array | float = PRIOR_SD) -> Array:
+    """Return the variance that all seeds of a recipe have in common: v min(v / prior_sd^2, 1), v the mean of `own`.
+
+    Parameters
+    ----------
+    own : array, shape (n, ...)
+        Variances of the seeds' posteriors.
+    prior_sd : array or float
+        Standard deviation of the prior of this figure.
+
+    Examples
+    --------
+    >>> lean(np.full(3, 0.1**2)).round(6).item(), lean(np.full(3, 0.01**2)).round(7).item()
+    (0.000816, 1e-07)
+    """
+    v = np.asarray(own).mean(axis=0)
+    return np.asarray(v * np.minimum(v / np.square(prior_sd), 1.0))
+
+
 def difference(  # noqa: PLR0917
-    first: Array, second: Array, own_first: Array, own_second: Array, known: Spread, level: float = 0.95
+    first: Array,
+    second: Array,
+    own_first: Array,
+    own_second: Array,
+    known: Spread,
+    level: float = 0.95,
+    *,
+    common: Array | float = 0.0,
 ) -> Interval:
     """Return first - second with its interval.
 
@@ -103,6 +135,8 @@ def difference(  # noqa: PLR0917
     known : Spread
         Of all recipes compared, these two among them.
     level : float
+    common : array or float, shape (...)
+        Variance of the difference that no number of seeds averages out: the `lean` of both, and other prompts.
 
     Returns
     -------
@@ -116,7 +150,7 @@ def difference(  # noqa: PLR0917
     (True, True, True)
     """
     value = first.mean(axis=0) - second.mean(axis=0)
-    se = standard_errors(own_first, own_second, known)
+    se = standard_errors(own_first, own_second, known, common)
     weight = np.broadcast_to(known.weight, se.shape)
     half = half_width(se, weight, level)
     with np.errstate(invalid="ignore"):
@@ -124,10 +158,10 @@ def difference(  # noqa: PLR0917
     return Interval(value, value - half, value + half, p)
 
 
-def standard_errors(own_first: Array, own_second: Array, known: Spread) -> Array:
+def standard_errors(own_first: Array, own_second: Array, known: Spread, common: Array | float = 0.0) -> Array:
     """Return the standard error of a difference at each tau, (..., T)."""
     each = [(known.tau**2 + _own(own)[..., None]) / len(own) for own in (own_first, own_second)]
-    return np.asarray(np.sqrt(np.maximum(each[0] + each[1], 1e-24)))
+    return np.asarray(np.sqrt(np.maximum(each[0] + each[1] + np.asarray(common)[..., None], 1e-24)))
 
 
 def half_width(se: Array, weight: Array, level: float) -> Array:
@@ -172,10 +206,11 @@ def power(
     """
     rng = np.random.default_rng(seed)
     a, b = (np.full((seeds, repetitions), v) for v in (own_first, own_second))
-    first = gap + rng.normal(size=a.shape) * np.sqrt(tau**2 + OWN * a)
+    common = lean(a) + lean(b)
+    first = gap + rng.normal(size=a.shape) * np.sqrt(tau**2 + OWN * a) + rng.normal(size=repetitions) * np.sqrt(common)
     second = rng.normal(size=b.shape) * np.sqrt(tau**2 + OWN * b)
     known = spread([first, second], [a, b], seed_sd=tau if seeds == 1 else None)
-    return float((difference(first, second, a, b, known, level).p < 1.0 - level).mean())
+    return float((difference(first, second, a, b, known, level, common=common).p < 1.0 - level).mean())
 
 
 def _own(variance: Array) -> Array:

@@ -1,9 +1,10 @@
 """Curves of whole recipes, drawn together: what P(better), compute to a target and crossovers are read off.
 
 A recipe's curve is the mean of its seeds' curves. Each draw takes one posterior draw of every seed, narrowed about its
-median as `analysis.contrasts` takes own variances (`OWN`), and moves the mean by what few seeds leave unknown of it:
-one normal deviate a draw for the whole curve, times tau(C) / sqrt(seeds), with tau(C) drawn from what all recipes'
-seeds say at that compute. So the draws at any compute agree with the test of the difference there.
+median as `analysis.contrasts` takes own variances (`OWN`), moves the mean by one more draw of one seed, narrowed to
+the share that the prior has in it (`lean`), and by what few seeds leave unknown of it: one normal deviate a draw for
+the whole curve, times tau(C) / sqrt(seeds), with tau(C) drawn from what all recipes' seeds say at that compute. So the
+draws at any compute agree with the test of the difference there.
 
 Promises: infinity stands for never; compute is on [0, infinity]. Does not promise shapes beyond the law of each seed.
 
@@ -17,12 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.contrasts import OWN, Spread, spread
+from analysis.contrasts import OWN, PRIOR_SD, Spread, lean, spread
 from analysis.curve import R
 from analysis.draws import Draws, tail
 from analysis.solver import Array
 
 DRAWS = 1000
+LEAST_PRIOR_SD = 0.05  # of a pass rate within the data
 COLUMNS = 120  # computes at which curves are kept, spread evenly in ln C
 BEFORE, BEYOND = 30.0, 1e4  # how far they reach below the first compute and beyond the last
 
@@ -37,6 +39,8 @@ class JointDraws:
         Ascending, from 0 to infinity.
     values, own : tuple of R arrays (n_r, G)
         Median pass rate of each seed's curve and its variance.
+    common : (R, G) array
+        Variance of a recipe's curve that no number of seeds averages out.
     curves : (R, M, G) array
     known : Spread or None
         What is known of tau, (G,) columns; None where it is not.
@@ -45,6 +49,7 @@ class JointDraws:
     compute: Array
     values: tuple[Array, ...]
     own: tuple[Array, ...]
+    common: Array
     curves: Array
     known: Spread | None
 
@@ -60,7 +65,7 @@ class JointDraws:
     def variance(self, r: int) -> Array:
         """Variance of a recipe's curve, (G,), as the test has it."""
         mean_square = 0.0 if self.known is None else (self.known.weight * self.known.tau**2).sum(axis=-1)
-        return np.asarray((mean_square + OWN * self.own[r].mean(axis=0)) / len(self.values[r]))
+        return np.asarray((mean_square + OWN * self.own[r].mean(axis=0)) / len(self.values[r]) + self.common[r])
 
 
 def grid(first: float, last: float, at: Sequence[float] = ()) -> Array:
@@ -69,8 +74,24 @@ def grid(first: float, last: float, at: Sequence[float] = ()) -> Array:
     return np.unique(np.concatenate([[0.0], inner, np.asarray(at, dtype=float), [np.inf]]))
 
 
+def prior_sd(compute: Array, last: float) -> Array:
+    """Return the prior's standard deviation of a pass rate ahead, given the data up to the last compute, (G,).
+
+    Chosen by simulation for the `lean`: it grows from the last compute on to that of a ceiling.
+    """
+    ahead = compute / last
+    share = np.divide(ahead, ahead + 9.0, out=np.ones_like(ahead), where=np.isfinite(ahead))
+    return np.maximum(PRIOR_SD * share, LEAST_PRIOR_SD)
+
+
 def draw_together(
-    seeds: Sequence[Sequence[Draws]], compute: Array, *, seed_sd: float | None = None, M: int = DRAWS, seed: int = 0
+    seeds: Sequence[Sequence[Draws]],
+    compute: Array,
+    lasts: Sequence[float],
+    *,
+    seed_sd: float | None = None,
+    M: int = DRAWS,
+    seed: int = 0,
 ) -> JointDraws:
     """Draw the curves of recipes from the posterior draws of their seeds.
 
@@ -79,31 +100,41 @@ def draw_together(
     seeds : sequence of R sequences of Draws
     compute : (G,) array
         As `grid` makes them.
+    lasts : sequence of R floats
+        Last compute of each recipe.
     seed_sd : float, optional
         Stated tau. Without it and with one seed a recipe nothing is known of how seeds differ: the curves then hold
         the noise inside runs alone.
     """
     rng = np.random.default_rng([11, seed])
-    values, own, curves = [], [], []
-    for recipe in seeds:
-        middle, variance, mean = [], [], np.zeros((M, len(compute)))
+    values, own, common, curves = [], [], [], []
+    for recipe, last in zip(seeds, lasts, strict=True):
+        middle: list[Array] = []
+        variance: list[Array] = []
+        mean = np.zeros((M, len(compute)))
+        one = np.empty((M, len(compute)))
         for draws in recipe:
             at = equally(draws, M, rng)
             table = R(compute, *(v[at][:, None] for v in (draws.R0, draws.A, draws.B, draws.C_mid)))
             centre = np.median(table, axis=0)
-            mean += centre + np.sqrt(OWN) * (table - table.mean(axis=0))
+            around = table - table.mean(axis=0)
+            mean += centre + np.sqrt(OWN) * around
+            again = slice(len(middle), None, len(recipe))  # every seed gives its share of the draws that lean
+            one[again] = around[::-1][again]
             middle.append(centre)
             variance.append(table.var(axis=0))
         values.append(np.stack(middle))
         own.append(np.stack(variance))
-        curves.append(mean / len(recipe))
+        common.append(lean(own[-1], prior_sd(compute, last)))
+        share = common[-1] / np.maximum(own[-1].mean(axis=0), 1e-24)
+        curves.append(mean / len(recipe) + np.sqrt(share) * one)
     known = None
     if seed_sd is not None or max(map(len, values)) > 1:
         known = spread(values, own, seed_sd=seed_sd)
         tau = known.quantile(rng.uniform(size=M)).T  # (M, G)
         for r, value in enumerate(values):
             curves[r] += rng.normal(size=(M, 1)) * tau / np.sqrt(len(value))
-    return JointDraws(compute, tuple(values), tuple(own), np.stack(curves), known)
+    return JointDraws(compute, tuple(values), tuple(own), np.stack(common), np.stack(curves), known)
 
 
 def equally(draws: Draws, M: int, rng: np.random.Generator) -> Array:

@@ -79,7 +79,8 @@ def of_recipes(groups: Mapping[str, Sequence[Fit]], pooled: Mapping[str, RecipeF
         found.append(finding("prompt-sets-differ", what))
     if None in prompts.values():
         without = ", ".join(name for name, p in prompts.items() if p is None)
-        what = f"the logs of {without} do not say which prompts were evaluated; they are taken to be the same"
+        which = "logs" if all(p is None for p in prompts.values()) else f"logs of {without}"
+        what = f"the {which} do not say which prompts were evaluated; they are taken to be the same"
         found.append(finding("prompts-unknown", what))
     tasks = {name: {t for f in fits if (t := _task(f.run))} for name, fits in groups.items()}
     if len(set().union(*tasks.values())) > 1:

@@ -24,6 +24,7 @@ from analysis.solver import Array
 from scalerl.runlog import UserError
 
 LOG_SCALE = 0.1  # of the prior of how ln B and ln C_mid differ between seeds
+LOG_PRIOR_SD = 0.7  # of ln B, as its prior is; of ln C_mid too, for the lean
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +46,10 @@ class Table:
             raise UserError("nothing is known of how seeds differ: differences are not tested")
         at = slice(column, column + 1)
         here = contrasts.Spread(known.tau, known.weight[at])
-        extra = self.like.prompt_variance(self.names[i], self.names[j])
-        # What prompts add is the same for all seeds of a recipe: it does not average out.
-        own_i, own_j = (own[r][:, at] + 0.5 * extra * len(own[r]) / contrasts.OWN for r in (i, j))
-        return contrasts.difference(values[i][:, at], values[j][:, at], own_i, own_j, here, self.level)
+        common = self.joint.common[[i, j], column].sum() + self.like.prompt_variance(self.names[i], self.names[j])
+        return contrasts.difference(
+            values[i][:, at], values[j][:, at], own[i][:, at], own[j][:, at], here, self.level, common=common
+        )
 
 
 def calibrated_reach(fits: Sequence[Fit]) -> float | None:
@@ -75,6 +76,7 @@ def rows_and_pairs(  # noqa: PLR0917
     shares = {c: _p_best(table, draws) for c, draws in shrunk.items()}
     reached = {t: [joint_draws.compute_to(c, joint.compute, t) for c in curves] for t in targets}
     value = {t: joint_draws.compute_to(joint.middle, joint.compute, t) for t in targets}
+    logs = {name: _Logs.of(groups, name) for name in ("B", "C_mid")}
     rows = []
     for r in order:
         name, fits = names[r], groups[names[r]]
@@ -113,8 +115,8 @@ def rows_and_pairs(  # noqa: PLR0917
                 A,
                 p,
                 _better(shrunk[math.inf], i, j) if tested else None,
-                _ratio(groups, names[i], names[j], "B", table, tested),
-                _ratio(groups, names[i], names[j], "C_mid", table, tested),
+                logs["B"].ratio(names[i], names[j], table.level, tested=tested),
+                logs["C_mid"].ratio(names[i], names[j], table.level, tested=tested),
                 tuple(
                     PairAt(
                         c,
@@ -189,7 +191,8 @@ def _rate(table: Table, r: int, column: int) -> Estimate:
         return Estimate(value)
     weight = joint.known.weight[column : column + 1]
     own = joint.own[r][:, column : column + 1].mean(axis=0)
-    se = np.sqrt((joint.known.tau**2 + contrasts.OWN * own[:, None]) / len(joint.values[r]))
+    each = (joint.known.tau**2 + contrasts.OWN * own[:, None]) / len(joint.values[r])
+    se = np.sqrt(each + joint.common[r, column])
     half = float(contrasts.half_width(se, weight, table.level)[0])
     return Estimate(value, max(value - half, 0.0), min(value + half, 1.0))
 
@@ -217,20 +220,33 @@ def _over(second: Array, first: Array) -> Array:
         return np.where(np.isinf(second), np.inf, second / first)
 
 
-def _ratio(  # noqa: PLR0917
-    groups: Mapping[str, Sequence[Fit]], first: str, second: str, name: str, table: Table, tested: bool
-) -> Estimate:
-    """Ratio of B or C_mid with the test's interval of its logarithm."""
-    values, own = {}, {}
-    for recipe, fits in groups.items():
-        logs = [_log_median(draws_of(f), name) for f in fits]
-        values[recipe], own[recipe] = (np.array(v) for v in zip(*logs, strict=True))
-    value = math.exp(float(values[first].mean() - values[second].mean()))
-    if not tested or max(map(len, values.values())) < 2:  # a stated seed sd is one of pass rates
-        return Estimate(value)
-    known = contrasts.spread(list(values.values()), list(own.values()), scale=LOG_SCALE)
-    found = contrasts.difference(values[first], values[second], own[first], own[second], known, table.level)
-    return Estimate(value, math.exp(float(found.lo)), math.exp(float(found.hi)))
+@dataclass(frozen=True, eq=False)
+class _Logs:
+    """Medians and variances of ln B or ln C_mid of each recipe's seeds."""
+
+    values: Mapping[str, Array]
+    own: Mapping[str, Array]
+    known: contrasts.Spread | None
+
+    @staticmethod
+    def of(groups: Mapping[str, Sequence[Fit]], name: str) -> _Logs:
+        values, own = {}, {}
+        for recipe, fits in groups.items():
+            logs = [_log_median(draws_of(f), name) for f in fits]
+            values[recipe], own[recipe] = (np.array(v) for v in zip(*logs, strict=True))
+        several = max(map(len, values.values())) > 1  # a stated seed sd is one of pass rates
+        known = contrasts.spread(list(values.values()), list(own.values()), scale=LOG_SCALE) if several else None
+        return _Logs(values, own, known)
+
+    def ratio(self, first: str, second: str, level: float, *, tested: bool) -> Estimate:
+        """Ratio of two recipes with the test's interval of its logarithm."""
+        values = [self.values[r] for r in (first, second)]
+        if not tested or self.known is None:
+            return Estimate(math.exp(float(values[0].mean() - values[1].mean())))
+        own = [self.own[r] for r in (first, second)]
+        common = sum(contrasts.lean(v, LOG_PRIOR_SD) for v in own)
+        found = contrasts.difference(values[0], values[1], own[0], own[1], self.known, level, common=common)
+        return Estimate(*(math.exp(float(v)) for v in (found.value, found.lo, found.hi)))
 
 
 def _log_median(d: Draws, name: str) -> tuple[float, float]:

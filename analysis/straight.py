@@ -184,8 +184,8 @@ def same_ceiling(compared: Compared, *, A: float | None = None) -> SameCeiling:
             middle = float(logs[name].mean())
             B[name] = Estimate(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
             if name != first and first in several:
-                none = [np.zeros(len(logs[r])) for r in (name, first)]
-                apart = contrasts.difference(logs[name], logs[first], *none, known, compared.level)
+                none, other = np.zeros(len(logs[name])), np.zeros(len(logs[first]))
+                apart = contrasts.difference(logs[name], logs[first], none, other, known, compared.level)
                 ratio[name] = Estimate(*(math.exp(float(v)) for v in (apart.value, apart.lo, apart.hi)))
     return SameCeiling(
         compared.x,
