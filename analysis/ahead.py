@@ -289,7 +289,14 @@ def calibrate(
     r0: float | None = None,
 ) -> Calibration:
     """Cut a run at earlier evaluations and keep what each of these cuts would have said."""
-    cuts = (cut_at(data, n, priors=priors, r0=r0, averaged=averaged) for n in origins_of(data.compute, origins))
+    from analysis.cuts import fit_cuts  # it fits what this module averages
+
+    places = origins_of(data.compute, origins)
+    fitted = fit_cuts(data, places, averaged) if len(averaged) > 1 else [None] * len(places)
+    cuts = (
+        cut_at(data, n, priors=priors, r0=r0, averaged=averaged, fitted=known)
+        for n, known in zip(places, fitted, strict=True)
+    )
     return Calibration(data, tuple(c for c in cuts if c is not None), inflation or INFLATION["accuracy curves"])
 
 
