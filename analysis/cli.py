@@ -50,7 +50,7 @@ def run_fit(args: argparse.Namespace) -> int:
     """Fit R(C) = R0 + (A - R0) / (1 + (C_mid / C)^B) to each run and print parameters, limits and doubts."""
     fits = _fits(args)
     if args.json:
-        print_json(fits.to_dict())
+        print_json({"schema": "fit/1", **fits.to_dict()})
     else:
         from analysis.tables import fit_text
 
