@@ -26,7 +26,11 @@ def outputs(notebook) -> str:
 
 
 def test_there_are_notebooks():
-    assert [path.name for path in NOTEBOOKS] == ["01_quickstart.ipynb", "02_fit_and_doubt.ipynb"]
+    assert [path.name for path in NOTEBOOKS] == [
+        "01_quickstart.ipynb",
+        "02_fit_and_doubt.ipynb",
+        "03_the_paper_redone.ipynb",
+    ]
 
 
 @pytest.mark.filterwarnings("default")  # the kernel's client, not ours, warns about event loops
