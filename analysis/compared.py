@@ -53,7 +53,7 @@ class Row:
     params : mapping of A, B, C_mid to Param
         As `analysis.pool_seeds` gives them; without values where nothing could be pooled.
     reach : float or None
-        Multiple of the last compute up to which the pass rate is known: the least of its seeds.
+        Multiple of the last compute up to which the pass rate is known, calibrated: the least of its seeds.
     p_best : float or None
         Probability of being the best by what the table is ranked by; None where differences are not tested.
     difference : Estimate

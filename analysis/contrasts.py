@@ -87,7 +87,7 @@ def spread(
     for value, variance in zip(values, own, strict=True):
         n = len(value)
         if n > 1:
-            total = tau**2 + _own(variance)[..., None]
+            total = np.maximum(tau**2 + _own(variance)[..., None], tau[1] ** 2)
             squares = ((value - value.mean(axis=0)) ** 2).sum(axis=0)[..., None]
             logs -= 0.5 * (n - 1) * np.log(total) + 0.5 * squares / total
     prior = np.gradient(tau) / (1.0 + (tau / scale) ** 2)

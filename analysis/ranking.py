@@ -54,9 +54,9 @@ class Table:
 
 def calibrated_reach(fits: Sequence[Fit]) -> float | None:
     """Return how far ahead the pass rate of a recipe is known, as a multiple: the least of its seeds, None unknown."""
-    found = [f.reach for f in fits]
-    known = [r for r in found if r is not None]
-    return min(known) if known and len(known) == len(found) else None
+    from analysis.forecasting import recipe_reach
+
+    return recipe_reach(fits)
 
 
 def rows_and_pairs(  # noqa: PLR0917

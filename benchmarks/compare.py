@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from analysis.draws import Draws
 from analysis.families import SIGMOID, Array
 from analysis.joint_draws import JointDraws, compute_to, draw_together, grid, lead_from, limits
 from analysis.whitening import ar1
-from benchmarks.compare_pairs import GAP, POINTS, RHO, SEED_SD, load
+from benchmarks.compare_pairs import GAP, POINTS, RHO, SEED_SD, load, load_shared
 from benchmarks.simulate import NOISE, Wilson, wilson
 
 LEVEL = 0.95
@@ -175,6 +176,18 @@ def powers(k: float, work: Path) -> list[Row]:
     return rows
 
 
+def shared_powers(k: float, work: Path) -> list[Row]:
+    """Share that sees a difference of .05 where all runs share their R0."""
+    data, rows = load_shared(k, work), []
+    for kind, name in (("gap", "other B and C_mid"), ("gap_same", "same B and C_mid")):
+        for n in SEEDS if data else ():
+            _, lo, _ = differences(data[f"{kind}-{n}-first_draws"], data[f"{kind}-{n}_draws"], n)
+            least = {3: 0.75, 5: 0.95}[n] if k >= 5.0 else 0.0
+            share = wilson(int((lo > 0.0).sum()), len(lo))
+            rows.append(Row(k, n, f"the same, R0 shared, {name}", share, len(lo), least, 1.0))
+    return rows
+
+
 def coverage(k: float, work: Path, most: int, kinds: Sequence[str] = ("equal", "apart")) -> list[Row]:
     """Share of intervals that hold the truth."""
     rows = []
@@ -202,7 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{'k':<4}{'seeds':<6}{'figure':<42}{'%, 99.9 %':<24}{'pairs':>6}{'bar':>8}")
     ok = True
     for k in options.k:
-        for row in [*size(k, options.work), *powers(k, options.work), *coverage(k, options.work, options.coverage)]:
+        tables = (size, powers, shared_powers, partial(coverage, most=options.coverage))
+        for row in (row for table in tables for row in table(k, options.work)):
             print(row, flush=True)
             ok &= row.ok
     return 0 if ok else 1

@@ -25,6 +25,7 @@ import numpy as np
 
 from analysis.families import SIGMOID, Array
 from analysis.posterior import posterior
+from analysis.priors import Priors
 from benchmarks.simulate import ar1_noise, draw_params
 
 KINDS = ("first", "equal", "gap", "gap_same", "apart")
@@ -67,24 +68,76 @@ def pair(k: float, i: int) -> dict[str, Array]:
             table = np.stack([d.R0, d.A, np.log(d.B), np.log(d.C_mid)], axis=1)
             mean = d.weight @ table
             told[s] = mean, d.quantile(table, [0.5])[0], d.weight @ (table - mean) ** 2
-            # systematic resampling: equally weighted draws with the least noise
-            at = (np.arange(KEPT) + 0.5) / KEPT
-            chosen = np.minimum(np.searchsorted(np.cumsum(d.weight), at), len(table) - 1)
-            drawn[s] = np.random.default_rng([7, i, s]).permutation(table[chosen])
+            drawn[s] = kept(table, d.weight, i, s)
         made |= {f"{kind}_draws": drawn, f"{kind}_told": told, f"{kind}_params": params}
     return made
+
+
+def shared_pair(k: float, i: int, told: dict[str, Array]) -> dict[str, Array]:
+    """As `pair`, of two recipes each with the R0 that all runs of both share: `analysis.share_R0` on their posteriors.
+
+    ``<kind>-<seeds>_draws`` holds the second recipe and ``<kind>-<seeds>-first_draws`` the first.
+    """
+    made: dict[str, Array] = {}
+    all_params = recipes(k, i)
+    for kind in ("gap", "gap_same"):
+        for seeds in (3, 5):
+            runs = [(of, s) for of in ("first", kind) for s in range(seeds)]
+            means = np.array([told[f"{of}_told"][s, 0, 0] for of, s in runs])
+            precisions = np.array([1.0 / told[f"{of}_told"][s, 2, 0] for of, s in runs])
+            drawn = np.empty((len(runs), KEPT, 4), dtype=np.float32)
+            for j, (of, s) in enumerate(runs):
+                others = np.arange(len(runs)) != j
+                total = precisions[others].sum()
+                R0 = float(means[others] @ precisions[others] / total), float(total**-0.5)
+                compute, rate, _ = seed_run(k, i, of, s, params=all_params[of])
+                d = posterior(compute, rate, draws=DRAWS, seed=s, priors=Priors(R0=R0))
+                drawn[j] = kept(np.stack([d.R0, d.A, np.log(d.B), np.log(d.C_mid)], axis=1), d.weight, i, s)
+            made |= {f"{kind}-{seeds}-first_draws": drawn[:seeds], f"{kind}-{seeds}_draws": drawn[seeds:]}
+    return made
+
+
+def kept(table: Array, weight: Array, i: int, s: int) -> Array:
+    """`KEPT` equally weighted draws in random order: systematic resampling has the least noise."""
+    at = (np.arange(KEPT) + 0.5) / KEPT
+    chosen = np.minimum(np.searchsorted(np.cumsum(weight), at), len(table) - 1)
+    return np.random.default_rng([7, i, s]).permutation(table[chosen])
+
+
+def shared_chunk(k: float, first: int, work: Path) -> Path:
+    """File of `CHUNK` pairs with a shared R0, made if it is not there from those without."""
+    path = work / f"k{k:g}-shared-{first}.npz"
+    if not path.exists():
+        with np.load(chunk(k, first, work)) as file:
+            told = {name: file[name] for name in file if name.endswith("_told")}
+        rows = [shared_pair(k, first + j, {n: v[j] for n, v in told.items()}) for j in range(CHUNK)]
+        _write(path, rows)
+    return path
 
 
 def chunk(k: float, first: int, work: Path) -> Path:
     """File of `CHUNK` pairs, made if it is not there."""
     path = work / f"k{k:g}-{first}.npz"
     if not path.exists():
-        rows = [pair(k, i) for i in range(first, first + CHUNK)]
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            np.savez(file, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
-        part.replace(path)
+        _write(path, [pair(k, i) for i in range(first, first + CHUNK)])
     return path
+
+
+def _write(path: Path, rows: Sequence[dict[str, Array]]) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(file, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    part.replace(path)
+
+
+def load_shared(k: float, work: Path) -> dict[str, Array]:
+    """What `shared_chunk` made, stacked."""
+    found: dict[str, list[Array]] = {}
+    for path in sorted(work.glob(f"k{k:g}-shared-*.npz")):
+        with np.load(path) as file:
+            for name in file:
+                found.setdefault(name, []).append(file[name])
+    return {name: np.concatenate(rows) for name, rows in found.items()}
 
 
 def load(k: float, work: Path, kinds: Sequence[str], most: int | None = None) -> dict[str, Array]:
@@ -108,13 +161,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--k", type=float, nargs="+", default=[5.0, 2.0, 1.0, 3.0])
     parser.add_argument("--pairs", type=int, default=4000)
+    parser.add_argument("--shared", action="store_true", help="power with the R0 of all runs of a pair shared")
     parser.add_argument("--work", type=Path, default=Path("build/compare"))
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
+    make = shared_chunk if options.shared else chunk
     for k in options.k:
-        for first in range(0, options.pairs, CHUNK):
+        for first in range(0, min(options.pairs, FEW) if options.shared else options.pairs, CHUNK):
             started = time.time()
-            chunk(k, first, options.work)
+            make(k, first, options.work)
             print(f"k {k:g} pairs {first} to {first + CHUNK}: {time.time() - started:.0f} s", flush=True)
     return 0
 

@@ -1,0 +1,417 @@
+"""Comparing recipes: the test against formulas written out, draws against the law, refusals, figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import norm, ttest_ind
+
+import analysis as an
+from analysis import contrasts, joint_draws
+from analysis.compared_plots import plot_forest, plot_leave_one_out, plot_straight
+from analysis.compared_tables import compared_html
+from analysis.straight import same_ceiling
+from scalerl.cli import main
+from tests.made import TRUE, counted, law, noisy
+
+
+def recipe(name, A, *, seeds=3, first=0, k=5.0, **truth):
+    runs = []
+    for s in range(seeds):
+        own = A + 0.008 * (s - (seeds - 1) / 2)
+        run = noisy(first + s, k=k, n=25, sd=0.006, **{"A": own, **truth})
+        runs.append(replace(run, name=f"{name}/seed{s}", recipe=name, seed=s, sha256=f"{name}{s}"))
+    return runs
+
+
+@pytest.fixture(scope="module")
+def fits():
+    """High with 3 seeds, low and fast with 3, single with one."""
+    runs = recipe("high", 0.74) + recipe("fast", 0.62, first=10, C_mid=1.0) + recipe("single", 0.70, seeds=1, first=20)
+    return an.fit(runs)
+
+
+@pytest.fixture(scope="module")
+def compared(fits):
+    return an.compare(fits[:6], at=[4.0, "2x"], target=[0.5, 0.68])
+
+
+# the test
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.floats(0.003, 0.05),
+    st.floats(1e-6, 1e-2),
+    st.floats(0.0, 1e-3),
+)
+def test_with_a_stated_tau_the_interval_is_that_of_a_normal(n, m, tau, v, common):
+    rng = np.random.default_rng(n + 10 * m)
+    a, b = rng.normal(0.7, 0.02, n), rng.normal(0.65, 0.02, m)
+    own = np.full(n, v), np.full(m, 2.0 * v)
+    known = contrasts.spread([a, b], own, seed_sd=tau)
+    found = contrasts.difference(a, b, *own, known, 0.9, common=common)
+    se = math.sqrt((tau**2 + contrasts.OWN * v) / n + (tau**2 + contrasts.OWN * 2.0 * v) / m + common)
+    expected = norm.interval(0.9, a.mean() - b.mean(), se)
+    assert (float(found.lo), float(found.hi)) == pytest.approx(expected, abs=1e-9)
+    assert float(found.p) == pytest.approx(2.0 * norm.sf(abs(a.mean() - b.mean()) / se))
+
+
+def test_an_unknown_tau_is_summed_over_its_posterior():
+    a, b = np.array([0.70, 0.72, 0.69]), np.array([0.66, 0.65, 0.68])
+    own = np.full(3, 1e-4), np.full(3, 4e-4)
+    known = contrasts.spread([a, b], own)
+    weights = []
+    for tau, step in zip(known.tau, np.gradient(known.tau), strict=True):
+        like = 1.0
+        for values, v in ((a, 1e-4), (b, 4e-4)):
+            total = tau**2 + contrasts.OWN * v
+            # the density of three normal values with their mean integrated out, without constants
+            like *= total**-1.0 * math.exp(-0.5 * float(((values - values.mean()) ** 2).sum()) / total)
+        weights.append(like * step / (1.0 + (tau / contrasts.SCALE) ** 2))
+    assert known.weight == pytest.approx(np.array(weights) / sum(weights), rel=1e-6)
+    se = [math.sqrt((2 * t**2 + contrasts.OWN * 5e-4) / 3) for t in known.tau]
+
+    def beyond(half):
+        return sum(w * norm.cdf(half / s) for w, s in zip(known.weight, se, strict=True)) - 0.975
+
+    found = contrasts.difference(a, b, *own, known)
+    assert float(found.hi - found.value) == pytest.approx(brentq(beyond, 0.0, 1.0), rel=1e-6)
+
+
+def test_many_exact_seeds_are_a_t_test():
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0.71, 0.02, 40), rng.normal(0.70, 0.02, 40)
+    own = np.full(40, 1e-12)
+    found = contrasts.difference(a, b, own, own, contrasts.spread([a, b], [own, own]))
+    expected = ttest_ind(a, b).confidence_interval(0.95)
+    assert (float(found.lo), float(found.hi)) == pytest.approx((expected.low, expected.high), rel=0.15, abs=3e-4)
+
+
+def test_size_and_power_of_the_test():
+    for tau in (0.003, 0.01, 0.03):
+        assert contrasts.power(0.0, 1e-4, 1e-4, 3, tau, repetitions=1500) < 0.10
+    rising = [contrasts.power(gap, 1e-4, 1e-4, 3, 0.01) for gap in (0.0, 0.02, 0.05)]
+    assert rising == sorted(rising)
+    assert rising[-1] > 0.9
+    assert contrasts.power(0.05, 0.1**2, 0.1**2, 3, 0.01) < 0.2
+
+
+def test_early_seeds_that_agree_are_not_believed():
+    # Posteriors of sd .15 that agree to .001: their prior agrees, not they.
+    a, b, own = np.full(5, 0.60) + 1e-3 * np.arange(5), np.full(5, 0.70), np.full(5, 0.15**2)
+    lean = contrasts.lean(own)
+    known = contrasts.spread([a, b], [own, own])
+    found = contrasts.difference(a, b, own, own, known, common=2.0 * lean)
+    assert float(found.hi - found.value) > 1.96 * math.sqrt(2.0 * lean)
+    assert found.lo < 0.0 < found.hi
+
+
+def test_the_best_of_many_alike_is_pulled_back_and_one_that_stands_out_is_not():
+    rng = np.random.default_rng(0)
+    se = 0.02
+    alike = np.sort(rng.normal(0.6, se, 9))
+    draws = alike[:, None] + rng.normal(0.0, se, (9, 4000))
+    together = contrasts.shrunk(draws, alike, np.full(9, se**2), rng)
+    assert (together.argmax(axis=0) == 8).mean() < (draws.argmax(axis=0) == 8).mean()
+    assert together[8].mean() < alike[8] - 0.4 * (alike[8] - alike.mean())
+    apart = np.array([0.5, 0.6, 0.7, 0.8])
+    far = apart[:, None] + rng.normal(0.0, 0.01, (4, 4000))
+    assert contrasts.shrunk(far, apart, np.full(4, 0.01**2), rng).mean(axis=1) == pytest.approx(apart, abs=0.003)
+    assert np.array_equal(contrasts.shrunk(far[:2], apart[:2], np.full(2, 1e-4), rng), far[:2])
+
+
+# draws
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0.05, 0.35), st.floats(0.4, 0.8), st.floats(0.5, 4.0), st.floats(0.1, 10.0), st.floats(0.0, 1.0))
+def test_compute_to_a_target_inverts_the_law(R0, A, B, C_mid, share):
+    target = R0 + (A + 0.05 - R0) * share
+    compute = joint_draws.grid(0.1, 10.0)
+    found = joint_draws.compute_to(an.R(compute, R0, A, B, C_mid)[None], compute, target)[0]
+    expected = an.compute_to(target, R0, A, B, C_mid)
+    if compute[1] < expected < compute[-2]:
+        assert found == pytest.approx(expected, rel=0.01)
+    elif math.isinf(expected):
+        assert math.isinf(found)
+
+
+def test_a_lead_for_good_is_where_the_curves_cross():
+    compute = joint_draws.grid(0.05, 20.0)
+    one, two = (0.1, 0.7, 2.0, 3.0), (0.1, 0.6, 1.0, 1.0)
+    found = joint_draws.lead_from((an.R(compute, *one) - an.R(compute, *two))[None], compute, 0.05)[0]
+    assert found == pytest.approx(brentq(lambda c: float(an.R(c, *one) - an.R(c, *two)), 0.1, 100.0), rel=0.01)
+
+
+def test_draws_agree_with_the_test(compared, fits):
+    groups = [[f.draws for f in fits[:3]], [f.draws for f in fits[3:6]]]
+    compute = joint_draws.grid(0.1, 10.0)
+    joint = joint_draws.draw_together(groups, compute, [10.0, 10.0], M=4000)
+    lo, hi = joint_draws.limits(joint.curves[0][:, -1] - joint.curves[1][:, -1], 0.95)
+    A = compared.pair("high", "fast").A
+    assert (lo, hi) == pytest.approx((A.lo, A.hi), abs=0.25 * (A.hi - A.lo))
+    assert joint.curves[:, :, -1].var(axis=1) == pytest.approx([joint.variance(r)[-1] for r in (0, 1)], rel=0.3)
+
+
+# the verb
+
+
+def test_rows_are_best_first_and_hold_the_truth(compared):
+    assert [row.recipe for row in compared.rows] == ["high", "fast"]
+    pair = compared.pairs[0]
+    assert pair.tested and pair.A.lo < 0.12 < pair.A.hi and pair.A.lo > 0.0
+    assert pair.p_higher > 0.99 and compared.rows[0].p_best == pytest.approx(pair.p_higher)
+    truth = [{**TRUE, "A": 0.74}, {**TRUE, "A": 0.62, "C_mid": 1.0}]
+    for at in pair.at:
+        d = law(at.compute, **truth[0]) - law(at.compute, **truth[1])
+        assert at.difference.lo < d < at.difference.hi
+    crossing = brentq(lambda c: law(c, **truth[0]) - law(c, **truth[1]), 0.5, 10.0)
+    assert pair.crossover.lo < crossing < pair.crossover.hi < math.inf
+    ratios = {t.target: t.ratio for t in pair.to}
+    true = an.compute_to(0.5, **truth[1]) / an.compute_to(0.5, **truth[0])
+    assert ratios[0.5].lo < true < ratios[0.5].hi < 1.0
+    assert math.isinf(ratios[0.68].value) and math.isinf(ratios[0.68].lo)  # the second never gets there
+    assert pair.C_mid.lo < 2.0 < pair.C_mid.hi and pair.C_mid.lo > 1.0
+
+
+def test_ranked_at_an_early_compute_the_fast_one_wins(fits):
+    early = an.compare(fits[:6], by=1.0)
+    assert [row.recipe for row in early.rows] == ["fast", "high"]
+    assert early.rows[0].p_best > 0.99 and early.pairs[0].crossover.hi == math.inf
+    assert early.rows[1].difference.hi < 0.0
+
+
+def test_another_unit_of_compute_changes_no_figure(fits, compared):
+    runs = []
+    for f in fits[:6]:
+        data = {**f.run.data, "gpu_hours": 3600.0 * f.run.data["gpu_hours"]}
+        runs.append(replace(f.run, data=data))
+    again = an.compare(runs, at=[3600.0 * 4.0, "2x"], target=[0.5, 0.68])
+    one, two = compared.pairs[0], again.pairs[0]
+    assert (two.A.lo, two.A.hi) == pytest.approx((one.A.lo, one.A.hi), abs=1e-3)
+    assert two.to[0].ratio.hi == pytest.approx(one.to[0].ratio.hi, rel=0.02)
+    assert two.crossover.value == pytest.approx(3600.0 * one.crossover.value, rel=0.01)
+
+
+def test_one_seed_is_not_tested_unless_its_spread_is_stated(fits):
+    found = an.compare(fits)
+    assert [f.code for f in found.findings].count("not-tested") == 1
+    row = next(row for row in found.rows if row.recipe == "single")
+    assert row.p_best is None and "one seed" in row.note
+    for pair in found.pairs:
+        alone = "single" in {pair.first, pair.second}
+        assert pair.tested is not alone
+        known = (pair.A.lo, pair.p_higher, pair.crossover.lo, pair.to[0].ratio.lo, pair.at[0].p_better)
+        assert all(v is None for v in known) if alone else None not in known
+    stated = an.compare(fits, seed_sd=0.02)
+    assert all(pair.tested for pair in stated.pairs) and "seed-sd-stated" in [f.code for f in stated.findings]
+    wide = stated.pair("high", "fast").A
+    assert wide.hi - wide.lo > 2.0 * 1.96 * 0.02 * math.sqrt(2.0 / 3.0)
+
+
+def _on(run, prompts, task="chain"):
+    column = np.full(len(run), prompts, dtype=object)
+    return replace(run, data={**run.data, "prompt_set": column}, header={"config": {"task": task}})
+
+
+def test_other_prompts_widen_or_stop_the_test(fits):
+    runs = [f.run for f in fits[:6]]
+    other = an.compare([*[_on(r, "one") for r in runs[:3]], *[_on(r, "two") for r in runs[3:]]])
+    assert not other.tested and "prompt-sets-differ" in [f.code for f in other.findings]
+    assert "prompts" in other.pairs[0].why
+    rng = np.random.default_rng(0)
+    hard = rng.beta(0.5, 0.5, 64)
+    made = []
+    for name, gain in (("a", 0.75), ("b", 0.7)):
+        for s in range(2):
+            share = law(np.linspace(0.01, 6.0, 30), 0.0, 1.0, 1.5, 1.0)[:, None]
+            run = counted(0.05 + gain * share * hard, f"{name}/{s}", seed=s)
+            made.append(replace(run, recipe=name, seed=s, sha256=f"{name}{s}"))
+    same = an.compare([_on(r, "one") for r in made]).pairs[0].A
+    apart = an.compare([_on(r, r.recipe) for r in made]).pairs[0].A
+    between = math.sqrt(2.0) * (0.7 * hard.std() / 8.0)
+    assert (apart.hi - apart.lo) / 2.0 > max(1.8 * between, 1.5 * (same.hi - same.lo) / 2.0)
+
+
+def test_another_task_is_not_tested_and_another_axis_refused(fits):
+    runs = [f.run for f in fits[:6]]
+    found = an.compare([_on(r, "one", "chain" if i < 3 else "addition") for i, r in enumerate(runs)])
+    assert not found.tested and "checkers-differ" in [f.code for f in found.findings]
+    moved = replace(fits[0], x="tokens")
+    with pytest.raises(an.UserError, match="different compute axes"):
+        an.compare([moved, *fits[1:6]])
+
+
+def test_what_cannot_be_compared_is_refused(fits):
+    with pytest.raises(an.UserError, match="two or more"):
+        an.compare(fits[:3])
+    with pytest.raises(an.UserError, match="no run"):
+        an.compare([])
+    with pytest.raises(an.UserError, match="at: 'x'"):
+        an.compare(fits[:6], at=["x"])
+    with pytest.raises(an.UserError, match="target"):
+        an.compare(fits[:6], target=1.5)
+    with pytest.raises(an.UserError, match="seed_sd"):
+        an.compare(fits[:6], seed_sd=-1.0)
+    with pytest.raises(an.UserError, match="no run is called"):
+        an.compare(fits[:6], recipes={"nobody": "mine"})
+    with pytest.raises(an.UserError, match="no draws"):
+        an.compare(an.fit([f.run for f in fits[:6]], method="lsq"))
+
+
+def test_a_recipe_without_a_curve_is_named_and_left_out(fits):
+    flat = replace(fits[6].run, data={**fits[6].run.data, "pass_rate": np.full(25, 0.3)})
+    found = an.compare([*fits[:6], flat])
+    assert found.rows[-1].recipe == "single" and found.rows[-1].params["A"].value is None
+    assert found.rows[-1].note and len(found.pairs) == 1
+    assert "single" in repr(found)
+
+
+def test_recipes_can_be_named(fits):
+    renamed = {f.name: "slow" for f in fits[:3]}
+    found = an.compare(fits[:6], recipes=renamed)
+    assert {row.recipe for row in found.rows} == {"slow", "fast"}
+    assert {mean.recipe for mean in found.standings.recipes} == {"slow", "fast"}
+
+
+def test_what_it_shows(compared):
+    text = repr(compared)
+    lines = text.splitlines()
+    assert lines[1].strip().startswith("note") and "never" in text
+    assert lines.index(next(line for line in lines if line.startswith("  high"))) > 1
+    evil = replace(compared, rows=tuple(replace(r, recipe="<b>&") for r in compared.rows))
+    page = compared_html(evil)
+    assert "<b>&" not in page and "&lt;b&gt;&amp;" in page
+    frame = compared.frame
+    assert list(frame.index) == ["high", "fast"] and frame.loc["high", "A"] == compared.rows[0].params["A"].value
+    assert frame["difference_lo"].isna().tolist() == [True, False]
+
+
+def test_json_has_no_nan_and_says_never(compared):
+    told = compared.to_dict()
+    assert next(iter(told.items())) == ("schema", "compare/1")
+    again = json.loads(json.dumps(told, allow_nan=False))
+    assert {"recipe", "seeds", "A", "B", "C_mid", "reach", "p_best", "note"} <= set(again["rows"][0])
+    speed = next(s for s in again["pairs"][0]["speed_up"] if s["target"] == 0.68)
+    assert speed["value"] == "never"
+    assert next(c for c in again["rows"][1]["compute_to"] if c["target"] == 0.68)["value"] == "never"
+
+
+# one ceiling
+
+
+def test_b_at_one_ceiling_and_the_straight_line(fits):
+    compared = an.compare(fits[:6], seed_sd=0.02)
+    with pytest.raises(an.UserError, match="told from"):
+        same_ceiling(compared)
+    found = same_ceiling(compared, A=0.75)
+    assert found.dropped == sum(line.dropped for line in found.lines) > 0
+    for line, f in zip(sorted(found.lines, key=lambda v: v.run), sorted(fits[:6], key=lambda v: v.name), strict=True):
+        rates = dict(zip(f.compute, f.pass_rate, strict=True))
+        assert len(line.y) + line.dropped == f.n
+        for c, y in zip(line.compute, line.y, strict=True):
+            assert y == pytest.approx(math.log((0.75 - line.R0) / (rates[c] - line.R0) - 1.0))
+        assert all(line.R0 < rates[c] < 0.75 for c in line.compute)
+    assert found.B[found.recipes[0]].lo < found.B[found.recipes[0]].value < found.B[found.recipes[0]].hi
+    assert "dropped" in repr(found) and json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_b_at_the_true_ceiling_is_the_true_b():
+    runs = recipe("a", 0.74, seeds=2) + recipe("b", 0.74, seeds=2, first=30, B=2.6)
+    runs = [replace(r, data={**r.data, "pass_rate": an.R(r.data["gpu_hours"], 0.12, 0.74, B, 2.0)}) for r, B in zip(
+        runs, (1.8, 1.8, 2.6, 2.6), strict=True)]  # fmt: skip
+    noise = np.random.default_rng(0)
+    noisier = [replace(r, data={**r.data, "pass_rate": r.data["pass_rate"] + noise.normal(0, 2e-3, 25)}) for r in runs]
+    found = same_ceiling(an.compare(noisier), A=0.74)
+    assert found.recipes == ("b", "a")
+    assert found.B["b"].value == pytest.approx(2.6, rel=0.03) and found.B["a"].value == pytest.approx(1.8, rel=0.03)
+    assert found.ratio["a"].value == pytest.approx(1.8 / 2.6, rel=0.04)
+
+
+# figures
+
+
+def _artists(ax):
+    return {line.get_gid(): line for line in ax.lines}
+
+
+def test_forest_draws_the_differences(fits):
+    found = an.compare(fits)
+    ax = plot_forest(found)
+    drawn = _artists(ax)
+    for i, row in enumerate(found.rows):
+        assert drawn[f"difference-{i}"].get_xdata()[0] == row.difference.value
+        if row.difference.lo is None:
+            assert f"limits-{i}" not in drawn
+        else:
+            assert list(drawn[f"limits-{i}"].get_xdata()) == [row.difference.lo, row.difference.hi]
+    assert [t.get_text().split(" (")[0] for t in ax.get_yticklabels()] == [row.recipe for row in found.rows]
+
+
+def test_straight_lines_have_slope_b(fits):
+    found = same_ceiling(an.compare(fits[:6], seed_sd=0.02), A=0.75)
+    ax = plot_straight(found)
+    drawn = _artists(ax)
+    for i, line in enumerate(found.lines):
+        x, y = drawn[f"line-{i}"].get_data()
+        assert (y[1] - y[0]) / np.log(x[1] / x[0]) == pytest.approx(line.B)
+        px, py = drawn[f"points-{i}"].get_data()
+        f = next(f for f in fits if f.name == line.run)
+        rate = dict(zip(f.compute, f.pass_rate, strict=True))
+        for c, v in zip(px, py, strict=True):
+            F = line.C_mid**line.B / ((line.A - line.R0) / (rate[c] - line.R0) - 1.0)
+            assert v == pytest.approx(math.log(F))
+    figure = plot_leave_one_out(found, "high")
+    assert len(figure.axes) == 1 and figure.axes[0].get_title().startswith("fast: B ")
+    assert len(_artists(figure.axes[0])) == 12
+    with pytest.raises(an.UserError, match="none of"):
+        plot_leave_one_out(found, "nobody")
+
+
+# command line
+
+
+def test_command(tmp_path, capsys):
+    assert main(["compare", "data/runs", "--seed-sd", ".02", "--at", "2x", "--target", ".6", "--json", "--nested"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert next(iter(told)) == "schema" and told["tested"] and len(told["nested"]) == 8
+    figure = tmp_path / "forest.png"
+    assert main(["compare", "data/runs", "-o", str(figure)]) == 0
+    assert "not tested" in capsys.readouterr().out and figure.stat().st_size > 1000
+    assert main(["compare", "data/runs", "-o", str(figure)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["compare", "data/runs/scalerl"]) == 2
+    assert main(["compare", "data/runs", "--at", "-1"]) == 2
+    assert main(["compare", "data/runs", "--recipe", "mine=nobody*"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+# the benchmark's short form
+
+
+def test_a_simulated_pair_is_the_same_whatever_else_is_drawn():
+    from benchmarks.compare import of_pair
+    from benchmarks.compare_pairs import recipes, seed_run
+
+    params = recipes(5.0, 3)
+    assert params["gap"][1] == pytest.approx(params["first"][1] + 0.05)
+    assert params["equal"][0] == params["first"][0]
+    one = [seed_run(5.0, 3, "equal", 2, params=params["equal"]) for _ in range(2)]
+    assert np.array_equal(one[0][1], one[1][1]) and one[0][2] != params["equal"][1]
+    rng = np.random.default_rng(0)
+    sharp = [
+        np.stack([np.stack([p[0], p[1], np.log(p[2]), np.log(p[3])]) + rng.normal(0, 1e-3, (200, 4)) for _ in range(5)])
+        for p in (params["first"], params["apart"])
+    ]
+    hits = of_pair(5.0, sharp, [params["first"], params["apart"]], 3)
+    assert all(hit.held for hit in hits) and len(hits) > 10
