@@ -25,7 +25,7 @@ from analysis.draws import Draws
 from analysis.families import SIGMOID, Array
 from analysis.joint_draws import JointDraws, compute_to, draw_together, grid, lead_from, limits
 from analysis.whitening import ar1
-from benchmarks.compare_pairs import GAP, POINTS, RHO, SEED_SD, load, load_shared
+from benchmarks.compare_pairs import GAP, POINTS, RHO, SEED_SD, load, load_shared, recipes
 from benchmarks.simulate import NOISE, Wilson, wilson
 
 LEVEL = 0.95
@@ -45,21 +45,30 @@ def differences(first: Array, second: Array, seeds: int, *, at: int = 1) -> tupl
     return found.value, found.lo, found.hi
 
 
-def best_power(first: Array, second: Array, seeds: int) -> float:
-    """Mean power of a z test that knows tau and estimates each curve as well as Cramer and Rao allow."""
+def best_power(first: Array, second: Array, seeds: int, *, start_known: bool = False) -> float:
+    """Mean power of a z test that knows tau, maybe R0 too, and estimates each curve as well as Cramer and Rao allow.
+
+    Parameters are (pairs, 4): R0, A, B and k.
+    """
     powers = []
     for a, b in zip(first, second, strict=True):
-        variance = sum((SEED_SD**2 + _least(p)) / seeds for p in (a, b))
+        variance = sum((SEED_SD**2 + _least(p, start_known)) / seeds for p in (a, b))
         powers.append(float(ndtr(GAP / np.sqrt(variance) - 1.959964)))
     return float(np.mean(powers))
 
 
-def _least(params: Array) -> float:
+def _least(params: Array, start_known: bool) -> float:
     """Least variance of A from a run to k C_mid; `params` with k in the place of C_mid."""
     own = np.array([*params[:3], 1.0])
     compute = np.linspace(0.1, params[3], POINTS)
-    whitened = ar1(np.arange(POINTS, dtype=float), RHO)(SIGMOID.gradient(compute, own).T) / NOISE
-    return float(np.linalg.inv(whitened @ whitened.T)[1, 1])
+    first = int(start_known)
+    whitened = ar1(np.arange(POINTS, dtype=float), RHO)(SIGMOID.gradient(compute, own).T[first:]) / NOISE
+    return float(np.linalg.inv(whitened @ whitened.T)[1 - first, 1 - first])
+
+
+def _ending(params: Array, k: float) -> Array:
+    """R0, A, B and k of (pairs, 4) parameters."""
+    return np.column_stack([params[:, :3], np.full(len(params), k)])
 
 
 class Hit(NamedTuple):
@@ -167,8 +176,7 @@ def powers(k: float, work: Path) -> list[Row]:
         for n in SEEDS if data else ():
             _, lo, _ = differences(data["first_draws"], data[f"{kind}_draws"], n)
             least = {3: 0.75, 5: 0.95}[n] if k >= 5.0 else 0.0
-            to_k = [data[f"{of}_params"] * [1.0, 1.0, 1.0, 0.0] + [0.0, 0.0, 0.0, k] for of in ("first", kind)]
-            best = best_power(*to_k, n)
+            best = best_power(*(_ending(data[f"{of}_params"], k) for of in ("first", kind)), n)
             share = wilson(int((lo > 0.0).sum()), len(lo))
             rows.append(
                 Row(k, n, f"a gap of .05 seen, {name}", share, len(lo), least, 1.0, f"best possible {best:.2f}")
@@ -184,7 +192,10 @@ def shared_powers(k: float, work: Path) -> list[Row]:
             _, lo, _ = differences(data[f"{kind}-{n}-first_draws"], data[f"{kind}-{n}_draws"], n)
             least = {3: 0.75, 5: 0.95}[n] if k >= 5.0 else 0.0
             share = wilson(int((lo > 0.0).sum()), len(lo))
-            rows.append(Row(k, n, f"the same, R0 shared, {name}", share, len(lo), least, 1.0))
+            params = [np.stack([recipes(k, i)[of] for i in range(len(lo))]) for of in ("first", kind)]
+            best = best_power(*(_ending(p, k) for p in params), n, start_known=True)
+            said = f"best possible {best:.2f}"
+            rows.append(Row(k, n, f"the same, R0 shared, {name}", share, len(lo), least, 1.0, said))
     return rows
 
 

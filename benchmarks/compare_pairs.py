@@ -133,7 +133,7 @@ def _write(path: Path, rows: Sequence[dict[str, Array]]) -> None:
 def load_shared(k: float, work: Path) -> dict[str, Array]:
     """What `shared_chunk` made, stacked."""
     found: dict[str, list[Array]] = {}
-    for path in sorted(work.glob(f"k{k:g}-shared-*.npz")):
+    for path in sorted(work.glob(f"k{k:g}-shared-*.npz"), key=lambda p: int(p.stem.split("-")[-1])):
         with np.load(path) as file:
             for name in file:
                 found.setdefault(name, []).append(file[name])

@@ -17,7 +17,8 @@ import analysis as an
 from analysis import contrasts, joint_draws
 from analysis.compared_plots import plot_forest, plot_leave_one_out, plot_straight
 from analysis.compared_tables import compared_html
-from analysis.straight import same_ceiling
+from analysis.draws import Draws
+from analysis.straight import same_ceiling, straight_line
 from scalerl.cli import main
 from tests.made import TRUE, counted, law, noisy
 
@@ -161,6 +162,27 @@ def test_draws_agree_with_the_test(compared, fits):
     A = compared.pair("high", "fast").A
     assert (lo, hi) == pytest.approx((A.lo, A.hi), abs=0.25 * (A.hi - A.lo))
     assert joint.curves[:, :, -1].var(axis=1) == pytest.approx([joint.variance(r)[-1] for r in (0, 1)], rel=0.3)
+
+
+def test_draws_of_early_seeds_lean_together():
+    rng = np.random.default_rng(0)
+    none = np.zeros(4000)
+    early = [
+        Draws(none + 0.1, 0.6 + rng.normal(0, 0.15, 4000), none + 1.5, none + 2.0, none, none, none + 1 / 4000)
+        for _ in range(5)
+    ]
+    joint = joint_draws.draw_together([early, early], joint_draws.grid(0.1, 2.0), [2.0, 2.0], M=4000)
+    lean = contrasts.lean(np.full(5, 0.15**2))
+    assert joint.common[:, -1] == pytest.approx([float(lean)] * 2, rel=0.1)
+    assert joint.curves[:, :, -1].var(axis=1) == pytest.approx([joint.variance(r)[-1] for r in (0, 1)], rel=0.1)
+    assert joint.curves[0, :, -1].var() > contrasts.OWN * 0.15**2 / 5 + 0.8 * lean
+
+
+def test_points_without_a_place_on_the_straight_line_are_counted():
+    rate = np.array([0.3, 0.05, 0.1, 0.4, 0.7, 0.8])
+    compute = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+    at, y, dropped = straight_line(compute, rate, 0.1, 0.7)
+    assert at.tolist() == [3.0] and y.tolist() == pytest.approx([0.0]) and dropped == 5
 
 
 # the verb
