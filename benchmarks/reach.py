@@ -63,12 +63,12 @@ def main() -> None:
                     out.flush()
             for j, method in enumerate(METHODS):
                 reach, at_reach, at_2x, half = np.array(rows[: args.curves])[:, 4 * j : 4 * j + 4].T
-                quartiles[rho, k, method] = np.percentile(reach, [25, 50, 75])
+                quartiles[rho, k, method] = np.round(np.percentile(reach, [25, 50, 75]), 2)
                 held = wilson(int((at_reach <= TOLERANCE).sum()), len(reach))
                 covers = wilson(int((at_2x <= half).sum()), len(reach))
                 shown = ", ".join(f"{q:.2f}" for q in quartiles[rho, k, method])
                 print(
-                    f"rho {rho:g} k {k:g} {method:<8} reach quartiles {shown}; held {held}; band at 2x covers {covers}, "
+                    f"rho {rho:g} k {k:g} {method:<8} reach quartiles {shown}; held {held}; at 2x covers {covers}, "
                     f"median half-width {np.median(half):.3f}",
                     flush=True,
                 )
