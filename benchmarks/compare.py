@@ -185,8 +185,13 @@ def powers(k: float, work: Path) -> list[Row]:
 
 
 def shared_powers(k: float, work: Path) -> list[Row]:
-    """Share that sees a difference of .05 where all runs share their R0."""
+    """Size, and the share that sees a difference of .05, where all runs share their R0."""
     data, rows = load_shared(k, work), []
+    for n in SEEDS if "equal-3_draws" in data else ():
+        _, lo, hi = differences(data[f"equal-{n}-first_draws"], data[f"equal-{n}_draws"], n)
+        wrong = (lo > 0.0) | (hi < 0.0)
+        share = wilson(int(wrong.sum()), len(wrong))
+        rows.append(Row(k, n, "equal ceilings, R0 shared: 0 left out", share, len(wrong), 0.0, 0.07))
     for kind, name in (("gap", "other B and C_mid"), ("gap_same", "same B and C_mid")):
         for n in SEEDS if data else ():
             _, lo, _ = differences(data[f"{kind}-{n}-first_draws"], data[f"{kind}-{n}_draws"], n)

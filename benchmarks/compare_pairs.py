@@ -80,7 +80,7 @@ def shared_pair(k: float, i: int, told: dict[str, Array]) -> dict[str, Array]:
     """
     made: dict[str, Array] = {}
     all_params = recipes(k, i)
-    for kind in ("gap", "gap_same"):
+    for kind in ("equal", "gap", "gap_same"):
         for seeds in (3, 5):
             runs = [(of, s) for of in ("first", kind) for s in range(seeds)]
             means = np.array([told[f"{of}_told"][s, 0, 0] for of, s in runs])
