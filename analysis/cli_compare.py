@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from analysis.compared import Compared
     from analysis.results import Fits
+    from analysis.straight import SameCeiling
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -41,6 +43,9 @@ def add_command(subparsers: Subparsers) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="figure to write: png, svg or pdf")
     parser.add_argument("--figure", choices=FIGURES, default="forest", help="which figure (forest)")
+    parser.add_argument(
+        "--ceiling", type=number_of, metavar="A", help="common ceiling that B is refitted at (default: of those alike)"
+    )
     parser.add_argument("--full", metavar="RECIPE", help="of leave-one-out: the whole recipe (default: the best)")
     parser.add_argument("--force", action="store_true", help="write over an existing file")
     parser.set_defaults(run=run_compare)
@@ -75,8 +80,10 @@ def run_compare(args: argparse.Namespace) -> int:
         from analysis.joint import nested
 
         tests = nested([f.run for f in fits], x=compared.x, window=(args.start, args.stop), level=args.level)
+    alike = _same_ceiling(compared, args)
     if args.json:
         told = compared.to_dict()
+        told["same_ceiling"] = None if alike is None else alike.to_dict()
         if tests is not None:
             told["nested"] = [
                 {
@@ -91,16 +98,31 @@ def run_compare(args: argparse.Namespace) -> int:
         print_json(told)
     else:
         print(compared)
+        if alike is not None:
+            print(alike)
         if tests is not None:
             print(tests)
     if args.output is not None:
         from analysis.compared_plots import draw
         from analysis.output import save
 
-        save(draw(compared, args.figure, full=args.full), args.output, force=args.force)
+        save(draw(compared, args.figure, alike, full=args.full), args.output, force=args.force)
         if not args.json:
             print(f"wrote {args.output}")
     return 0
+
+
+def _same_ceiling(compared: Compared, args: argparse.Namespace) -> SameCeiling | None:
+    """B at one ceiling; None where ceilings differ and nobody asked for it."""
+    from analysis.straight import same_ceiling
+    from scalerl.runlog import UserError
+
+    try:
+        return same_ceiling(compared, A=args.ceiling)
+    except UserError:
+        if args.ceiling is not None or (args.output is not None and args.figure != "forest"):
+            raise
+        return None
 
 
 def _recipes(said: list[str], fits: Fits) -> dict[str, str] | None:

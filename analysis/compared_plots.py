@@ -157,11 +157,11 @@ def plot_leave_one_out(found: SameCeiling, full: str | None = None, figure: Figu
     return figure
 
 
-def draw(compared: Compared, which: str, *, full: str | None = None) -> Axes:
+def draw(compared: Compared, which: str, found: SameCeiling | None = None, *, full: str | None = None) -> Axes:
     """Draw the figure `which` of the command and return an axis of it."""
     if which == "forest":
         return plot_forest(compared)
-    found = same_ceiling(compared)
+    found = same_ceiling(compared) if found is None else found
     return plot_straight(found) if which == "line" else plot_leave_one_out(found, full).axes[0]
 
 

@@ -100,7 +100,7 @@ def compare(
     axis = given[0].x
     common = min(max(float(f.compute[-1]) for f in fits) for fits in usable.values())
     computes = _computes(at, common)
-    by_compute = math.inf if by == "A" else _computes([by], common)[0]
+    by_compute = math.inf if by == "A" else _computes([by], common, "by")[0]
     targets = _targets(target)
     kept = [c for c in (*computes, by_compute, common) if math.isfinite(c)]
     joint = _joint(list(usable.values()), kept, seed_sd)
@@ -162,7 +162,7 @@ def _pooled(
     return pooled, left_out
 
 
-def _computes(at: Iterable[float | str], common: float) -> tuple[float, ...]:
+def _computes(at: Iterable[float | str], common: float, what: str = "at") -> tuple[float, ...]:
     found = []
     for one in [at] if isinstance(at, (str, int, float)) else list(at):
         text = str(one).strip()
@@ -171,7 +171,7 @@ def _computes(at: Iterable[float | str], common: float) -> tuple[float, ...]:
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and value > 0.0):
-            raise UserError(f"at: {one!r} is no compute above 0 and no multiple such as 2x")
+            raise UserError(f"{what}: {one!r} is no compute above 0 and no multiple such as 2x")
         found.append(value)
     return tuple(dict.fromkeys(found)) or (common,)
 

@@ -153,7 +153,9 @@ def same_ceiling(compared: Compared, *, A: float | None = None) -> SameCeiling:
     best = max(rows, key=lambda name: rows[name].params["A"].value or 0.0)
     chosen = [name for name in rows if name == best or A is not None or not _told_apart(compared, best, name)]
     if len(chosen) < 2:
-        raise UserError(f"same_ceiling: the ceiling of {best} is told from that of every other recipe; say A")
+        raise UserError(
+            f"same_ceiling: the ceiling of {best} is told from that of every other recipe; say A (--ceiling)"
+        )
     if A is None:
         A = float(np.mean([v for name in chosen if (v := rows[name].params["A"].value) is not None]))
     if not 0.0 < A <= 1.0:

@@ -412,6 +412,9 @@ def test_command(tmp_path, capsys):
     assert "not tested" in capsys.readouterr().out and figure.stat().st_size > 1000
     assert main(["compare", "data/runs", "-o", str(figure)]) == 2
     assert "exists already" in capsys.readouterr().err
+    line = tmp_path / "line.png"
+    assert main(["compare", "data/runs", "-o", str(line), "--figure", "line", "--ceiling", ".75"]) == 0
+    assert "B with A held at 0.750" in capsys.readouterr().out
     assert main(["compare", "data/runs/scalerl"]) == 2
     assert main(["compare", "data/runs", "--at", "-1"]) == 2
     assert main(["compare", "data/runs", "--recipe", "mine=nobody*"]) == 2
