@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from analysis.backtests import Backtest
     from analysis.checking import check
     from analysis.compared import Compared
+    from analysis.compared_plots import plot_forest, plot_leave_one_out, plot_straight
     from analysis.comparing import compare
     from analysis.comparison import compare_at_equal_compute
     from analysis.curve import R, compute_to, gradient, slope
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from analysis.forecasting import forecast, measure_inflation
     from analysis.forecasts import Forecast, Forecasts
     from analysis.frames import read_frame
+    from analysis.grouped import GroupFits
+    from analysis.groups import difficulty_buckets, fit_groups
     from analysis.health import Check, Health, RunHealth
     from analysis.healthplot import plot_health
     from analysis.joint import fit_shared, nested
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from analysis.seeds import pool_seeds
     from analysis.shared import Nested, SharedFit
     from analysis.starts import share_R0
+    from analysis.straight import same_ceiling
     from analysis.windows import WindowStudy, plot_windows, window_study
     from scalerl.runlog import UserError
 
@@ -65,12 +69,19 @@ _HOME = {
     "measure_inflation": "forecasting",
     "Forecast": "forecasts",
     "Forecasts": "forecasts",
+    "GroupFits": "grouped",
+    "difficulty_buckets": "groups",
+    "fit_groups": "groups",
     "fit_shared": "joint",
     "nested": "joint",
     "share_R0": "starts",
     "pool_seeds": "seeds",
     "pool_shapes": "pooling",
     "compare": "comparing",
+    "same_ceiling": "straight",
+    "plot_forest": "compared_plots",
+    "plot_straight": "compared_plots",
+    "plot_leave_one_out": "compared_plots",
     "compare_at_equal_compute": "comparison",
     "plan": "planning",
     "Plan": "plans",
@@ -111,6 +122,7 @@ __all__ = [
     "Fits",
     "Forecast",
     "Forecasts",
+    "GroupFits",
     "Health",
     "Nested",
     "Param",
@@ -131,7 +143,9 @@ __all__ = [
     "compare",
     "compare_at_equal_compute",
     "compute_to",
+    "difficulty_buckets",
     "fit",
+    "fit_groups",
     "fit_shared",
     "forecast",
     "gradient",
@@ -139,13 +153,17 @@ __all__ = [
     "nested",
     "plan",
     "plot_curves",
+    "plot_forest",
     "plot_health",
+    "plot_leave_one_out",
+    "plot_straight",
     "plot_training_curves",
     "plot_windows",
     "pool_seeds",
     "pool_shapes",
     "read",
     "read_frame",
+    "same_ceiling",
     "share_R0",
     "slope",
     "window_study",
