@@ -14,7 +14,7 @@ import numpy as np
 from analysis.compared import Compared, Estimate
 from analysis.compared_tables import share
 from analysis.output import new_axes
-from analysis.plotting import COLOURS, LABELS, MARKERS
+from analysis.plotting import COLOURS, LABELS, MARKERS, _round_numbers
 from analysis.straight import SameCeiling, same_ceiling
 from scalerl.runlog import UserError
 
@@ -90,6 +90,8 @@ def plot_straight(found: SameCeiling, ax: Axes | None = None, *, recipes: tuple[
     >>> len(ax.lines)
     4
     """
+    from matplotlib.ticker import NullLocator
+
     ax = new_axes() if ax is None else ax
     for i, line in enumerate(found.lines):
         if recipes is not None and line.recipe not in recipes:
@@ -104,6 +106,12 @@ def plot_straight(found: SameCeiling, ax: Axes | None = None, *, recipes: tuple[
             ends = np.array([line.compute.min(), line.compute.max()])
             ax.plot(ends, level - line.at(ends), "-", lw=1.4, gid=f"line-{i}", color=colour)
     ax.set_xscale("log")
+    computes = [line.compute for line in found.lines if recipes is None or line.recipe in recipes]
+    known = np.concatenate([*computes, np.empty(0)])
+    if len(known):
+        ticks = _round_numbers(float(known.min()), float(known.max()))
+        ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel(LABELS.get(found.x, found.x))
     ax.set_ylabel("log F(R)")
     ax.spines[["top", "right"]].set_visible(False)
