@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analysis.backtest_plots import plot_backtest
     from analysis.backtesting import backtest
     from analysis.backtests import Backtest
     from analysis.checking import check
@@ -25,15 +26,18 @@ if TYPE_CHECKING:
     from analysis.draws import Draws
     from analysis.findings import Finding
     from analysis.fitting import fit
+    from analysis.forecast_plots import plot_forecast, plot_reach
     from analysis.forecasting import forecast, measure_inflation
     from analysis.forecasts import Forecast, Forecasts
     from analysis.frames import read_frame
+    from analysis.group_plots import plot_groups, plot_line
     from analysis.grouped import GroupFits
     from analysis.groups import difficulty_buckets, fit_groups
     from analysis.health import Check, Health, RunHealth
     from analysis.healthplot import plot_health
     from analysis.joint import fit_shared, nested
     from analysis.logs import read
+    from analysis.plan_plots import plot_plan
     from analysis.planning import plan
     from analysis.plans import Plan, Plans
     from analysis.plotting import plot_curves, plot_training_curves
@@ -86,6 +90,12 @@ _HOME = {
     "plan": "planning",
     "Plan": "plans",
     "Plans": "plans",
+    "plot_forecast": "forecast_plots",
+    "plot_reach": "forecast_plots",
+    "plot_plan": "plan_plots",
+    "plot_groups": "group_plots",
+    "plot_line": "group_plots",
+    "plot_backtest": "backtest_plots",
     "plot_curves": "plotting",
     "plot_training_curves": "plotting",
     "write_report": "reporting",
@@ -152,10 +162,16 @@ __all__ = [
     "measure_inflation",
     "nested",
     "plan",
+    "plot_backtest",
     "plot_curves",
+    "plot_forecast",
     "plot_forest",
+    "plot_groups",
     "plot_health",
     "plot_leave_one_out",
+    "plot_line",
+    "plot_plan",
+    "plot_reach",
     "plot_straight",
     "plot_training_curves",
     "plot_windows",

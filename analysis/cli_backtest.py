@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(tested)
     if args.output is not None:
-        from analysis.plot_backtest import plot_backtest
+        from analysis.backtest_plots import plot_backtest
 
         save(plot_backtest(tested)[0], args.output, force=args.force)
         if not args.json:

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(told)
     if args.output is not None:
-        from analysis.plot_forecast import plot_forecast
+        from analysis.forecast_plots import plot_forecast
 
         save(plot_forecast(told, new_axes()), args.output, force=args.force)
         if not args.json:

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         print(told)
     done = any(one.budgets for one in told)
     if args.output is not None and done:
-        from analysis.plot_plan import plot_plan
+        from analysis.plan_plots import plot_plan
 
         save(plot_plan(told, new_axes()), args.output, force=args.force)
         if not args.json:

@@ -7,11 +7,11 @@ methods are in `analysis.methods`, what is said of their answers in `analysis.es
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -40,6 +40,9 @@ from analysis.schema import Run
 from analysis.solver import Array
 from scalerl.runlog import UserError
 
+if TYPE_CHECKING:
+    from analysis.grouped import GroupFits
+
 
 @overload
 def fit(
@@ -60,6 +63,17 @@ def fit(
 ) -> Fit: ...
 @overload
 def fit(
+    runs: Any,
+    *,
+    by: str | Mapping[str, float],
+    share: str | Sequence[str] = ...,
+    following: float | None = ...,
+    x: str | None = ...,
+    window: Window = ...,
+    level: float | None = ...,
+) -> GroupFits: ...
+@overload
+def fit(
     runs: Iterable[Run],
     *,
     x: str | None = ...,
@@ -76,8 +90,11 @@ def fit(
     tolerance: float = ...,
 ) -> Fits: ...
 def fit(
-    runs: Run | Iterable[Run],
+    runs: Any,
     *,
+    by: str | Mapping[str, float] | None = None,
+    share: str | Sequence[str] | None = None,
+    following: float | None = None,
     x: str | None = None,
     method: str = "posterior",
     r0: str | float = "free",
@@ -90,13 +107,16 @@ def fit(
     up_to_peak: bool = False,
     prompts: str = "fixed",
     tolerance: float = reaching.TOLERANCE,
-) -> Fit | Fits:
+) -> Fit | Fits | GroupFits:
     """Fit R(C) = R0 + (A - R0) / (1 + (C_mid / C)^B) to each run.
 
     Parameters
     ----------
     runs : Run or iterable of Run
         As `analysis.read` returns them.
+    by, share, following : optional
+        Fit groups, test what they share and predict the next size: see `analysis.fit_groups`, which takes a table, too.
+        Of the other arguments groups take `x`, `window` and `level`.
     x : str, optional
         Compute axis; by default the first that the run has, ``gpu_hours`` for a run folder.
     method : {"posterior", "profile", "bootstrap", "lsq", "paper"}
@@ -128,9 +148,9 @@ def fit(
 
     Returns
     -------
-    Fit or Fits
-        A Fit for a Run, otherwise Fits. A run that cannot be fitted has parameters without values and an error
-        among its findings.
+    Fit, Fits or GroupFits
+        A Fit for a Run, otherwise Fits; GroupFits with `by`. A run that cannot be fitted has parameters without values
+        and an error among its findings.
 
     Raises
     ------
@@ -153,6 +173,17 @@ def fit(
     >>> round(fitted.params["A"].value, 9), [f.code for f in fitted.findings]
     (0.7, ['exact-data'])
     """
+    if by is not None:
+        from analysis.groups import SHARED, fit_groups  # it fits through this module
+
+        default = {"method": "posterior", "r0": "free", "priors": None, "up_to_peak": False, "prompts": "fixed"}
+        own = {"method": method, "r0": r0, "priors": priors, "up_to_peak": up_to_peak, "prompts": prompts}
+        if changed := [name for name, value in own.items() if value != default[name]]:
+            raise UserError(f"by: groups are fitted as they come; {', '.join(changed)} is not read there")
+        share = SHARED if share is None else share
+        return fit_groups(runs, by=by, share=share, following=following, x=x, window=window, level=level or 0.95)
+    if share is not None or following is not None:
+        raise UserError("share, following: read together with `by` alone; runs that share parameters: fit_shared")
     given = runs_of(runs)
     for name, value, options in (
         ("method", method, tuple(METHODS)),

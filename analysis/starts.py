@@ -147,7 +147,7 @@ def _informed(alone: Fit, heard: Sequence[_Message], same: int, priors: Priors, 
     """Fit a run with what the others say of R0 as its prior."""
     stated = [] if priors.R0 is None else [_Message(priors.R0[0], priors.R0[1] ** -2)]
     others = _product([*heard, *stated])
-    made = fit(alone.run, **{**options, "priors": replace(priors, R0=(others.mean, others.sd))})
+    made: Fit = fit(alone.run, **{**options, "priors": replace(priors, R0=(others.mean, others.sd))})
     count = f"{len(heard)} other run{'s' * (len(heard) > 1)}"
     what = f"R0 rests on {count} from this checkpoint too: {others.mean:.4f} (sd {others.sd:.2g})"
     if same:

@@ -14,7 +14,7 @@ from analysis.budget import MULTIPLES, after, continued, crossing, usual_gap
 from analysis.draws import Draws
 from analysis.evaluations import Evaluations, evaluations_of
 from analysis.planning import gain, verdict_of
-from analysis.plot_plan import plot_plan
+from analysis.plan_plots import plot_plan
 from benchmarks.plan import stopped_wrongly, widths
 from scalerl.cli import main
 from tests.made import as_run, noisy
