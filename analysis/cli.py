@@ -10,6 +10,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
+from scalerl.runlog import UserError
+
 if TYPE_CHECKING:
     from analysis.results import Fits
     from analysis.schema import Runs
@@ -25,6 +27,15 @@ def add_commands(subparsers: Subparsers) -> None:
     fit = subparsers.add_parser("fit", help="fit the sigmoid compute curve to runs", description=run_fit.__doc__)
     _add_reading(fit)
     fit.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    fit.add_argument(
+        "--by",
+        metavar="COL|FIELD|difficulty",
+        help="fit groups: a column of one CSV, a field of the runs' configuration, or thirds of the prompts",
+    )
+    fit.add_argument("--share", metavar="NAMES", help="with --by: what is tested to be the same (default: B,C_mid)")
+    fit.add_argument("--next", dest="following", type=number_of, metavar="SIZE", help="with --by: size to predict")
+    fit.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="with --by: also draw the groups")
+    fit.add_argument("--force", action="store_true", help="write over an existing file")
     fit.add_argument("--checklist", action="store_true", help="also print what a fit report should carry")
     fit.set_defaults(run=run_fit)
 
@@ -38,8 +49,9 @@ def add_commands(subparsers: Subparsers) -> None:
     _add_output(report, "report.html", "file to write")
     report.set_defaults(run=run_report)
 
-    from analysis import cli_backtest, cli_compare, cli_forecast, cli_plan
+    from analysis import cli_backtest, cli_check, cli_compare, cli_forecast, cli_plan
 
+    cli_check.add_command(subparsers)
     cli_compare.add_command(subparsers)
     cli_backtest.add_command(subparsers)
     cli_forecast.add_command(subparsers)
@@ -48,6 +60,10 @@ def add_commands(subparsers: Subparsers) -> None:
 
 def run_fit(args: argparse.Namespace) -> int:
     """Fit R(C) = R0 + (A - R0) / (1 + (C_mid / C)^B) to each run and print parameters, limits and doubts."""
+    if args.by is not None:
+        return _fit_groups(args)
+    if given := [n for n in ("share", "following", "output") if getattr(args, n) is not None]:
+        raise UserError(f"{', '.join('--next' if n == 'following' else f'--{n}' for n in given)}: read with --by alone")
     fits = _fits(args)
     if args.json:
         print_json({"schema": "fit/1", **fits.to_dict()})
@@ -59,6 +75,46 @@ def run_fit(args: argparse.Namespace) -> int:
             if args.checklist:
                 print(indent(fit.checklist(), "    "))
     return _exit_code(fits)
+
+
+def _fit_groups(args: argparse.Namespace) -> int:
+    """Fit groups: `run_fit` with --by."""
+    from analysis.groups import DIFFICULTY, SHARED, fit_groups
+    from analysis.output import new_axes, refuse_unless_new, save
+
+    if args.method != "posterior" or args.r0 != "free" or args.up_to_peak or args.checklist:
+        raise UserError(
+            "--by: groups are fitted as they come; --method, --r0, --up-to-peak and --checklist are not read"
+        )
+    if args.output is not None:
+        refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
+    tables = [p for p in args.paths if p.lower().endswith(".csv")]
+    if len(tables) == len(args.paths) == 1 and args.by != DIFFICULTY:
+        import pandas as pd
+
+        from analysis.csvfile import read_csv
+
+        given: Any = pd.DataFrame(read_csv(Path(tables[0]))[1].columns)
+        sizes = pd.to_numeric(given[args.by], errors="coerce") if args.by in given else None
+        if sizes is not None and sizes.notna().all():
+            given[args.by] = sizes
+    else:
+        given = read_runs(args)
+    share = SHARED if args.share is None else [name for name in args.share.split(",") if name]
+    told = fit_groups(
+        given, by=args.by, share=share, following=args.following, x=args.x, window=(args.start, args.stop)
+    )
+    if args.json:
+        print_json(told.to_dict())
+    else:
+        print(told)
+    if args.output is not None:
+        from analysis.group_plots import plot_groups
+
+        save(plot_groups(told, new_axes()), args.output, force=args.force)
+        if not args.json:
+            print(f"wrote {args.output}")
+    return _exit_code(told.fits)
 
 
 def run_plot(args: argparse.Namespace) -> int:

@@ -66,6 +66,12 @@ CODES: dict[str, tuple[str, str]] = {
     "not-backtested": ("warning", "no origin of the run has an evaluation that far ahead"),
     "inside-data": ("note", "a compute that was asked for lies inside the data"),
     "misfit-ahead": ("warning", "earlier forecasts by the sigmoid missed by far more than its own band allows"),
+    # the health of a run
+    "unhealthy": ("warning", "a figure of the run's health is past its limit"),
+    "not-checked": ("note", "the log does not hold what a check needs"),
+    # groups
+    "shared-noise": ("note", "groups of one run share noise: a test of their difference is cautious"),
+    "second-stage": ("note", "a line over sizes: missing, or an extrapolation of extrapolations"),
     # comparing
     "not-tested": ("note", "one seed a recipe: differences are not tested"),
     "axis-missing": ("note", "a run does not log this compute axis and is left out there"),
