@@ -49,13 +49,14 @@ def add_commands(subparsers: Subparsers) -> None:
     _add_output(report, "report.html", "file to write")
     report.set_defaults(run=run_report)
 
-    from analysis import cli_backtest, cli_check, cli_compare, cli_forecast, cli_plan
+    from analysis import cli_backtest, cli_check, cli_compare, cli_forecast, cli_plan, cli_watch
 
     cli_check.add_command(subparsers)
     cli_compare.add_command(subparsers)
     cli_backtest.add_command(subparsers)
     cli_forecast.add_command(subparsers)
     cli_plan.add_command(subparsers)
+    cli_watch.add_command(subparsers)
 
 
 def run_fit(args: argparse.Namespace) -> int:

@@ -1,0 +1,119 @@
+"""Watch: a log that grows for real, frames that fit a terminal, nothing that ends it but the user."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import analysis as an
+from analysis.watching import Watch, frame, hours_left, picture
+from scalerl.cli import main
+
+RATE = [f"{c},{an.R(c, 0.1, 0.7, 1.5, 3.0) + 0.004 * np.sin(9.0 * c):.6f}" for c in np.arange(0.0, 15.0)]
+
+
+def write(file, rows, tail=""):
+    file.write_text("\n".join(["gpu_hours,accuracy", *rows]) + "\n" + tail)
+
+
+def test_it_fits_only_what_grew_and_shows_how_the_band_narrows(tmp_path):
+    file = tmp_path / "mine.csv"
+    watch = Watch([str(file)], until=30.0)
+    assert watch.look() == []
+    assert "mine.csv" in frame(watch).replace("\n", "")
+    widths = []
+    for n in (8, 11, 15):
+        write(file, RATE[:n])
+        (one,) = watch.look()
+        row = one.row
+        widths.append(0.5 * (row.mean_hi - row.mean_lo))
+        assert watch.look() == []
+        expected = an.forecast(an.read(file)[0], 30.0).rows[0]
+        assert (row.pass_rate, row.mean_lo) == (expected.pass_rate, expected.mean_lo)
+    assert watch.seen["mine"].widths == widths
+    assert f"{widths[0]:.3f} → {widths[1]:.3f} → {widths[2]:.3f}" in frame(watch)
+    write(file, RATE[:7])  # another run under the same name
+    assert len(watch.look()[0].widths) == 1
+
+
+def test_a_frame_fits_a_terminal_and_marks_every_evaluation(tmp_path):
+    file = tmp_path / "mine.csv"
+    write(file, RATE)
+    watch = Watch([str(file)], until=30.0)
+    watch.look()
+    for plain in (False, True):
+        lines = frame(watch, plain=plain).splitlines()
+        assert len(lines) <= 22
+        assert max(map(len, lines)) <= 78
+    assert frame(watch, plain=True).isascii()
+    drawn = picture(watch.seen["mine"], plain=True, height=12, width=78)
+    columns = {j for line in drawn[:-1] for j, c in enumerate(line) if c == "o"}
+    ends = [7 + round(c / 30.0 * 70) for c in np.arange(0.0, 15.0)]
+    assert columns == set(ends)
+    assert all(":" not in line[7 : 7 + ends[-1] - 7] for line in drawn[:-1])
+
+
+@pytest.mark.parametrize("content", ["", "gpu_hours,accuracy\n", "gpu_hours,accuracy\n0,0.1\n", "nothing\nat all\n"])
+def test_a_log_without_evaluations_is_waited_for(tmp_path, content):
+    file = tmp_path / "mine.csv"
+    file.write_text(content)
+    watch = Watch([str(file)])
+    watch.look()
+    assert frame(watch)
+    write(file, RATE)
+    assert len(watch.look()) == 1
+
+
+def test_a_half_written_row_does_not_disturb(tmp_path):
+    file = tmp_path / "log.csv"
+    write(file, RATE, tail="15,")
+    watch = Watch([str(file)], until=30.0)
+    assert len(watch.look()[0].run) == 15
+
+
+def test_time_left_is_on_the_run_s_devices():
+    run = an.read("data/runs/grpo")[0]
+    hours = float(run.data["gpu_hours"].max())
+    assert hours_left(run, "gpu_hours", 3 * hours) == pytest.approx(2 * hours)
+    assert hours_left(run, "gpu_hours", 0.5 * hours) == 0.0
+
+
+def test_the_command_follows_a_log_that_another_process_grows(tmp_path):
+    file = tmp_path / "mine.csv"
+    grow = (
+        "import sys, time\nf = open(sys.argv[1], 'a')\n"
+        "for row in sys.stdin:\n    f.write(row); f.flush(); time.sleep(.05)"
+    )
+    command = [sys.executable, "-m", "scalerl.cli", "watch", str(file), "--every", "0.2", "--until", "30", "--json"]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching,
+        subprocess.Popen([sys.executable, "-c", grow, str(file)], stdin=subprocess.PIPE, text=True) as growing,
+    ):
+        growing.communicate("\n".join(["gpu_hours,accuracy", *RATE]) + "\n", timeout=30)
+        told = [json.loads(watching.stdout.readline())]
+        end = time.monotonic() + 60
+        while told[-1]["evaluations"] < 15 and time.monotonic() < end:
+            told.append(json.loads(watching.stdout.readline()))
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 0
+    assert told[-1]["evaluations"] == 15
+    assert told[-1]["schema"] == "watch/1"
+    counts = [t["evaluations"] for t in told]
+    assert counts == sorted(counts)
+
+
+def test_once_prints_one_frame_and_says_by_its_code_whether_there_was_a_run(tmp_path, capsys):
+    file = tmp_path / "mine.csv"
+    assert main(["watch", str(file), "--once"]) == 1
+    assert "waiting" in capsys.readouterr().out
+    write(file, RATE)
+    assert main(["watch", str(file), "--once", "--ascii", "--until", "30"]) == 0
+    assert "at 30 gpu_hours" in capsys.readouterr().out
+    assert main(["watch", str(file), "--every", "0"]) == 2
+    assert "--every" in capsys.readouterr().err
