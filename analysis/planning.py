@@ -141,7 +141,11 @@ def plan(
     asked = _Asked(
         tuple(wanted), reach, horizon, least_gain, difference, seed_sd, tuple(counts), tolerance, level, futures, seed
     )
-    plans = [_plan(f, k, asked) for f, k in zip(fits, known, strict=True)]
+    told = [_told(k, asked) for k in known]
+    plans = [
+        _plan(f, k, mine, _rivals(i, fits, told), asked)
+        for i, (f, k, mine) in enumerate(zip(fits, known, told, strict=True))
+    ]
     return Plans(plans, horizon, rank(fits, known, horizon, level=level, seed_sd=seed_sd, seed=seed))
 
 
@@ -184,7 +188,30 @@ def verdict_of(gained: Limits, least_gain: float) -> str:
     return STOP if hi < least_gain else GO if lo > least_gain else UNSURE
 
 
-def _plan(fitted: Fit, known: Known, asked: _Asked) -> Plan:
+def _told(known: Known, asked: _Asked) -> list[After]:
+    """What a run says today and after each budget; nothing where nothing is claimed past its data."""
+    if known is None:
+        return []
+    cut, past = known
+    return [
+        _today(cut, past, asked.tolerance, asked.level),
+        *(
+            after(
+                past.data, cut, past, b,
+                tolerance=asked.tolerance, level=asked.level, futures=asked.futures, seed=asked.seed,
+            )
+            for b in asked.budgets
+        ),
+    ]  # fmt: skip
+
+
+def _rivals(i: int, fits: Sequence[Fit], told: Sequence[list[After]]) -> list[list[After]]:
+    """What the runs of other recipes say; the run itself where there is none: a rival like it."""
+    found = [t for f, t in zip(fits, told, strict=True) if t and f.run.recipe != fits[i].run.recipe]
+    return found or [told[i]]
+
+
+def _plan(fitted: Fit, known: Known, told: list[After], rivals: list[list[After]], asked: _Asked) -> Plan:
     last = float(fitted.compute[-1]) if fitted.n else 0.0
     findings = list(fitted.findings)
     if known is None:
@@ -194,14 +221,6 @@ def _plan(fitted: Fit, known: Known, asked: _Asked) -> Plan:
         return Plan(fitted.name, fitted.x, last, *nothing, asked.least_gain, asked.level, tuple(findings))
     cut, past = known
     level = asked.level
-    options: dict[str, Any] = {
-        "tolerance": asked.tolerance,
-        "level": level,
-        "futures": asked.futures,
-        "seed": asked.seed,
-    }
-    told = [_today(cut, past, asked.tolerance, level)]
-    told += [after(past.data, cut, past, b, **options) for b in asked.budgets]
     rows = tuple(_budget(a, cut, past, asked.reach, level) for a in told)
     reached = [b.multiple for b in rows if b.wanted >= 0.5]
     gained = gain(cut, past, asked.until, level=level)
@@ -210,7 +229,7 @@ def _plan(fitted: Fit, known: Known, asked: _Asked) -> Plan:
         what = "how far seeds lie apart is not stated: no power is given (seed_sd, --seed-sd; .02 after the paper)"
         findings.append(finding("not-tested", what))
     else:
-        powers = tuple(_powers(told, asked, last))
+        powers = tuple(_powers(told, rivals, asked, last))
     return Plan(
         fitted.name,
         fitted.x,
@@ -248,12 +267,16 @@ def _budget(told: After, cut: Cut, past: Calibration, reach: float, level: float
     return Budget(told.multiple, C, told.A_width, told.half, told.reach, wanted, gained)
 
 
-def _powers(told: Sequence[After], asked: _Asked, last: float) -> Iterable[Power]:
-    for a in told:
+def _powers(told: Sequence[After], rivals: Sequence[Sequence[After]], asked: _Asked, last: float) -> Iterable[Power]:
+    """Power of the comparison's test against each rival with the same budget, averaged over them."""
+    for k, a in enumerate(told):
         for n in asked.seeds:
-            own, sd = a.A_variance, asked.seed_sd or 0.0
-            power = contrasts.power(asked.difference, own, own, n, sd, level=asked.level)
-            yield Power(asked.difference, n, a.multiple, 2.0 * n * a.multiple * last, power)
+            sd, level = asked.seed_sd or 0.0, asked.level
+            each = (
+                contrasts.power(asked.difference, a.A_variance, rival[k].A_variance, n, sd, level=level)
+                for rival in rivals
+            )
+            yield Power(asked.difference, n, a.multiple, 2.0 * n * a.multiple * last, float(np.mean(list(each))))
 
 
 def rank(

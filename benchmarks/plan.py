@@ -4,8 +4,9 @@ Run ``python -m benchmarks.plan [--only widths|stop|power] [--curves 200]`` from
 as `benchmarks.simulate` says, noise sd .01. widths: 60 evaluations to k C_mid, as many more to 2 k; what the longer run
 says over what was predicted at k. stop: 60 evaluations to k C_mid are planned, the rule looks after every fourth
 from the eighth on and at the end of the plan as its horizon; a stop is wrong where the curve still gains more than .01.
-power: how often `analysis.contrasts` tells two recipes .05 apart in A, from the posterior of one pilot run of each
-curve, beside ``python -m benchmarks.compare``. Seed 5. Rows are kept in ``--work`` and not computed again.
+power: how often `analysis.contrasts` tells two recipes .05 apart in A, from the posterior of one pilot run of each,
+their B and C_mid their own; to be set beside what ``python -m benchmarks.compare`` counts. Seed 5. Rows are kept in
+``--work`` and not computed again.
 """
 
 from __future__ import annotations
@@ -94,14 +95,16 @@ def stopped_wrongly(k: float, rho: float, i: int) -> Stopped:
 
 
 def promised(k: float, rho: float, i: int) -> list[float]:
-    """Power promised from one pilot run, for 3 and for 5 seeds."""
-    compute, _, rate = _curve(2, k, rho, i, doubled=False)
-    cut = cut_at(_points(compute, rate), averaged=("sigmoid",))
-    if cut is None:
-        raise RuntimeError("a simulated curve without a fit")
-    d = cut.draws
-    own = float(d.weight @ (d.A - d.weight @ d.A) ** 2)
-    return [contrasts.power(GAP, own, own, n, SEED_SD, repetitions=500, seed=i) for n in (3, 5)]
+    """Power promised from one pilot run of each of two recipes, for 3 and for 5 seeds."""
+    own = []
+    for j in (2 * i, 2 * i + 1):
+        compute, _, rate = _curve(2, k, rho, j, doubled=False)
+        cut = cut_at(_points(compute, rate), averaged=("sigmoid",))
+        if cut is None:
+            raise RuntimeError("a simulated curve without a fit")
+        d = cut.draws
+        own.append(float(d.weight @ (d.A - d.weight @ d.A) ** 2))
+    return [contrasts.power(GAP, *own, n, SEED_SD, repetitions=500, seed=i) for n in (3, 5)]
 
 
 def _rows(work: Path, what: str, k: float, rho: float, curves: int) -> Array:

@@ -13,8 +13,8 @@ from analysis.ahead import calibrate, cut_at
 from analysis.budget import MULTIPLES, after, continued, crossing, usual_gap
 from analysis.draws import Draws
 from analysis.evaluations import Evaluations, evaluations_of
-from analysis.planning import gain, verdict_of
 from analysis.plan_plots import plot_plan
+from analysis.planning import gain, verdict_of
 from benchmarks.plan import stopped_wrongly, widths
 from scalerl.cli import main
 from tests.made import as_run, noisy
@@ -98,6 +98,11 @@ def test_power_is_that_of_the_comparison():
     assert (today.multiple, today.seeds) == (1.0, 3)
     assert today.power == contrasts.power(0.05, variance, variance, 3, 0.01)
     assert today.cost == pytest.approx(2 * 3 * told.last)
+    rival = as_run(*(noisy(9, k=1.5, n=40).data[c] for c in ("gpu_hours", "pass_rate")), "rival")
+    pair = an.plan([noisy(2, k=5.0, n=40), rival], budgets=[2], futures=2, seed_sd=0.01, seeds=[3])
+    each = [p.powers[0].power for p in pair]
+    assert each[0] == pytest.approx(each[1], abs=0.05)
+    assert max(each) < today.power  # a rival that is known badly
     without = an.plan(an.fit(noisy(2, k=5.0, n=40)), budgets=[2], futures=2)[0]
     assert without.powers == ()
     assert "not-tested" in {f.code for f in without.findings}
