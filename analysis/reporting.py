@@ -1,31 +1,36 @@
-"""Write the report: one HTML file with the figure, the fits, the runs at equal compute, and how each run was made.
+"""Write the report: one HTML file with everything that can be said of some runs, and how each was made.
 
 Promises: self-contained (no address in it is ever fetched), every text from a log is escaped, readable in light, dark
-and print; an existing file is refused unless forced; reader sees all of it or nothing.
+and print; an existing file is refused unless forced; the reader sees all of it or nothing. A part that does not apply
+to these runs says so in a sentence or is left out; it never stops the report.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from analysis.captions import caption, curve_of
+from analysis.captions import curve_of
 from analysis.cleaning import printable
 from analysis.comparison import AXES, compare_at_equal_compute
-from analysis.output import new_axes, refuse_unless_new, write
-from analysis.plotting import plot_curves
+from analysis.output import refuse_unless_new, write
+from analysis.page import Figures, html_page, section
+from analysis.report_sections import (
+    ahead_section,
+    backtest_section,
+    ceilings_section,
+    comparison_section,
+    curves_section,
+    headline,
+    health_section,
+    plan_section,
+)
 from analysis.results import Fit
 from analysis.schema import Comparison, Run
-from analysis.standings import comparison_html
 from analysis.tables import fits_html
-
-# Colours that stand for the reader's own text colour; no curve uses them.
-_INK = "#010203"
+from scalerl.runlog import UserError
 
 _LAW = "R(C) = R0 + (A - R0) / (1 + (C_mid / C)^B)"
 _LIMITS = {
@@ -34,29 +39,7 @@ _LIMITS = {
     "bootstrap": "percentiles of refits",
     "lsq": "standard errors",
 }
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --line: #ccc; --warn: #a04000; --error: #b00020; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --paper: #16181c; --line: #444; --warn: #ffb066; --error: #ff8095; }
-}
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 66rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-figure { margin: 0; color: var(--ink); } figure svg { width: 100%; height: auto; max-width: 52rem; }
-figcaption, small { opacity: .8; }
-@media screen and (prefers-color-scheme: dark) { figure svg { filter: brightness(1.4); } }
-.wide { overflow-x: auto; } .limits { white-space: nowrap; } h1, th { overflow-wrap: anywhere; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line); }
-td ul { margin: 0; padding-left: 1rem; min-width: 16rem; }
-li.warning b { color: var(--warn); } li.error b { color: var(--error); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
-dd { margin: 0; overflow-wrap: anywhere; }
-@media print {
-  :root { --ink: #000; --paper: #fff; --line: #999; --warn: #000; --error: #000; }
-  body { max-width: none; margin: 0; font-size: 11px; } section { break-inside: avoid; }
-}
-"""
+MOST_RUNS = 8  # with more the parts that look at each run alone are left to their commands
 
 
 def write_report(
@@ -77,7 +60,7 @@ def write_report(
     Returns
     -------
     Comparison or None
-        The comparison in the report; None for a single run.
+        The runs at equal compute, as in the report; None for a single run.
 
     Raises
     ------
@@ -87,6 +70,8 @@ def write_report(
     fits = [fits] if isinstance(fits, Fit) else list(fits)
     path = Path(path)
     refuse_unless_new(path, force, endings=(".html", ".htm"))
+    if not fits:
+        raise UserError("there is no run to report")
     axes = list(dict.fromkeys([*AXES, *(fit.x for fit in fits)]))
     comparison = compare_at_equal_compute(fits, axes) if len(fits) > 1 else None
     write(path, _page(fits, comparison, extend).encode(), force=force)
@@ -94,25 +79,34 @@ def write_report(
 
 
 def _page(fits: Sequence[Fit], comparison: Comparison | None, extend: float) -> str:
-    names = ", ".join(fit.name for fit in fits)
+    figures = Figures()
+    few = len(fits) <= MOST_RUNS
+    ahead, told = ahead_section(figures, fits) if few else ("", None)
+    compared, table = comparison_section(figures, fits, comparison)
     parts = [
-        f"<h1>Scaling curves: {escape(names)}</h1>",
-        f"<section><figure>{_figure(fits, extend)}<figcaption>{escape(caption(fits))}</figcaption></figure></section>",
-        f'<section><h2>Fits</h2><div class="wide">{fits_html(fits)}</div>',
-        f"<p><small>{escape(_method(fits))}</small></p></section>",
+        headline(fits, told, table),
+        curves_section(figures, fits, extend),
+        section(
+            "Fits",
+            f'<div class="wide">{fits_html(fits)}</div>',
+            f"<p><small>{escape(_method(fits))}</small></p>",
+        ),
+        ahead,
+        compared,
+        ceilings_section(figures, fits, few=few),
+        backtest_section(figures, fits) if few else "",
+        plan_section(figures, fits) if few else "",
+        health_section(fits),
+        "" if few else section("More", f"<p>{_left_out(len(fits))}</p>"),
+        "<h2>How each run was made</h2>",
+        *(_provenance(fit) for fit in fits),
     ]
-    if comparison is not None:
-        parts.append(
-            f'<section><h2>At equal compute</h2><div class="wide">{comparison_html(comparison)}</div></section>'
-        )
-    parts.append("<h2>How each run was made</h2>")
-    parts += [_provenance(fit.run) for fit in fits]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Scaling curves: {escape(names)}</title><style>{_STYLE}</style></head>\n"
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+    return html_page(f"Scaling curves: {', '.join(fit.name for fit in fits)}", parts)
+
+
+def _left_out(count: int) -> str:
+    what = "forecasts, back-tests and plans, which look at each run alone, are left to their commands"
+    return f"{count} runs are more than {MOST_RUNS}: {what} (<code>scalerl forecast, backtest, plan</code>)."
 
 
 def _method(fits: Sequence[Fit]) -> str:
@@ -127,32 +121,9 @@ def _method(fits: Sequence[Fit]) -> str:
     return "; ".join([_LAW, *ways]) + "."
 
 
-def _figure(fits: Sequence[Fit], extend: float) -> str:
-    """The figure as inline SVG whose text and axes take the colour of the page."""
-    import warnings
-
-    import matplotlib as mpl
-
-    ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
-    settings: Any = {**ink, "svg.fonttype": "path", "svg.hashsalt": "scalerl"}
-    svg = io.StringIO()
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-        ax = plot_curves(fits, new_axes(8.0, 5.0), extend=extend)
-        figure = ax.get_figure(root=True)
-        if figure is None:  # new_axes always has one; the type says it may not
-            return ""
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = svg.getvalue()
-    text = text[text.index("<svg") :]
-    # Inside HTML neither the metadata nor the namespaces mean anything, and they hold the only addresses.
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
-    return text.replace(_INK, "currentColor")
-
-
-def _provenance(run: Run) -> str:
-    """How a run was made, as its header says; what is not known is said to be unknown."""
+def _provenance(fit: Fit) -> str:
+    """How a run was made, as its header says, and the checklist of its fit; the unknown is said to be unknown."""
+    run: Run = fit.run
     devices = run.header.get("devices")
     devices = devices if isinstance(devices, dict) else {}
     versions = run.header.get("versions")
@@ -171,7 +142,8 @@ def _provenance(run: Run) -> str:
         rows = [(name, value) for name, value in rows if name in {"log", "sha256 of the log"}]
     told = ((name, "unknown" if value is None else printable(str(value))) for name, value in rows)
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in told)
-    return f"<section><h3>{escape(run.name)}</h3><dl>{items}</dl></section>"
+    checklist = f"<details><summary>checklist of the fit</summary><pre>{escape(fit.checklist())}</pre></details>"
+    return f"<section><h3>{escape(run.name)}</h3><dl>{items}</dl>{checklist}</section>"
 
 
 def _joined(command: object) -> object:

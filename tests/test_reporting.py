@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ import analysis as an
 from analysis.curve import R
 from scalerl.runlog import RunLog, UserError
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png>'
 
 
@@ -69,7 +73,7 @@ def test_nothing_is_fetched_and_nothing_runs(page):
         assert not name.startswith("on")
         if name in {"src", "href", "xlink:href"}:
             assert value.startswith("#")
-        assert "http" not in (value or "")
+        assert name == "aria-label" or "http" not in (value or "")  # a label is text
     assert "@import" not in html
     assert "http" not in html.replace("http://evil.example", "")
 
@@ -78,6 +82,52 @@ def test_hostile_names_are_shown_as_text(page):
     _, _, html, parsed = page
     assert "<script" not in html and "&lt;script&gt;" in html
     assert HOSTILE in parsed.text
+
+
+def test_every_part_that_applies_is_there(page):
+    parsed = page[3]
+    for title in ("Fits", "Ahead", "Recipes", "At equal compute", "How firm the ceilings are", "Back-test"):
+        assert title in parsed.text
+    for title in ("More compute", "Health", "How each run was made", "checklist of the fit"):
+        assert title in parsed.text
+    ids = [value for name, value in parsed.attributes if name == "id"]
+    svg = page[2]
+    for number in range(1, svg.count("<svg") + 1):  # a figure refers to nothing outside itself
+        assert f'id="f{number}-' in svg
+    referred = [v[1:] for n, v in parsed.attributes if n == "xlink:href"]
+    assert set(referred) <= set(ids)
+
+
+def test_runs_that_say_nothing_still_make_a_report(tmp_path):
+    flat = [f"{c},0.5" for c in range(12)]
+    few = ["0,0.1", "1,0.2", "2,0.25"]
+    decays = [f"{c},{0.1 + 0.06 * c if c < 9 else 0.6 - 0.05 * (c - 9):.3f}" for c in range(18)]
+    for name, rows in (("flat", flat), ("few", few), ("decays", decays)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["gpu_hours,accuracy", *rows]))
+    an.write_report(an.fit(an.read(tmp_path / "*.csv")), tmp_path / "all.html")
+    parsed = Page((tmp_path / "all.html").read_text())
+    assert parsed.open == []
+    assert "nothing is claimed past the data" in parsed.text
+    for name in ("flat", "few", "decays"):
+        an.write_report(an.fit(an.read(tmp_path / f"{name}.csv")), tmp_path / f"{name}.html")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_opens_it_without_a_complaint(tmp_path, scheme):
+    write_run(tmp_path / "a")
+    an.write_report(an.fit(an.read(tmp_path / "a")), tmp_path / "r.html")
+    picture = tmp_path / "r.png"
+    dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
+    command += [*dark, "--window-size=1200,4000", f"--screenshot={picture}", (tmp_path / "r.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "CONSOLE" not in done.stderr
+    shown = plt.imread(picture)
+    assert shown.shape[1] == 1200
+    paper = shown[:5, :5, :3].mean()
+    assert paper > 0.9 if scheme == "light" else paper < 0.3
 
 
 def test_every_tag_closes(page):
