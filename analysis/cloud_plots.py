@@ -52,11 +52,6 @@ def plot_clouds(fits: Fit | Iterable[Fit], ax: Axes | None = None) -> Axes:
         if A is not None and B is not None:
             style = {"color": colour, "mec": "white", "label": f" {fit.name}"}
             ax.plot([B], [A], look.marker, ms=8, gid=look.gid("median"), **style)
-    ax.set_xscale("log")
-    low, high = ax.get_xlim()
-    ticks = [t for t in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0) if low <= t <= high]
-    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    ax.set_xticks([], minor=True)
     ax.set_xlabel("B")
     ax.set_ylabel("A")
     ax.spines[["top", "right"]].set_visible(False)

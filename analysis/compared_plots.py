@@ -65,6 +65,7 @@ def plot_forest(compared: Compared, ax: Axes | None = None) -> Axes:
         text.set_parse_math(False)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     what = "A" if math.isinf(compared.by) else f"pass rate at {compared.by:.3g} {LABELS.get(compared.x, compared.x)}"
+    ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel(f"{what}, difference to the best ({compared.level:.0%} limits)")
     ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -30,7 +30,8 @@ figure { margin: 0 0 1rem; color: var(--ink); } figure svg { width: 100%; height
 .pair { display: flex; flex-wrap: wrap; gap: 1rem; } .pair figure { flex: 1 1 24rem; min-width: 0; }
 figcaption, small { opacity: .8; } .said { font-size: 1.05rem; }
 @media screen and (prefers-color-scheme: dark) { figure svg { filter: brightness(1.4); } }
-.wide { overflow-x: auto; } .limits { white-space: nowrap; } h1, th { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } .limits { white-space: nowrap; } h1 { overflow-wrap: anywhere; }
+th { overflow-wrap: break-word; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line); }
 td ul { margin: 0; padding-left: 1rem; min-width: 16rem; } pre { overflow-x: auto; font-size: .85em; }

@@ -40,9 +40,11 @@ def headline(fits: Sequence[Fit], told: Forecasts | None, compared: Compared | N
         else:
             text = f"the ceiling A is not known: {A.why}"
         if told is not None and (one := told[fit.name]).reach is not None:
-            known = "calibrated" if one.reach_origins >= 3 else "not calibrated"
-            far = f"{one.reach:.3g}x the compute ({known})" if one.reach > 1.0 else "not past the data"
-            text += f"; the curve is known to .02 {'up to ' if one.reach > 1.0 else ''}{far}"
+            if one.reach > 1.0:
+                known = "calibrated" if one.reach_origins >= 3 else "not calibrated"
+                text += f"; the curve is known to .02 up to {one.reach:.3g}x the compute ({known})"
+            else:
+                text += "; past the data the curve is not known to .02"
         lines.append(f"{fit.name}: {text}.")
     if compared is not None and len(compared.rows) > 1:
         best = compared.rows[0]

@@ -15,7 +15,7 @@ import numpy as np
 
 from analysis.cleaning import number
 from analysis.schema import Run
-from analysis.solver import Array
+from analysis.solver import Array, Index
 from scalerl.runlog import COMPUTE_AXES, STEP_FIELDS, read_log
 
 WINDOW = 10  # updates in a moving mean: the memory of the trainer's own guards
@@ -118,7 +118,7 @@ def _value(cell: object) -> float:
     return math.nan if value is None else value
 
 
-def moving_mean(values: Array, window: int = WINDOW) -> tuple[Array, Array]:
+def moving_mean(values: Array, window: int = WINDOW) -> tuple[Array, Index]:
     """Return the means over whole windows, and the last row of each; unknown values are left out of a mean.
 
     Parameters
@@ -144,4 +144,4 @@ def moving_mean(values: Array, window: int = WINDOW) -> tuple[Array, Array]:
     count = known.sum(axis=1)
     total = np.where(known, parts, 0.0).sum(axis=1)
     means = np.where(2 * count >= width, total / np.maximum(count, 1), np.nan)
-    return means, np.arange(width - 1, len(values))
+    return np.asarray(means, dtype=float), np.arange(width - 1, len(values), dtype=np.intp)
