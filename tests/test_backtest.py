@@ -15,12 +15,12 @@ from scipy.stats import norm, t
 
 import analysis as an
 from analysis.ahead import fit_family
+from analysis.backtest_plots import plot_backtest, plot_drift, plot_errors, plot_tested
 from analysis.backtesting import ALL_METHODS
 from analysis.cli import add_commands
 from analysis.cuts import fit_cuts, fit_places
 from analysis.evaluations import evaluations_of
 from analysis.families import FAMILIES
-from analysis.backtest_plots import plot_backtest, plot_drift, plot_errors, plot_tested
 from benchmarks import backtest as benchmark
 from scalerl.runlog import UserError
 from tests.made import TRUE, ar1, as_run, law, noisy

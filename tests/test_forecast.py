@@ -26,8 +26,8 @@ from analysis.ahead import (
 )
 from analysis.evaluations import Evaluations, evaluations_of
 from analysis.families import FAMILIES
-from analysis.forecasting import GRID, reach_of, recipe_reach
 from analysis.forecast_plots import plot_forecast, plot_reach
+from analysis.forecasting import GRID, reach_of, recipe_reach
 from benchmarks.simulate import Cell, simulate
 from scalerl.cli import main
 from tests.made import as_run
