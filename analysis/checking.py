@@ -75,4 +75,5 @@ def _one(run: Run, x: str | None, effect: float | None) -> RunHealth:
         *of_steps(steps, config if isinstance(config, dict) else {}, items if type(items) is int else None, axis),
         *of_run(run, steps, hours, axis, effect),
     )
-    return RunHealth(run.name, axis, checks, hours, steps)
+    reading = tuple(f for f in run.findings if f.severity != "note" and f.code != "busy-machine")
+    return RunHealth(run.name, axis, checks, hours, steps, reading)

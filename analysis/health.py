@@ -80,6 +80,8 @@ class RunHealth:
         that a resume cut off) come on top. None is unknown.
     steps : Steps
         The updates that were looked at.
+    reading : tuple of Finding
+        Warnings from reading the run, such as rows that were left out; `findings` holds them, `status` does not.
     """
 
     name: str
@@ -87,6 +89,7 @@ class RunHealth:
     checks: tuple[Check, ...]
     gpu_hours_by_phase: Mapping[str, float | None]
     steps: Steps
+    reading: tuple[Finding, ...] = ()
 
     @property
     def status(self) -> str:
@@ -96,13 +99,14 @@ class RunHealth:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Errors, then warnings, then one note of what could not be looked at."""
+        """Errors, warnings, those from reading the run, and one note of what could not be looked at."""
         said = [
             finding("unhealthy", f"{c.name}: {c.message}", c.figure, severity=c.status)
             for status in ("error", "warning")
             for c in self.checks
             if c.status == status
         ]
+        said += self.reading
         reasons: dict[str, list[str]] = {}
         for c in self.checks:
             if c.status == "unknown":

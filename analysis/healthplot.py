@@ -1,7 +1,8 @@
 """`plot_health`: the figures of a run's updates on one page, with the limits of the checks.
 
-Promises: a panel draws the logged figure, faint, and the moving mean that the check looks at; a panel without data
-says so; nothing is computed here but these means and the bars' sum. Does not draw evaluations: `plot_curves` does.
+Promises: a panel draws the logged figure, faint, and its moving mean (the check of the gradient looks at a moving
+median, that of the ratio at single updates too); a panel without data says so; nothing is computed here but these
+means. Does not draw evaluations: `plot_curves` does.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _panel(ax: Axes, title: str, result: RunHealth, *names: str) -> None:
     status = next(s for s in ("error", "warning", "ok", "unknown") if s in found)
     ax.set_title(title, fontsize=9, loc="left")
     ax.set_title(status, fontsize=9, loc="right", color=STATUS_COLOURS[status], fontweight="bold")
-    ax.tick_params(labelsize=8)
+    ax.tick_params(which="both", labelsize=8)
     ax.spines[["top", "right"]].set_visible(False)
 
 

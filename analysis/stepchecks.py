@@ -35,9 +35,10 @@ NOT_FINITE = 0.1  # share of updates left out since their gradient overflowed
 # Of the prompts of an update, this share teaches: at a quarter the standard error of the gradient has doubled; with
 # half of the updates empty, half of the generation is for nothing.
 KEPT, EMPTY = 0.25, 0.5
-RETIRED = (
-    0.9  # share of the train prompts that are never drawn again: the tenth that is left comes round ten times faster
-)
+# Share of the train prompts that are never drawn again: the tenth that is left comes round ten times faster.
+RETIRED = 0.9
+# From this share of retired prompts on the rest is harder, and its reward may fall in a healthy run (ours).
+RETIRED_FEW = 0.1
 REWARD_LEFT, REWARD_GAIN = 0.5, 0.1  # as in `scalerl.guards`: share of the best gain that is left, and smallest gain
 
 
@@ -63,7 +64,7 @@ def of_steps(steps: Steps, config: Config, items: int | None, x: str) -> list[Ch
         gradient(steps, x),
         batch(steps, x),
         prompts(steps, items, x),
-        reward(steps, x),
+        reward(steps, items, x),
         lag(steps, config, x),
     ]
 
@@ -294,7 +295,7 @@ def prompts(steps: Steps, items: int | None, x: str) -> Check:
     return Check("prompts", "warning", what, figure, RETIRED, where, "resampling_threshold, no_positive_resampling")
 
 
-def reward(steps: Steps, x: str) -> Check:
+def reward(steps: Steps, items: int | None, x: str) -> Check:
     """Share of the best gain of the training reward that is left at the end."""
     total, count = steps.column("reward_sum"), steps.column("reward_count")
     if total is None or count is None:
@@ -328,6 +329,10 @@ def reward(steps: Steps, x: str) -> Check:
             REWARD_LEFT,
             steps.at(rows[-1], x),
         )
+    retired = steps.column("retired")
+    if retired is not None and np.nanmax(retired) > RETIRED_FEW * (items or 0.0):
+        why = f"{figure:.0%} of its best gain is left, but the prompts it was gained on are retired"
+        return unknown("reward", steps, "", why)
     what = (
         f"of the gain of the training reward ({gain:.2g} at its best) {max(figure, 0.0):.0%} is left: the policy "
         "came apart; go back to a checkpoint before that and lower the learning rate"
