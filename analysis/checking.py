@@ -51,7 +51,7 @@ def check(runs: Run | Iterable[Run], *, x: str | None = None, effect: float | No
     [('grpo/seed0', 'ok'), ('scalerl/seed0', 'ok')]
     >>> truncation = health["scalerl/seed0"]["truncation"]
     >>> truncation.status, round(truncation.figure, 3), truncation.limit
-    ('ok', 0.005, 0.1)
+    ('ok', 0.003, 0.1)
     """
     every = [runs] if isinstance(runs, Run) else list(runs)
     if not every:

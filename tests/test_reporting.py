@@ -56,8 +56,9 @@ def write_run(folder, *, recipe="scalerl", seed=0, A=0.7, n=15, **header):
     return folder
 
 
-@pytest.fixture
-def page(tmp_path):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("page")
     write_run(tmp_path / "a", command=["scalerl", "train", "--set", "x=<1>"], versions={"torch": "2.13.0"})
     write_run(tmp_path / "b", recipe=HOSTILE, A=0.5, command=HOSTILE, versions=HOSTILE)
     fits = an.fit(an.read([tmp_path / "a", tmp_path / "b"]))
