@@ -25,7 +25,8 @@ from analysis.priors import Priors
 from analysis.results import Param
 from scalerl.runlog import UserError
 
-EXACT_RMS = 1e-11  # residuals below this are rounding, not noise
+# Residuals below this are rounding, not noise: ln C is kept to 10 digits, and a curve may rise by 12 in it (B = 50).
+EXACT_RMS = 4e-10
 CEILING_MARGIN = 0.005  # an upper limit of A this close to the ceiling is the ceiling's, not the data's
 LAST_EVALUATIONS = 5  # whose prompts' rates give the variance between prompts
 # Findings that leave no parameter identified, and the reason given; of several the first here. A collapse can make the
