@@ -3,7 +3,7 @@
 Promises: each check reads one or two logged figures, takes means over `analysis.steps.WINDOW` updates where a single
 one is noise, and names the place of the worst; without the figure it is ``unknown``. Does not promise the cause: a
 field is the first to look at. Every limit stands here with its reason; "ours" means that no source gives it, and
-`docs/methods.md` says how often each fires on runs that were healthy.
+`docs/deciding.md` says how often each fires on runs that were healthy.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Config = Mapping[str, Any]
 # A truncation rate of 10 to 15 % came before the paper's collapses (arXiv 2510.13786, section 6); its own recipe stays
 # under 5 %. The guards of `scalerl.guards` warn at the first; over the second at the end it is an error.
 TRUNCATION, TRUNCATION_LAST = 0.10, 0.15
-# Share of the first entropy that is left. Healthy runs of the demo fall to .08 (`data/runs`), under the .1 at which the
+# Share of the first entropy that is left. Healthy runs of the demo fall to .1 (`data/runs`), where the
 # trainer's guard speaks; at a hundredth every completion of a prompt is the same one. Both ours.
 ENTROPY, ENTROPY_GONE = 0.05, 0.01
-ENTROPY_RISE = 3.0  # times the first: the policy drifts to noise (ours; at most 1.2 in healthy runs of the demo)
+ENTROPY_RISE = 3.0  # times the first: the policy drifts to noise (ours; at most 1.1 in healthy runs of the demo)
 RATIO = 0.5  # distance of the mean ratio from 1, as in `scalerl.guards`; its expectation is 1 under any lag
 MISMATCH = 0.3  # nats a token between trainer and generator (ours): the usual ratio is off by a third
 CLIPPED = 0.5  # share of clipped tokens: most carry no gradient, or a cut one (ours; GSPO clips whole completions)
-GRADIENT = 10.0  # times the first norm (ours; healthy runs of the demo grow up to fourfold)
+GRADIENT = 10.0  # times the first norm (ours; healthy runs of the demo grow up to sixfold)
 GRADIENT_FIRST, GRADIENT_WINDOW = 20, 20  # updates whose median norm is the first; and of the moving median
 NOT_FINITE = 0.1  # share of updates left out since their gradient overflowed
 # Of the prompts of an update, this share teaches: at a quarter the standard error of the gradient has doubled; with
