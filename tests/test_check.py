@@ -1,4 +1,4 @@
-"""The health of a run: every check fires on a log made for it, is unknown where it must be, and lets healthy runs be."""
+"""`check`: each check fires on a log made for it and at its place, none on healthy runs; what lacks is unknown."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_figure_is_the_mean_over_ten_updates_and_stands_at_their_end(edited):
 
 def test_the_lag_that_ppo_allows_is_one_less(edited):
     assert edited(config={"off_policy": "ppo"})["lag"].status == "error"
-    assert edited(lambda row: {"lag_max": 7}, config={"off_policy": "ppo"})["lag"].status == "ok"
+    assert edited(lambda _: {"lag_max": 7}, config={"off_policy": "ppo"})["lag"].status == "ok"
 
 
 def test_a_reward_that_falls_with_the_retirement_of_prompts_is_no_collapse(edited):
