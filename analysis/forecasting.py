@@ -271,6 +271,7 @@ def _forecast(  # noqa: PLR0917
 
 
 def _reason(fitted: Fit, why: Finding | None) -> str:
+    why = why or next((f for f in fitted.findings if f.code in {"exact-data", "no-interval"}), None)
     if why is not None:
         return why.message
     return "its compute never leaves 0" if fitted.n and not fitted.compute[-1] > 0.0 else "too little of a curve"

@@ -156,6 +156,8 @@ def test_where_nothing_can_be_said_a_row_is_none_and_a_finding_says_why():
         assert told.reach is None
     for told in (flat, decays, few):
         assert "no-forecast" in {f.code for f in told.findings}
+    exact = an.forecast(as_run(C, an.R(C, 0.1, 0.7, 1.5, 3.0)), "2x")
+    assert "lie on the curve to rounding" in exact.findings[-1].message
     assert [row.pass_rate is None for row in few.rows] == [False, False, True, True]
     json.dumps(an.Forecasts([flat]).to_dict(), allow_nan=False)
 
