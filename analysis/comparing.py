@@ -150,8 +150,13 @@ def _pooled(
     pooled, left_out = {}, {}
     for name, fits in groups.items():
         if without := [f.name for f in fits if f.draws is None and f.fitted and f.params["B"].value is not None]:
-            methods = ", ".join(sorted({f.method for f in fits}))
-            left_out[name] = f"{', '.join(without)}: method {methods} has no draws to compare; use the posterior"
+            methods = ", ".join(sorted({f.method for f in fits} - {"posterior"}))
+            why = next(
+                (d.message for f in fits if f.name in without for d in f.findings[::-1] if d.severity != "note"), ""
+            )
+            why = why or next(f.findings[-1].message for f in fits if f.name in without) if not methods else ""
+            what = f"method {methods} has no draws to compare; use the posterior" if methods else why
+            left_out[name] = f"{', '.join(without)}: {what}"
             continue
         try:
             pooled[name] = pool_seeds(fits, seed_sd=seed_sd, level=level, recipe=name)[0]

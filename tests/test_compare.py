@@ -20,7 +20,7 @@ from analysis.compared_tables import compared_html
 from analysis.draws import Draws
 from analysis.straight import same_ceiling, straight_line
 from scalerl.cli import main
-from tests.made import TRUE, counted, law, noisy
+from tests.made import TRUE, as_run, counted, law, noisy
 
 
 def recipe(name, A, *, seeds=3, first=0, k=5.0, **truth):
@@ -440,3 +440,10 @@ def test_a_simulated_pair_is_the_same_whatever_else_is_drawn():
     ]
     hits = of_pair(5.0, sharp, [params["first"], params["apart"]], 3)
     assert all(hit.held for hit in hits) and len(hits) > 10
+
+
+def test_a_recipe_without_draws_is_left_out_with_its_own_reason():
+    C = np.arange(1.0, 21.0)
+    exact = as_run(C, an.R(C, 0.1, 0.7, 1.5, 3.0), "exact")
+    with pytest.raises(an.UserError, match="exact: the points lie on the curve"):
+        an.compare([exact, noisy(0)])
