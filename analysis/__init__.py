@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from analysis.findings import Finding
     from analysis.fitting import fit
     from analysis.forecast_plots import plot_forecast, plot_reach
-    from analysis.forecasting import forecast, measure_inflation
+    from analysis.forecasting import forecast
     from analysis.forecasts import Forecast, Forecasts
     from analysis.frames import read_frame
     from analysis.group_plots import plot_groups, plot_line
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from analysis.groups import difficulty_buckets, fit_groups
     from analysis.health import Check, Health, RunHealth
     from analysis.healthplot import plot_health
+    from analysis.inflation import measure_inflation
     from analysis.joint import fit_shared, nested
     from analysis.logs import read
     from analysis.plan_plots import plot_plan
@@ -70,7 +71,7 @@ _HOME = {
     "backtest": "backtesting",
     "Backtest": "backtests",
     "forecast": "forecasting",
-    "measure_inflation": "forecasting",
+    "measure_inflation": "inflation",
     "Forecast": "forecasts",
     "Forecasts": "forecasts",
     "GroupFits": "grouped",

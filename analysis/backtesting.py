@@ -25,7 +25,7 @@ from analysis.draws import tail
 from analysis.evaluations import Evaluations, Window, evaluations_of, inside
 from analysis.families import FAMILIES
 from analysis.findings import Finding, finding
-from analysis.forecasting import checked_inflation
+from analysis.inflation import checked_inflation
 from analysis.priors import Priors
 from analysis.schema import Run, one_of_each
 from scalerl.runlog import UserError
