@@ -14,111 +14,112 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.backtest_plots import plot_backtest
-    from analysis.backtesting import backtest
-    from analysis.backtests import Backtest
-    from analysis.checking import check
-    from analysis.compared import Compared
-    from analysis.compared_plots import plot_forest, plot_leave_one_out, plot_straight
-    from analysis.comparing import compare
-    from analysis.comparison import compare_at_equal_compute
-    from analysis.curve import R, compute_to, gradient, slope
-    from analysis.draws import Draws
+    from analysis.budgets.planning import plan
+    from analysis.budgets.plans import Plan, Plans
+    from analysis.checks.checking import check
+    from analysis.checks.health import Check, Health, RunHealth
+    from analysis.comparisons.compared import Compared
+    from analysis.comparisons.comparing import compare
+    from analysis.comparisons.comparison import compare_at_equal_compute
+    from analysis.comparisons.standings import Comparison
+    from analysis.comparisons.straight import same_ceiling
+    from analysis.curves.curve import R, compute_to, gradient, slope
     from analysis.findings import Finding
-    from analysis.fitting import fit
-    from analysis.forecast_plots import plot_forecast, plot_reach
-    from analysis.forecasting import forecast
-    from analysis.forecasts import Forecast, Forecasts
-    from analysis.frames import read_frame
-    from analysis.group_plots import plot_groups, plot_line
-    from analysis.grouped import GroupFits
-    from analysis.groups import difficulty_buckets, fit_groups
-    from analysis.health import Check, Health, RunHealth
-    from analysis.healthplot import plot_health
-    from analysis.inflation import measure_inflation
-    from analysis.joint import fit_shared, nested
-    from analysis.logs import read
-    from analysis.plan_plots import plot_plan
-    from analysis.planning import plan
-    from analysis.plans import Plan, Plans
-    from analysis.plotting import plot_curves, plot_training_curves
-    from analysis.pooling import pool_shapes
-    from analysis.priors import Priors
-    from analysis.recipes import RecipeFit, RecipeFits
-    from analysis.reporting import write_report
-    from analysis.results import Fit, Fits, Param
-    from analysis.schema import Comparison, Event, Run, Runs
-    from analysis.seeds import pool_seeds
-    from analysis.shared import Nested, SharedFit
-    from analysis.starts import share_R0
-    from analysis.straight import same_ceiling
-    from analysis.windows import WindowStudy, plot_windows, window_study
+    from analysis.fits.fitting import fit
+    from analysis.fits.results import Fit, Fits, Param
+    from analysis.fits.starts import share_R0
+    from analysis.fits.windows import WindowStudy, plot_windows, window_study
+    from analysis.plots.backtest_plots import plot_backtest
+    from analysis.plots.compared_plots import plot_forest, plot_leave_one_out, plot_straight
+    from analysis.plots.forecast_plots import plot_forecast, plot_reach
+    from analysis.plots.group_plots import plot_groups, plot_line
+    from analysis.plots.health_plots import plot_health
+    from analysis.plots.plan_plots import plot_plan
+    from analysis.plots.plotting import plot_curves, plot_training_curves
+    from analysis.pooled.grouped import GroupFits
+    from analysis.pooled.groups import difficulty_buckets, fit_groups
+    from analysis.pooled.joint import fit_shared, nested
+    from analysis.pooled.pooling import pool_shapes
+    from analysis.pooled.recipes import RecipeFit, RecipeFits
+    from analysis.pooled.seeds import pool_seeds
+    from analysis.pooled.shared import Nested, SharedFit
+    from analysis.posteriors.draws import Draws
+    from analysis.posteriors.priors import Priors
+    from analysis.predict.backtesting import backtest
+    from analysis.predict.backtests import Backtest
+    from analysis.predict.forecasting import forecast
+    from analysis.predict.forecasts import Forecast, Forecasts
+    from analysis.predict.inflation import measure_inflation
+    from analysis.readers.frames import read_frame
+    from analysis.readers.logs import read
+    from analysis.reports.reporting import write_report
+    from analysis.schema import Event, Run, Runs
     from scalerl.runlog import UserError
 
 _HOME = {
-    "R": "curve",
-    "compute_to": "curve",
-    "gradient": "curve",
-    "slope": "curve",
-    "read": "logs",
-    "check": "checking",
-    "plot_health": "healthplot",
-    "Check": "health",
-    "Health": "health",
-    "RunHealth": "health",
-    "read_frame": "frames",
-    "fit": "fitting",
-    "backtest": "backtesting",
-    "Backtest": "backtests",
-    "forecast": "forecasting",
-    "measure_inflation": "inflation",
-    "Forecast": "forecasts",
-    "Forecasts": "forecasts",
-    "GroupFits": "grouped",
-    "difficulty_buckets": "groups",
-    "fit_groups": "groups",
-    "fit_shared": "joint",
-    "nested": "joint",
-    "share_R0": "starts",
-    "pool_seeds": "seeds",
-    "pool_shapes": "pooling",
-    "compare": "comparing",
-    "same_ceiling": "straight",
-    "plot_forest": "compared_plots",
-    "plot_straight": "compared_plots",
-    "plot_leave_one_out": "compared_plots",
-    "compare_at_equal_compute": "comparison",
-    "plan": "planning",
-    "Plan": "plans",
-    "Plans": "plans",
-    "plot_forecast": "forecast_plots",
-    "plot_reach": "forecast_plots",
-    "plot_plan": "plan_plots",
-    "plot_groups": "group_plots",
-    "plot_line": "group_plots",
-    "plot_backtest": "backtest_plots",
-    "plot_curves": "plotting",
-    "plot_training_curves": "plotting",
-    "write_report": "reporting",
-    "WindowStudy": "windows",
-    "window_study": "windows",
-    "plot_windows": "windows",
-    "Compared": "compared",
-    "Comparison": "schema",
-    "Draws": "draws",
+    "R": "curves.curve",
+    "compute_to": "curves.curve",
+    "gradient": "curves.curve",
+    "slope": "curves.curve",
+    "read": "readers.logs",
+    "check": "checks.checking",
+    "plot_health": "plots.health_plots",
+    "Check": "checks.health",
+    "Health": "checks.health",
+    "RunHealth": "checks.health",
+    "read_frame": "readers.frames",
+    "fit": "fits.fitting",
+    "backtest": "predict.backtesting",
+    "Backtest": "predict.backtests",
+    "forecast": "predict.forecasting",
+    "measure_inflation": "predict.inflation",
+    "Forecast": "predict.forecasts",
+    "Forecasts": "predict.forecasts",
+    "GroupFits": "pooled.grouped",
+    "difficulty_buckets": "pooled.groups",
+    "fit_groups": "pooled.groups",
+    "fit_shared": "pooled.joint",
+    "nested": "pooled.joint",
+    "share_R0": "fits.starts",
+    "pool_seeds": "pooled.seeds",
+    "pool_shapes": "pooled.pooling",
+    "compare": "comparisons.comparing",
+    "same_ceiling": "comparisons.straight",
+    "plot_forest": "plots.compared_plots",
+    "plot_straight": "plots.compared_plots",
+    "plot_leave_one_out": "plots.compared_plots",
+    "compare_at_equal_compute": "comparisons.comparison",
+    "plan": "budgets.planning",
+    "Plan": "budgets.plans",
+    "Plans": "budgets.plans",
+    "plot_forecast": "plots.forecast_plots",
+    "plot_reach": "plots.forecast_plots",
+    "plot_plan": "plots.plan_plots",
+    "plot_groups": "plots.group_plots",
+    "plot_line": "plots.group_plots",
+    "plot_backtest": "plots.backtest_plots",
+    "plot_curves": "plots.plotting",
+    "plot_training_curves": "plots.plotting",
+    "write_report": "reports.reporting",
+    "WindowStudy": "fits.windows",
+    "window_study": "fits.windows",
+    "plot_windows": "fits.windows",
+    "Compared": "comparisons.compared",
+    "Comparison": "comparisons.standings",
+    "Draws": "posteriors.draws",
     "Event": "schema",
     "Finding": "findings",
-    "Fit": "results",
-    "Fits": "results",
-    "Param": "results",
-    "Priors": "priors",
-    "Nested": "shared",
-    "RecipeFit": "recipes",
-    "RecipeFits": "recipes",
+    "Fit": "fits.results",
+    "Fits": "fits.results",
+    "Param": "fits.results",
+    "Priors": "posteriors.priors",
+    "Nested": "pooled.shared",
+    "RecipeFit": "pooled.recipes",
+    "RecipeFits": "pooled.recipes",
     "Run": "schema",
     "Runs": "schema",
-    "SharedFit": "shared",
-    "UserError": "results",  # scalerl.runlog defines it
+    "SharedFit": "pooled.shared",
+    "UserError": "fits.results",  # scalerl.runlog defines it
 }
 
 __all__ = [

@@ -1,7 +1,7 @@
 """The doubts that a run, a fit or a comparison can carry: one table of codes, and what carries one.
 
 Promises: every code has one usual severity and one meaning, here and nowhere else; importing this loads nothing heavy.
-Does not say when a doubt is raised: that stands where the figures are, in `analysis.doubts` and its neighbours.
+Does not say when a doubt is raised: that stands where the figures are, in `analysis.fits.doubts` and its neighbours.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the stages hand on: runs and comparisons. Frozen; nothing here reads files or computes.
+"""What all stages start from: runs. Frozen; nothing here reads files or computes.
 
 Promises: an unknown is `None`, never 0 and never NaN; a result shows its findings before its numbers; importing
-this module loads neither numpy, pandas nor scipy. Fits stand in `analysis.results`.
+this module loads neither numpy, pandas nor scipy. Fits stand in `analysis.fits.results`.
 """
 
 from __future__ import annotations
@@ -152,59 +152,3 @@ class Runs(Named[Run]):
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self))
-
-
-@dataclass(frozen=True)
-class Standing:
-    """One run at equal compute: pass rate of its curve at the common compute of each axis; `None` where it has none."""
-
-    run: str
-    recipe: str
-    seed: int | None
-    pass_rate: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class RecipeMean:
-    """Mean over the runs of a recipe, and how many of them (`n`) stand behind it on each axis."""
-
-    recipe: str
-    pass_rate: Mapping[str, float | None]
-    n: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Runs at equal compute.
-
-    Attributes
-    ----------
-    common : mapping of axis to float
-        The largest compute that every run with a curve on the axis has reached.
-    runs : tuple of Standing
-    recipes : tuple of RecipeMean
-    ahead : mapping of axis to str or None
-        Recipe with the highest mean pass rate; None where fewer than two have one, or at a tie.
-    findings : tuple of Finding
-    """
-
-    common: Mapping[str, float]
-    runs: tuple[Standing, ...]
-    recipes: tuple[RecipeMean, ...]
-    ahead: Mapping[str, str | None]
-    findings: tuple[Finding, ...]
-
-    @property
-    def tested(self) -> bool:
-        """Whether `ahead` rests on a test of the difference, not on the means alone."""
-        return all(f.code != "not-tested" for f in self.findings)
-
-    def __repr__(self) -> str:
-        from analysis.standings import comparison_text
-
-        return comparison_text(self)
-
-    def _repr_html_(self) -> str:
-        from analysis.standings import comparison_html
-
-        return comparison_html(self)

@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.families import Array
-from analysis.fitting import fit
-from analysis.posterior import EDGE_MASS, LEAST_SIZE, posterior
-from analysis.quadrature import Posterior
+from analysis.curves.families import Array
+from analysis.fits.fitting import fit
+from analysis.posteriors.posterior import EDGE_MASS, LEAST_SIZE, posterior
+from analysis.posteriors.quadrature import Posterior
 from analysis.schema import Run
 
 FLOOR = 1e-9  # narrower than this is no interval

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.ahead import METHODS
-from analysis.backtesting import HORIZONS, backtest
+from analysis.predict.ahead import METHODS
+from analysis.predict.backtesting import HORIZONS, backtest
 from analysis.schema import Run
 from benchmarks.simulate import Cell, simulate, wilson
 

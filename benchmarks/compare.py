@@ -19,12 +19,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr
 
-from analysis.contrasts import difference, lean, spread
-from analysis.curve import R
-from analysis.draws import Draws
-from analysis.families import SIGMOID, Array
-from analysis.joint_draws import JointDraws, compute_to, draw_together, grid, lead_from, limits
-from analysis.whitening import ar1
+from analysis.comparisons.contrasts import difference, lean, spread
+from analysis.comparisons.joint_draws import JointDraws, compute_to, draw_together, grid, lead_from, limits
+from analysis.curves.curve import R
+from analysis.curves.families import SIGMOID, Array
+from analysis.curves.whitening import ar1
+from analysis.posteriors.draws import Draws
 from benchmarks.compare_pairs import GAP, POINTS, RHO, SEED_SD, load, load_shared, recipes
 from benchmarks.simulate import NOISE, Wilson, wilson
 

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.families import SIGMOID, Array
-from analysis.posterior import posterior
-from analysis.priors import Priors
+from analysis.curves.families import SIGMOID, Array
+from analysis.posteriors.posterior import posterior
+from analysis.posteriors.priors import Priors
 from benchmarks.simulate import ar1_noise, draw_params
 
 KINDS = ("first", "equal", "gap", "gap_same", "apart")

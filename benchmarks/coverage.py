@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.families import Array
-from analysis.posterior import EDGE_MASS, LEAST_SIZE, posterior
+from analysis.curves.families import Array
+from analysis.posteriors.posterior import EDGE_MASS, LEAST_SIZE, posterior
 from benchmarks.peer_intervals import METHODS
 from benchmarks.simulate import CELLS, Cell, Simulated, median, simulate, wilson
 

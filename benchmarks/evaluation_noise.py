@@ -30,9 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from analysis.families import Array
-from analysis.noise import evaluation_variance, prompt_variance
-from analysis.posterior import posterior
+from analysis.curves.families import Array
+from analysis.posteriors.noise import evaluation_variance, prompt_variance
+from analysis.posteriors.posterior import posterior
 from benchmarks.simulate import ar1_noise, draw_params, wilson
 
 PROMPTS, COMPLETIONS, POINTS, RHO = 256, 16, 60, 0.7

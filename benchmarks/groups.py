@@ -15,12 +15,12 @@ import sys
 import numpy as np
 from scipy.special import expit
 
-from analysis.ahead import cut_at
-from analysis.curve import R
-from analysis.evaluations import Evaluations
-from analysis.frames import read_frame
-from analysis.joint import fit_shared
-from analysis.secondstage import fit_line
+from analysis.curves.curve import R
+from analysis.fits.evaluations import Evaluations
+from analysis.pooled.joint import fit_shared
+from analysis.pooled.secondstage import fit_line
+from analysis.predict.ahead import cut_at
+from analysis.readers.frames import read_frame
 from benchmarks.simulate import ar1_noise, wilson
 
 SEED, SCATTER = 21, 0.05

@@ -4,9 +4,9 @@ Run ``python -m benchmarks.lcdb lcdb-0.1.0.tar.gz [--half test|dev] [--curves 80
 the package of the Learning Curve Database (MIT, Mohr, Viering, Loog and van Rijn 2022) as ``pip download --no-deps
 lcdb==0.1.0`` fetches it. A curve is the mean test accuracy of one learner on one data set over its splits, against the
 number of training examples, which stands for compute; those with 12 sizes or more count. The data sets are split in
-two by a hash of their number: on ``dev`` the constants of `analysis.ahead` were chosen, ``test`` was not looked at for
-that. Each curve is cut 2x and 4x before its last size and the last accuracy is forecast; 8 sizes at least are left.
-Rows are kept in ``--work`` and not computed again.
+two by a hash of their number: on ``dev`` the constants of `analysis.predict.ahead` were chosen, ``test`` was not
+looked at for that. Each curve is cut 2x and 4x before its last size and the last accuracy is forecast; 8 sizes at
+least are left. Rows are kept in ``--work`` and not computed again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis.ahead import METHODS, calibrate, cut_at, fit_family
-from analysis.evaluations import Evaluations
-from analysis.families import FAMILIES, Array
-from analysis.forecasting import _path, reach_of
-from analysis.reach import TOLERANCE
+from analysis.curves.families import FAMILIES, Array
+from analysis.fits.evaluations import Evaluations
+from analysis.fits.reach import TOLERANCE
+from analysis.predict.ahead import METHODS, calibrate, cut_at, fit_family
+from analysis.predict.forecasting import _path, reach_of
 from benchmarks.simulate import wilson
 
 FACTORS = (2.0, 4.0)

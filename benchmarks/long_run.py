@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.families import SIGMOID, Array
-from analysis.posterior import posterior
-from analysis.projection import fit_many
+from analysis.curves.families import SIGMOID, Array
+from analysis.curves.projection import fit_many
+from analysis.posteriors.posterior import posterior
 
 FILE = Path(__file__).parent.parent / "data" / "paper" / "scalerl_8b_bs2048_100k.csv"
 CUTS = (12e3, 16e3, 20e3, 30e3, 50e3, math.inf)

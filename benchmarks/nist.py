@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.solver import Array, Dense, Index, minimise
+from analysis.curves.solver import Array, Dense, Index, minimise
 
 FOLDER = Path(__file__).parent.parent / "data" / "nist"
 CERTIFIED_DIGITS = 11

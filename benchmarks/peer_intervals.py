@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtri, stdtrit
 
-from analysis.bootstrap import bootstrap
-from analysis.errors import jacobian_covariance
-from analysis.families import SIGMOID, Array
-from analysis.leastsquares import Problem, default_box
-from analysis.profiles import correlated
-from analysis.projection import Curves, fit_many
+from analysis.curves.errors import jacobian_covariance
+from analysis.curves.families import SIGMOID, Array
+from analysis.curves.leastsquares import Problem, default_box
+from analysis.curves.projection import Curves, fit_many
+from analysis.fits.bootstrap import bootstrap
+from analysis.fits.profiles import correlated
 from benchmarks.simulate import Simulated
 
 Held = NDArray[np.bool_]

@@ -1,12 +1,12 @@
 """Does a plan come true? Widths after the next doubling, the stop rule as a rule, the power that is promised.
 
-Run ``python -m benchmarks.plan [--only widths|stop|power] [--curves 200]`` from the repository's root. Curves are drawn
-as `benchmarks.simulate` says, noise sd .01. widths: 60 evaluations to k C_mid, as many more to 2 k; what the longer run
-says over what was predicted at k. stop: 60 evaluations to k C_mid are planned, the rule looks after every fourth
-from the eighth on and at the end of the plan as its horizon; a stop is wrong where the curve still gains more than .01.
-power: how often `analysis.contrasts` tells two recipes .05 apart in A, from the posterior of one pilot run of each,
-their B and C_mid their own; to be set beside what ``python -m benchmarks.compare`` counts. Seed 5. Rows are kept in
-``--work`` and not computed again.
+Run ``python -m benchmarks.plan [--only widths|stop|power] [--curves 200]`` from the repository's root. Curves are
+drawn as `benchmarks.simulate` says, noise sd .01. widths: 60 evaluations to k C_mid, as many more to 2 k; what the
+longer run says over what was predicted at k. stop: 60 evaluations to k C_mid are planned, the rule looks after every
+fourth from the eighth on and at the end of the plan as its horizon; a stop is wrong where the curve still gains more
+than .01. power: how often `analysis.comparisons.contrasts` tells two recipes .05 apart in A, from the posterior of one
+pilot run of each, their B and C_mid their own; to be set beside what ``python -m benchmarks.compare`` counts. Seed 5.
+Rows are kept in ``--work`` and not computed again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import contrasts
-from analysis.ahead import INFLATION, Calibration, calibrate, cut_at
-from analysis.budget import after
-from analysis.evaluations import Evaluations
-from analysis.families import SIGMOID, Array
-from analysis.planning import gain, verdict_of
+from analysis.budgets.budget import after
+from analysis.budgets.planning import gain, verdict_of
+from analysis.comparisons import contrasts
+from analysis.curves.families import SIGMOID, Array
+from analysis.fits.evaluations import Evaluations
+from analysis.predict.ahead import INFLATION, Calibration, calibrate, cut_at
 from benchmarks.simulate import ar1_noise, draw_params, wilson
 
 SEED, N = 5, 60

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.ahead import METHODS, calibrate, cut_at
-from analysis.evaluations import Evaluations
-from analysis.families import SIGMOID
-from analysis.forecasting import _path, reach_of
-from analysis.reach import TOLERANCE
+from analysis.curves.families import SIGMOID
+from analysis.fits.evaluations import Evaluations
+from analysis.fits.reach import TOLERANCE
+from analysis.predict.ahead import METHODS, calibrate, cut_at
+from analysis.predict.forecasting import _path, reach_of
 from benchmarks.simulate import ar1_noise, draw_params, wilson
 
 KS, RHOS, N, SEED = (1.0, 2.0, 5.0), (0.0, 0.6), 60, 9

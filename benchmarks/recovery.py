@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.curve import R
-from analysis.families import Array
-from analysis.leastsquares import Problem, default_box
-from analysis.projection import EXACT, fit_many
+from analysis.curves.curve import R
+from analysis.curves.families import Array
+from analysis.curves.leastsquares import Problem, default_box
+from analysis.curves.projection import EXACT, fit_many
 from benchmarks.simulate import CELLS, simulate
 
 SEED = 3

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.errors import (
+from analysis.curves.errors import (
     effective_compute,
     hessian_covariance,
     jacobian_covariance,
     log_likelihood,
     standard_errors,
 )
-from analysis.families import SIGMOID, Array, Family, get_family
-from analysis.misfits import lack_of_fit
-from analysis.projection import fit_many
+from analysis.curves.families import SIGMOID, Array, Family, get_family
+from analysis.curves.projection import fit_many
+from analysis.fits.misfits import lack_of_fit
 
 FILE = Path(__file__).parent.parent / "data" / "ryegrass" / "ryegrass.csv"
 

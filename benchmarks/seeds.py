@@ -23,15 +23,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.curve import R
-from analysis.families import Array
-from analysis.fitting import fit
-from analysis.joint import fit_shared
-from analysis.pooling import pool_shapes
-from analysis.results import Param
+from analysis.curves.curve import R
+from analysis.curves.families import Array
+from analysis.fits.fitting import fit
+from analysis.fits.results import Param
+from analysis.fits.starts import share_R0
+from analysis.pooled.joint import fit_shared
+from analysis.pooled.pooling import pool_shapes
+from analysis.pooled.seeds import pool_seeds
 from analysis.schema import Run
-from analysis.seeds import pool_seeds
-from analysis.starts import share_R0
 from benchmarks.simulate import ar1_noise, draw_params, wilson
 
 SEED = 3

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.families import SIGMOID, Array
-from analysis.whitening import ar1
+from analysis.curves.families import SIGMOID, Array
+from analysis.curves.whitening import ar1
 
 KS, NS, RHOS = (0.5, 1.0, 2.0, 5.0), (20, 60, 200), (0.0, 0.3, 0.7)
 NOISE = 0.01

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.bootstrap import bootstrap
-from analysis.families import Array
-from analysis.leastsquares import Problem, default_box
-from analysis.papergrid import Grid, fit_grid
-from analysis.projection import fit_many
+from analysis.curves.families import Array
+from analysis.curves.leastsquares import Problem, default_box
+from analysis.curves.projection import fit_many
+from analysis.fits.bootstrap import bootstrap
+from analysis.fits.papergrid import Grid, fit_grid
 from analysis.schema import Run
 from benchmarks.simulate import KS, Cell, simulate
 

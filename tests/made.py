@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import analysis as an
-from analysis.curve import R
+from analysis.curves.curve import R
 
 TRUE = {"R0": 0.12, "A": 0.74, "B": 1.8, "C_mid": 2.0}
 

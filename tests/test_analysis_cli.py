@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from analysis.cli import add_commands
-from analysis.curve import R
+from analysis.curves.curve import R
 from scalerl.runlog import RunLog, UserError
 
 ROOT = Path(__file__).parent.parent
@@ -46,8 +46,8 @@ def test_fit_prints_a_table_with_unit_limits_standing_and_findings(tmp_path, cap
 
 
 def test_every_method_can_be_asked_for(tmp_path, capsys):
-    from analysis.cli import METHODS
-    from analysis.methods import METHODS as KNOWN
+    from analysis.commands.common import METHODS
+    from analysis.fits.methods import METHODS as KNOWN
 
     assert tuple(KNOWN) == METHODS
     run = write_run(tmp_path / "a")

@@ -14,13 +14,13 @@ from scipy.optimize import curve_fit
 from scipy.stats import norm, t
 
 import analysis as an
-from analysis.ahead import fit_family
-from analysis.backtest_plots import plot_backtest, plot_drift, plot_errors, plot_tested
-from analysis.backtesting import ALL_METHODS
 from analysis.cli import add_commands
-from analysis.cuts import fit_cuts, fit_places
-from analysis.evaluations import evaluations_of
-from analysis.families import FAMILIES
+from analysis.curves.families import FAMILIES
+from analysis.fits.evaluations import evaluations_of
+from analysis.plots.backtest_plots import plot_backtest, plot_drift, plot_errors, plot_tested
+from analysis.predict.ahead import fit_family
+from analysis.predict.backtesting import ALL_METHODS
+from analysis.predict.cuts import fit_cuts, fit_places
 from benchmarks import backtest as benchmark
 from scalerl.runlog import UserError
 from tests.made import TRUE, ar1, as_run, law, noisy

@@ -29,7 +29,7 @@ def test_noise_has_the_variance_and_the_correlation_it_says():
 
 
 def test_the_least_width_is_that_of_least_squares_where_the_curve_is_well_seen():
-    from analysis.projection import fit_many
+    from analysis.curves.projection import fit_many
 
     compute, params = np.linspace(0.1, 10.0, 200), np.array([0.1, 0.6, 1.5, 1.0])
     mean = 0.1 + 0.5 / (1.0 + compute**-1.5)

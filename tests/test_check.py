@@ -16,10 +16,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import analysis as an
-from analysis import stepchecks
+from analysis.checks import stepchecks
+from analysis.checks.evalchecks import POWER
+from analysis.checks.steps import Steps, moving_mean, read_steps
 from analysis.cli import add_commands
-from analysis.evalchecks import POWER
-from analysis.steps import Steps, moving_mean, read_steps
 from scalerl import guards
 from scalerl.config import ScaleRLConfig
 from scalerl.runlog import UserError
@@ -239,7 +239,7 @@ def test_every_field_that_a_check_names_is_one_of_the_configuration():
     known = set(ScaleRLConfig.model_fields)
     named = set()
     for file in ("stepchecks.py", "evalchecks.py"):
-        for node in ast.walk(ast.parse((ROOT / "analysis" / file).read_text())):
+        for node in ast.walk(ast.parse((ROOT / "analysis" / "checks" / file).read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 words = node.value.split(", ")
                 if len(words) > 1 and all(word.isidentifier() and word.islower() for word in words):

@@ -14,11 +14,11 @@ from scipy.optimize import brentq
 from scipy.stats import norm, ttest_ind
 
 import analysis as an
-from analysis import contrasts, joint_draws
-from analysis.compared_plots import plot_forest, plot_leave_one_out, plot_straight
-from analysis.compared_tables import compared_html
-from analysis.draws import Draws
-from analysis.straight import same_ceiling, straight_line
+from analysis.comparisons import contrasts, joint_draws
+from analysis.comparisons.compared_tables import compared_html
+from analysis.comparisons.straight import same_ceiling, straight_line
+from analysis.plots.compared_plots import plot_forest, plot_leave_one_out, plot_straight
+from analysis.posteriors.draws import Draws
 from scalerl.cli import main
 from tests.made import TRUE, as_run, counted, law, noisy
 

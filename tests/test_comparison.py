@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import analysis as an
-from analysis.curve import R
+from analysis.curves.curve import R
 from scalerl.runlog import UserError
 
 FAST = {"R0": 0.1, "A": 0.7, "B": 1.5, "C_mid": 1.0}

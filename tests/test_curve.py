@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.curve import R, compute_to, gradient, slope
+from analysis.curves.curve import R, compute_to, gradient, slope
 
 R0S, AS = st.floats(0.0, 0.4), st.floats(0.45, 1.0)
 BS, MIDS = st.floats(0.3, 6.0), st.floats(1e-6, 1e9)

@@ -9,8 +9,8 @@ import pytest
 import scipy.stats
 
 import analysis as an
-from analysis import decays
-from analysis.curve import R
+from analysis.curves.curve import R
+from analysis.fits import decays
 from tests.made import ar1, as_run, values
 
 

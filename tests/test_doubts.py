@@ -9,10 +9,10 @@ import pytest
 import scipy.stats
 
 import analysis as an
-from analysis import doubts
+from analysis.curves.leastsquares import Optimum, default_box
 from analysis.findings import CODES, finding
-from analysis.leastsquares import Optimum, default_box
-from analysis.results import Param
+from analysis.fits import doubts
+from analysis.fits.results import Param
 from scalerl.runlog import UserError
 from tests.made import TRUE
 

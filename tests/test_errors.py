@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import analysis as an
-from analysis.errors import (
+from analysis.curves.errors import (
     effective_compute,
     hessian_covariance,
     jacobian_covariance,
     log_likelihood,
     standard_errors,
 )
-from analysis.families import FAMILIES, SIGMOID, get_family
-from analysis.projection import fit_many
-from analysis.whitening import Whitener
+from analysis.curves.families import FAMILIES, SIGMOID, get_family
+from analysis.curves.projection import fit_many
+from analysis.curves.whitening import Whitener
 from scalerl.runlog import UserError
 from tests import made
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from analysis import curve
-from analysis.families import B_RANGE, FAMILIES, SIGMOID, get_family
+from analysis.curves import curve
+from analysis.curves.families import B_RANGE, FAMILIES, SIGMOID, get_family
 from scalerl.runlog import UserError
 
 # Floats that are awkward as computes: nothing, the least float, the largest compute that is promised.

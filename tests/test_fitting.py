@@ -12,9 +12,9 @@ import pytest
 import scipy.optimize
 
 import analysis as an
-from analysis.curve import R
-from analysis.estimating import SPOILT
+from analysis.curves.curve import R
 from analysis.findings import CODES, SEVERITIES
+from analysis.fits.estimating import SPOILT
 from scalerl.runlog import UserError
 from tests.made import as_run, codes, counted, law, noisy, solving, values
 
@@ -218,7 +218,7 @@ def test_every_code_has_a_severity_and_a_sentence_and_is_the_one_used():
     assert all(
         severity in SEVERITIES and meaning and code == code.lower() for code, (severity, meaning) in CODES.items()
     )
-    source = "".join(p.read_text() for p in (TESTS.parent / "analysis").glob("*.py") if p.name != "findings.py")
+    source = "".join(p.read_text() for p in (TESTS.parent / "analysis").rglob("*.py") if p.name != "findings.py")
     assert [code for code in CODES if f'finding("{code}"' not in re.sub(r"\(\s+", "(", source)] == []
 
 

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 import analysis as an
-from analysis.ahead import (
+from analysis.curves.families import FAMILIES
+from analysis.fits.evaluations import Evaluations, evaluations_of
+from analysis.plots.forecast_plots import plot_forecast, plot_reach
+from analysis.predict.ahead import (
     AVERAGED,
     INFLATION,
     TEMPER,
@@ -24,10 +27,7 @@ from analysis.ahead import (
     fit_family,
     origins_of,
 )
-from analysis.evaluations import Evaluations, evaluations_of
-from analysis.families import FAMILIES
-from analysis.forecast_plots import plot_forecast, plot_reach
-from analysis.forecasting import GRID, reach_of, recipe_reach
+from analysis.predict.forecasting import GRID, reach_of, recipe_reach
 from benchmarks.simulate import Cell, simulate
 from scalerl.cli import main
 from tests.made import as_run

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import analysis as an
-from analysis.group_plots import plot_groups, plot_line
+from analysis.plots.group_plots import plot_groups, plot_line
 from benchmarks.groups import held_by_line
 from scalerl.cli import main
 from tests.made import ar1, as_run, counted

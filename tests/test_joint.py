@@ -8,9 +8,9 @@ from scipy.optimize import least_squares
 from scipy.stats import f as f_distribution
 
 import analysis as an
-from analysis.curve import R
-from analysis.joint import fit_shared, nested
-from analysis.leastsquares import NAMES
+from analysis.curves.curve import R
+from analysis.curves.leastsquares import NAMES
+from analysis.pooled.joint import fit_shared, nested
 from benchmarks import seeds as benchmark
 from scalerl.runlog import UserError
 
@@ -119,7 +119,7 @@ def test_the_limits_of_a_shared_parameter_are_where_the_profile_rises_too_far():
     allowed = found.S * (1.0 + f_distribution.ppf(0.95, 1, found.dof) / found.dof)
 
     def held(value):
-        from analysis.leastsquares import Problem, default_box
+        from analysis.curves.leastsquares import Problem, default_box
 
         total = 0.0
         for run in runs:

@@ -39,6 +39,39 @@ def test_analysis_knows_of_scalerl_only_the_run_log():
         assert all(name.startswith("scalerl.runlog") for name in known), (path, known)
 
 
+FLOORS = [
+    "findings",
+    "schema",
+    "readers",
+    "curves",
+    "posteriors",
+    "fits",
+    "pooled",
+    "predict",
+    "comparisons",
+    "budgets",
+    "checks",
+    "plots",
+    "reports",
+    "commands",
+    "cli",
+]
+# A result draws itself and `fit(by=...)` hands over to groups: imported at the call, from a floor above.
+UP = {("posteriors", "fits"): {"analysis.fits.tables"}, ("fits", "pooled"): {"pooled.groups", "pooled.grouped"}}
+
+
+def test_the_floors_of_the_analysis_stand_on_those_below():
+    for path in files("analysis"):
+        floor = path.stem if path.parent.name == "analysis" else path.parent.name
+        if floor == "__init__":
+            continue
+        assert floor in FLOORS, f"{path}: a new folder; add it to FLOORS in its place"
+        for name in imports(path):
+            package, *rest = name.split(".")
+            if package == "analysis" and rest and rest[0] in FLOORS[FLOORS.index(floor) + 1 :]:
+                assert any(known in name for known in UP.get((floor, rest[0]), ())), (path, name)
+
+
 def test_analysis_needs_no_torch():
     for path in files("analysis"):
         roots = {name.split(".")[0] for name in imports(path)}

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import analysis as an
-from analysis.curve import R
-from analysis.families import SIGMOID
-from analysis.leastsquares import Problem, default_box
-from analysis.projection import fit_many
-from analysis.reduced import Bounds, Model
-from analysis.solver import minimise
+from analysis.curves.curve import R
+from analysis.curves.families import SIGMOID
+from analysis.curves.leastsquares import Problem, default_box
+from analysis.curves.projection import fit_many
+from analysis.curves.reduced import Bounds, Model
+from analysis.curves.solver import minimise
 from benchmarks.simulate import Cell, simulate
 from tests.made import as_run, codes, law, noisy, values
 

@@ -341,7 +341,7 @@ def test_disorder_restarts_and_repeats_are_told_apart(tmp_path):
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20))
 def test_fractions_pass_through(values):
-    from analysis.cleaning import as_fraction
+    from analysis.readers.cleaning import as_fraction
 
     fraction, said = as_fraction(np.array(values), "f", "y", None)
     assert fraction.tolist() == values and said == []
@@ -349,7 +349,7 @@ def test_fractions_pass_through(values):
 
 @given(st.lists(st.one_of(st.just(0.0), st.floats(1.001, 100.0)), min_size=1, max_size=20), st.floats(2.0, 100.0))
 def test_percent_is_divided_and_said(values, largest):
-    from analysis.cleaning import as_fraction
+    from analysis.readers.cleaning import as_fraction
 
     percent = np.array([*values, largest])
     fraction, said = as_fraction(percent, "f", "y", None)

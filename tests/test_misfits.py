@@ -9,8 +9,8 @@ import pytest
 import scipy.stats
 
 import analysis as an
-from analysis import misfits
-from analysis.curve import R
+from analysis.curves.curve import R
+from analysis.fits import misfits
 from tests.made import TRUE, ar1, as_run, values
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import analysis as an
-from analysis import papergrid
+from analysis.fits import papergrid
 from tests.made import TRUE, codes, noisy
 
 

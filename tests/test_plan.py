@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import analysis as an
-from analysis import contrasts
-from analysis.ahead import calibrate, cut_at
-from analysis.budget import MULTIPLES, after, continued, crossing, usual_gap
-from analysis.draws import Draws
-from analysis.evaluations import Evaluations, evaluations_of
-from analysis.plan_plots import plot_plan
-from analysis.planning import gain, verdict_of
+from analysis.budgets.budget import MULTIPLES, after, continued, crossing, usual_gap
+from analysis.budgets.planning import gain, verdict_of
+from analysis.comparisons import contrasts
+from analysis.fits.evaluations import Evaluations, evaluations_of
+from analysis.plots.plan_plots import plot_plan
+from analysis.posteriors.draws import Draws
+from analysis.predict.ahead import calibrate, cut_at
 from benchmarks.plan import stopped_wrongly, widths
 from scalerl.cli import main
 from tests.made import as_run, noisy

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import analysis as an
-from analysis.captions import caption
-from analysis.curve import R
-from analysis.output import new_axes, save, write
-from analysis.plotting import BAND_ROOM, COLOURS
+from analysis.curves.curve import R
+from analysis.plots.captions import caption
+from analysis.plots.output import new_axes, save, write
+from analysis.plots.plotting import BAND_ROOM, COLOURS
 from scalerl.runlog import UserError
 
 mpl.use("Agg")

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import analysis as an
-from analysis import noise, posterior, quadrature
-from analysis.curve import R
-from analysis.priors import Priors
+from analysis.curves.curve import R
+from analysis.posteriors import noise, posterior, quadrature
+from analysis.posteriors.priors import Priors
 from tests.made import TRUE, ar1, as_run, codes, noisy
 
 

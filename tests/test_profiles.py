@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import analysis as an
-from analysis.curve import R
-from analysis.leastsquares import Problem, default_box
+from analysis.curves.curve import R
+from analysis.curves.leastsquares import Problem, default_box
 from tests.made import TRUE, as_run, codes, noisy
 
 profile = partial(an.fit, method="profile", correlated=False)

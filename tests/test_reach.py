@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis import bootstrap
-from analysis.draws import Draws
-from analysis.leastsquares import Problem, default_box
-from analysis.reach import half_widths, reach
+from analysis.curves.leastsquares import Problem, default_box
+from analysis.fits import bootstrap
+from analysis.fits.reach import half_widths, reach
+from analysis.posteriors.draws import Draws
 from tests.made import noisy
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import analysis as an
-from analysis.regimes import BATCH, JUMP, PLATEAU, STEADY, of_window, read_events
+from analysis.readers.regimes import BATCH, JUMP, PLATEAU, STEADY, of_window, read_events
 from scalerl.runlog import RunLog
 
 ROOT = Path(__file__).parent.parent

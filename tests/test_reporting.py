@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import analysis as an
-from analysis.curve import R
+from analysis.curves.curve import R
 from scalerl.runlog import RunLog, UserError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -136,7 +136,7 @@ def test_every_tag_closes(page):
 
 
 def test_every_fitted_figure_and_finding_is_in_it(page):
-    from analysis.tables import figures
+    from analysis.fits.tables import figures
 
     fits, comparison, _, parsed = page
     for fit in fits:

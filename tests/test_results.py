@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 import analysis as an
-from analysis.curve import R
-from analysis.results import Param
-from analysis.tables import CHECKLIST, cells, figures, fit_text, reach_text
+from analysis.curves.curve import R
+from analysis.fits.results import Param
+from analysis.fits.tables import CHECKLIST, cells, figures, fit_text, reach_text
 from scalerl.runlog import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from analysis.errors import jacobian_covariance, standard_errors
-from analysis.families import SIGMOID
+from analysis.curves.errors import jacobian_covariance, standard_errors
+from analysis.curves.families import SIGMOID
 from benchmarks import ryegrass
 
 

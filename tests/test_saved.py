@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import analysis as an
-from analysis.quadrature import Posterior
+from analysis.posteriors.quadrature import Posterior
 from tests.made import as_run, noisy
 
 

@@ -11,12 +11,12 @@ import pytest
 from scipy import stats
 
 import analysis as an
-from analysis import methods
-from analysis.curve import R
-from analysis.draws import Draws
-from analysis.estimating import SPOILT
-from analysis.gibbs import gibbs
-from analysis.priors import Priors
+from analysis.curves.curve import R
+from analysis.fits import methods
+from analysis.fits.estimating import SPOILT
+from analysis.posteriors.draws import Draws
+from analysis.posteriors.gibbs import gibbs
+from analysis.posteriors.priors import Priors
 from benchmarks import seeds as benchmark
 from scalerl.runlog import UserError
 from tests.made import solving

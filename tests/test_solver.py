@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
-from analysis.solver import Dense, minimise
+from analysis.curves.solver import Dense, minimise
 from benchmarks import nist
 
 # From its first start MGH10 follows a long bent valley; two thousand steps do not reach the end.

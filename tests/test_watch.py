@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import analysis as an
-from analysis.watching import Watch, frame, hours_left, picture
+from analysis.reports.watching import Watch, frame, hours_left, picture
 from scalerl.cli import main
 
 RATE = [f"{c},{an.R(c, 0.1, 0.7, 1.5, 3.0) + 0.004 * np.sin(9.0 * c):.6f}" for c in np.arange(0.0, 15.0)]

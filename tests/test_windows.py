@@ -9,9 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 
 import analysis as an
-from analysis.curve import R
-from analysis.results import Param
-from analysis.windows import LEAST_POINTS, Window, of_windows
+from analysis.curves.curve import R
+from analysis.fits.results import Param
+from analysis.fits.windows import LEAST_POINTS, Window, of_windows
 from scalerl.runlog import UserError
 
 ROOT = Path(__file__).parent.parent

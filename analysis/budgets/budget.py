@@ -1,0 +1,156 @@
+"""What more compute would tell: the run's future drawn from its own posterior, and fitted again.
+
+A draw of the curve and of the noise continues the run at its cadence, from its last residual on; the longer run is
+fitted as `fit` would. Medians over such futures say how wide intervals will be, before the compute is spent.
+
+Promises: what is simulated is what the fit believes, so a wrong law or a wrong noise model is believed here too. Does
+not promise the evaluations of the future: only how much they will narrow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.curves.curve import R
+from analysis.curves.solver import Array
+from analysis.fits.evaluations import Evaluations
+from analysis.posteriors.draws import Draws, tail
+from analysis.posteriors.priors import Priors
+from analysis.predict.ahead import Calibration, Cut, cut_at
+
+FUTURES = 16
+MOST_NEW = 240  # evaluations that are added at most; a denser cadence is thinned
+MULTIPLES = np.array([1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0])
+
+
+@dataclass(frozen=True)
+class After:
+    """What a fit would say after a budget: medians over futures.
+
+    Attributes
+    ----------
+    multiple : float
+        Of the last compute.
+    A_width : float
+        Width of the interval of A.
+    A_variance : float
+        Of the posterior of A.
+    half : float
+        Half-width of the band of the mean curve at twice that budget.
+    reach : float
+        From the end of the budget on, as a multiple of it.
+    reach_at_least : tuple of float
+        Reaches of all futures, ascending.
+    futures : int
+    """
+
+    multiple: float
+    A_width: float
+    A_variance: float
+    half: float
+    reach: float
+    reach_at_least: tuple[float, ...]
+    futures: int
+
+
+def continued(data: Evaluations, draws: Draws, row: int, multiple: float, rng: np.random.Generator) -> Evaluations:
+    """Return the run up to `multiple` of its last compute, continued by one draw."""
+    last = float(data.compute[-1])
+    gap = usual_gap(data.compute)
+    count = max(1, round((multiple - 1.0) * last / gap))
+    steps = np.unique(np.linspace(1, count, min(count, MOST_NEW)).round())
+    C = last + steps * ((multiple - 1.0) * last / count)
+    time_gap = usual_gap(data.time)
+    d, white = draws, float(getattr(draws, "white", np.zeros(len(draws)))[row])
+    parameters = (float(v[row]) for v in (d.R0, d.A, d.B, d.C_mid))
+    R0, A, B, C_mid = parameters
+    sigma, rho = float(d.sigma[row]), float(d.rho[row])
+    run_sd, own_sd = sigma * np.sqrt(1.0 - white), sigma * np.sqrt(white)
+    # The share of the last residual that is run noise goes on; the evaluation's own is drawn anew.
+    state = (1.0 - white) * float(data.pass_rate[-1] - R(last, R0, A, B, C_mid))
+    noise, before = np.empty(len(C)), 0.0
+    for i, step in enumerate(steps):
+        kept = rho ** (step - before)
+        state = kept * state + np.sqrt(1.0 - kept**2) * run_sd * rng.standard_normal()
+        noise[i], before = state, step
+    noise += own_sd * rng.standard_normal(len(C))
+    rate = np.clip(R(C, R0, A, B, C_mid) + noise, 0.0, 1.0)
+    variance = data.variance
+    if variance is not None:
+        variance = np.r_[variance, np.full(len(C), float(variance.mean()))]
+    return Evaluations(
+        np.r_[data.compute, C],
+        np.r_[data.pass_rate, rate],
+        np.r_[data.time, data.time[-1] + steps * time_gap],
+        variance,
+        (),
+    )
+
+
+def usual_gap(values: Array) -> float:
+    """Median of the gaps above 0.
+
+    Examples
+    --------
+    >>> usual_gap(np.array([0.0, 1.0, 2.0, 2.0, 9.0]))
+    1.0
+    """
+    gaps = np.diff(values)
+    return float(np.median(gaps[gaps > 0.0]))
+
+
+def after(
+    data: Evaluations,
+    cut: Cut,
+    past: Calibration,
+    multiple: float,
+    *,
+    tolerance: float,
+    level: float,
+    priors: Priors | None = None,
+    futures: int = FUTURES,
+    seed: int = 0,
+) -> After:
+    """Return what a fit would say once the run has `multiple` times its compute.
+
+    The band is that of the sigmoid, widened as earlier forecasts of the run ask for it today.
+    """
+    rng = np.random.default_rng(seed)  # the same futures for every budget, so that budgets can be compared
+    rows = rng.choice(len(cut.draws), size=futures, p=cut.draws.weight)
+    times = np.array([past.widening(float(h), "sigmoid", level).times for h in MULTIPLES])
+    told = []
+    for row in rows:
+        later = cut_at(continued(data, cut.draws, int(row), multiple, rng), priors=priors, averaged=("sigmoid",))
+        if later is None:
+            continue
+        d = later.draws
+        lo, hi = d.quantile(d.A, [tail(level), 1.0 - tail(level)])
+        mean = float(d.weight @ d.A)
+        half = times * later.ahead(MULTIPLES * later.last, "sigmoid").sd
+        told.append(
+            (hi - lo, float(d.weight @ (d.A - mean) ** 2), float(half[MULTIPLES == 2.0][0]), crossing(half, tolerance))
+        )
+    table = np.array(told)
+    width, variance, half_at_2x, reach = np.median(table, axis=0)
+    reaches = tuple(sorted(float(r) for r in table[:, 3]))
+    return After(multiple, float(width), float(variance), float(half_at_2x), float(reach), reaches, len(table))
+
+
+def crossing(half: Array, tolerance: float) -> float:
+    """Multiple up to which half-widths at `MULTIPLES` are within the tolerance; 1 where the first is not.
+
+    Examples
+    --------
+    >>> crossing(np.full(13, 0.01), 0.02), crossing(np.full(13, 0.03), 0.02)
+    (64.0, 1.0)
+    """
+    wide = np.flatnonzero(half > tolerance)
+    if not len(wide):
+        return float(MULTIPLES[-1])
+    k = int(wide[0])
+    if k == 0:
+        return 1.0
+    share = (tolerance - half[k - 1]) / (half[k] - half[k - 1])
+    return float(np.exp(np.interp(share, [0.0, 1.0], np.log(MULTIPLES[k - 1 : k + 1]))))

@@ -1,0 +1,315 @@
+"""Is more compute worth it, how much until we know, and which run should get it?
+
+Promises: widths after a budget come from futures drawn from the run's own posterior (`analysis.budgets.budget`); gains
+are banded as forecasts are, by what the run's earlier forecasts got wrong; the stop rule was simulated as a rule, with
+a look after every few evaluations (``python -m benchmarks.plan --only stop``). Does not promise anything where a fit
+has nothing to say: such a run has no budgets, and a finding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.budgets.budget import FUTURES, MULTIPLES, After, after, crossing
+from analysis.budgets.plans import GO, STOP, UNSURE, Budget, Candidate, Plan, Plans, Power
+from analysis.comparisons import contrasts
+from analysis.findings import finding
+from analysis.fits.arguments import checked_share
+from analysis.fits.evaluations import evaluations_of, inside
+from analysis.fits.fitting import fit
+from analysis.fits.reach import TOLERANCE
+from analysis.fits.results import LEVEL, Fit
+from analysis.posteriors.draws import tail
+from analysis.predict.ahead import AVERAGED, INFLATION, Calibration, Cut, calibrate, cut_at
+from analysis.predict.forecasting import NOTHING_AHEAD
+from analysis.schema import Run
+from scalerl.runlog import UserError
+
+BUDGETS = (1.5, 2.0, 4.0)
+SEEDS = (2, 3, 5, 8)
+LEAST_GAIN = 0.01
+METHOD = "average"
+Limits = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `plan` was asked, checked; see there."""
+
+    budgets: tuple[float, ...]
+    reach: float
+    until: float
+    least_gain: float
+    difference: float
+    seed_sd: float | None
+    seeds: tuple[int, ...]
+    tolerance: float
+    level: float
+    futures: int
+    seed: int
+
+
+def plan(
+    runs: Run | Fit | Iterable[Run | Fit],
+    *,
+    budgets: Iterable[float] = BUDGETS,
+    reach: float = 2.0,
+    until: float | None = None,
+    least_gain: float = LEAST_GAIN,
+    difference: float = 0.05,
+    seed_sd: float | None = None,
+    seeds: Iterable[int] = SEEDS,
+    x: str | None = None,
+    tolerance: float = TOLERANCE,
+    level: float = LEVEL,
+    futures: int = FUTURES,
+    seed: int = 0,
+) -> Plans:
+    """Say what more compute would tell about runs, and which of several recipes should get it.
+
+    Parameters
+    ----------
+    runs : Run, Fit, or iterable of these
+    budgets : iterable of float
+        Total compute to look at, as multiples of what each run has.
+    reach : float
+        Wanted reach, counted from the end of a budget.
+    until : float, optional
+        Compute that the stop rule and the ranking look ahead to, in the unit of the axis; by default twice the largest.
+    least_gain : float
+        Pass rate that must still be gained until then for the run to be worth going on with.
+    difference : float
+        Difference of A between two recipes that is to be told, for the power table.
+    seed_sd : float, optional
+        Standard deviation of A between seeds, for the power table; .02 is what the paper's three runs suggest.
+    seeds : iterable of int
+        Seeds a recipe, for the power table.
+    futures : int
+        Simulated futures a budget.
+
+    Returns
+    -------
+    Plans
+
+    Raises
+    ------
+    UserError
+        If an argument makes no sense or runs are on different axes.
+
+    Notes
+    -----
+    What the rule and the widths are worth: ``docs/deciding.md``.
+
+    Examples
+    --------
+    >>> import analysis as an
+    >>> run = an.read("data/paper/scalerl_8b_bs2048_100k.csv")[0]
+    >>> told = plan(an.fit(run, window=(None, 30e3)), budgets=[2], futures=4)[0]
+    >>> [b.multiple for b in told.budgets], told.budgets[1].A_width < told.budgets[0].A_width
+    ([1.0, 2.0], True)
+    """
+    given = [runs] if isinstance(runs, (Run, Fit)) else list(runs)
+    if not given:
+        raise UserError("plan: no run")
+    wanted = sorted(dict.fromkeys(float(b) for b in budgets))
+    if not wanted or any(not 1.0 < b <= 64.0 for b in wanted):
+        raise UserError("budgets: multiples of the compute that a run has, above 1 and at most 64 (--budget)")
+    if not 1.0 < reach <= MULTIPLES[-1]:
+        raise UserError(f"reach: {reach:g} is not a multiple above 1 and at most {MULTIPLES[-1]:g} (--reach)")
+    counts = sorted(dict.fromkeys(int(s) for s in seeds))
+    if not counts or counts[0] < 2 or counts[-1] > 100:
+        raise UserError("seeds: whole numbers from 2 to 100 (--seeds)")
+    tolerance, least_gain = checked_share("tolerance", tolerance), checked_share("least_gain", least_gain)
+    difference = checked_share("difference", difference)
+    if seed_sd is not None:
+        seed_sd = checked_share("seed_sd", seed_sd)
+    if futures < 2:
+        raise UserError(f"futures: {futures} is too few; 2 or more (--futures)")
+    fits = [g if isinstance(g, Fit) and g.trusted_draws is not None else _fit(g, x) for g in given]
+    if len(axes := dict.fromkeys(f.x for f in fits)) > 1:
+        raise UserError(f"the runs are on different compute axes ({', '.join(axes)}); choose one (--x)")
+    farthest = max((float(f.compute[-1]) for f in fits if f.n), default=0.0)
+    horizon = 2.0 * farthest if until is None else float(until)
+    if not (math.isfinite(horizon) and horizon > 0.0) or (until is not None and horizon <= farthest):
+        raise UserError(f"until: {horizon:g} is not a compute past {farthest:g} {fits[0].x}, which is there already")
+    known = [_known(f) for f in fits]
+    asked = _Asked(
+        tuple(wanted), reach, horizon, least_gain, difference, seed_sd, tuple(counts), tolerance, level, futures, seed
+    )
+    told = [_told(k, asked) for k in known]
+    plans = [
+        _plan(f, k, mine, _rivals(i, fits, told), asked)
+        for i, (f, k, mine) in enumerate(zip(fits, known, told, strict=True))
+    ]
+    return Plans(plans, horizon, rank(fits, known, horizon, level=level, seed_sd=seed_sd, seed=seed))
+
+
+Known = tuple[Cut, Calibration] | None
+
+
+def _fit(g: Run | Fit, x: str | None) -> Fit:
+    return fit(g.run, x=g.x, window=g.window) if isinstance(g, Fit) else fit(g, x=x)
+
+
+def _known(fitted: Fit) -> Known:
+    """The run as it stands, and its earlier cuts; None where nothing is claimed past the data."""
+    if fitted.trusted_draws is None or any(f.code in NOTHING_AHEAD for f in fitted.findings):
+        return None
+    data = evaluations_of(fitted.run, fitted.x)
+    data = data.some(inside(data.compute, fitted.window))
+    cut = cut_at(data, draws=fitted.trusted_draws, averaged=AVERAGED)
+    if cut is None or not cut.last > 0.0:
+        return None
+    return cut, calibrate(data, inflation=INFLATION["accuracy curves"])
+
+
+def gain(cut: Cut, past: Calibration, C: float, *, level: float = LEVEL, method: str = METHOD) -> Limits:
+    """Pass rate that the mean curve gains from the last compute to `C`: middle, lower and upper limit."""
+    ahead = cut.ahead(np.array([C]), method, since=cut.last)
+    half = past.widening(C / cut.last, method, level).times * float(ahead.sd[0])
+    mid = float(ahead.mid[0])
+    return mid, mid - half, mid + half
+
+
+def verdict_of(gained: Limits, least_gain: float) -> str:
+    """Stop where even the upper limit is below `least_gain`, go where the lower one is above it.
+
+    Examples
+    --------
+    >>> verdict_of((0.004, 0.0, 0.008), 0.01), verdict_of((0.05, 0.02, 0.08), 0.01), verdict_of((0.02, 0.0, 0.04), 0.01)
+    ('stop', 'go', 'unsure')
+    """
+    _, lo, hi = gained
+    return STOP if hi < least_gain else GO if lo > least_gain else UNSURE
+
+
+def _told(known: Known, asked: _Asked) -> list[After]:
+    """What a run says today and after each budget; nothing where nothing is claimed past its data."""
+    if known is None:
+        return []
+    cut, past = known
+    return [
+        _today(cut, past, asked.tolerance, asked.level),
+        *(
+            after(
+                past.data, cut, past, b,
+                tolerance=asked.tolerance, level=asked.level, futures=asked.futures, seed=asked.seed,
+            )
+            for b in asked.budgets
+        ),
+    ]  # fmt: skip
+
+
+def _rivals(i: int, fits: Sequence[Fit], told: Sequence[list[After]]) -> list[list[After]]:
+    """What the runs of other recipes say; the run itself where there is none: a rival like it."""
+    found = [t for f, t in zip(fits, told, strict=True) if t and f.run.recipe != fits[i].run.recipe]
+    return found or [told[i]]
+
+
+def _plan(fitted: Fit, known: Known, told: list[After], rivals: list[list[After]], asked: _Asked) -> Plan:
+    last = float(fitted.compute[-1]) if fitted.n else 0.0
+    findings = list(fitted.findings)
+    if known is None:
+        why = next((f.message for f in fitted.findings if f.code in NOTHING_AHEAD), "too little of a curve")
+        findings.append(finding("no-forecast", f"nothing is planned: {why}"))
+        nothing = (), asked.reach, None, None, (), asked.until, None, None
+        return Plan(fitted.name, fitted.x, last, *nothing, asked.least_gain, asked.level, tuple(findings))
+    cut, past = known
+    level = asked.level
+    rows = tuple(_budget(a, cut, past, asked.reach, level) for a in told)
+    reached = [b.multiple for b in rows if b.wanted >= 0.5]
+    gained = gain(cut, past, asked.until, level=level)
+    powers: tuple[Power, ...] = ()
+    if asked.seed_sd is None:
+        what = "how far seeds lie apart is not stated: no power is given (seed_sd, --seed-sd; .02 after the paper)"
+        findings.append(finding("not-tested", what))
+    else:
+        powers = tuple(_powers(told, rivals, asked, last))
+    return Plan(
+        fitted.name,
+        fitted.x,
+        last,
+        rows,
+        asked.reach,
+        reached[0] if reached else None,
+        gain(cut, past, 2.0 * last, level=level),
+        powers,
+        asked.until,
+        verdict_of(gained, asked.least_gain),
+        gained,
+        asked.least_gain,
+        level,
+        tuple(findings),
+    )
+
+
+def _today(cut: Cut, past: Calibration, tolerance: float, level: float) -> After:
+    """What the fit says now, in the figures of a budget."""
+    d = cut.draws
+    lo, hi = d.quantile(d.A, [tail(level), 1.0 - tail(level)])
+    times = np.array([past.widening(float(h), "sigmoid", level).times for h in MULTIPLES])
+    half = times * cut.ahead(MULTIPLES * cut.last, "sigmoid").sd
+    mean = float(d.weight @ d.A)
+    variance = float(d.weight @ (d.A - mean) ** 2)
+    reach = crossing(half, tolerance)
+    return After(1.0, float(hi - lo), variance, float(half[MULTIPLES == 2.0][0]), reach, (reach,), 0)
+
+
+def _budget(told: After, cut: Cut, past: Calibration, reach: float, level: float) -> Budget:
+    C = told.multiple * cut.last
+    wanted = float(np.mean(np.array(told.reach_at_least) >= reach))
+    gained = gain(cut, past, C, level=level) if told.multiple > 1.0 else (0.0, 0.0, 0.0)
+    return Budget(told.multiple, C, told.A_width, told.half, told.reach, wanted, gained)
+
+
+def _powers(told: Sequence[After], rivals: Sequence[Sequence[After]], asked: _Asked, last: float) -> Iterable[Power]:
+    """Power of the comparison's test against each rival with the same budget, averaged over them."""
+    for k, a in enumerate(told):
+        for n in asked.seeds:
+            sd, level = asked.seed_sd or 0.0, asked.level
+            each = (
+                contrasts.power(asked.difference, a.A_variance, rival[k].A_variance, n, sd, level=level)
+                for rival in rivals
+            )
+            yield Power(asked.difference, n, a.multiple, 2.0 * n * a.multiple * last, float(np.mean(list(each))))
+
+
+def rank(
+    fits: Sequence[Fit], known: Sequence[Known], horizon: float, *, level: float, seed_sd: float | None, seed: int
+) -> tuple[Candidate, ...]:
+    """Recipes by how likely each is the best at the horizon; none where fewer than two can be forecast.
+
+    Seeds of a recipe are averaged; what seeds differ by widens it where it is stated.
+    """
+    by_recipe: dict[str, list[tuple[Fit, Cut, Calibration]]] = {}
+    for f, k in zip(fits, known, strict=True):
+        if k is not None:
+            by_recipe.setdefault(f.run.recipe, []).append((f, *k))
+    if len(by_recipe) < 2:
+        return ()
+    rng = np.random.default_rng([seed, 3])
+    M, names = 20_000, list(by_recipe)
+    draws: list[Any] = []
+    limits: list[tuple[float, float, float]] = []
+    for members in by_recipe.values():
+        each = []
+        for _, cut, past in members:
+            ahead = cut.ahead(np.array([horizon]), METHOD)
+            wide = past.widening(max(horizon / cut.last, 1.05), METHOD, level)
+            sd = math.hypot(wide.inflation * float(ahead.sd[0]), seed_sd or 0.0)
+            each.append(np.clip(float(ahead.mid[0]) + sd * rng.standard_t(3.0 + wide.origins, M), 0.0, 1.0))
+        mean = np.mean(each, axis=0)
+        draws.append(mean)
+        mid, lo, hi = (float(q) for q in np.quantile(mean, [0.5, tail(level), 1.0 - tail(level)]))
+        limits.append((mid, lo, hi))
+    best = np.bincount(np.argmax(draws, axis=0), minlength=len(names)) / M
+    found = [
+        Candidate(name, tuple(f.name for f, *_ in by_recipe[name]), *ends, float(p))
+        for name, ends, p in zip(names, limits, best, strict=True)
+    ]
+    return tuple(sorted(found, key=lambda c: -c.p_best))

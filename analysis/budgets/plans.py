@@ -1,0 +1,307 @@
+"""What a plan hands on: what more compute would tell about each run, and which run should get it. Frozen.
+
+Promises: an unknown is `None`. Nothing here estimates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from analysis.findings import Finding
+from analysis.fits.tables import findings_html, unit
+from analysis.schema import Named
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STOP, GO, UNSURE = "stop", "go", "unsure"
+LONGEST = 64.0  # multiple up to which a budget's reach is looked for
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run would say after a budget: medians over simulated futures.
+
+    Attributes
+    ----------
+    multiple : float
+        Of the last compute; 1 is today.
+    at : float
+        Compute, in the unit of the run's axis.
+    A_width : float
+        Width of the interval of A.
+    half : float
+        Half-width of the band of the mean curve at twice that compute.
+    reach : float
+        Counted from that compute.
+    wanted : float
+        Share of futures that have the wanted reach.
+    gain : tuple of float
+        Pass rate that the mean curve gains from today: middle, lower and upper limit.
+    """
+
+    multiple: float
+    at: float
+    A_width: float
+    half: float
+    reach: float
+    wanted: float
+    gain: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Power:
+    """How often `seeds` runs a recipe, each of `multiple` times the run's compute, tell a difference of A."""
+
+    difference: float
+    seeds: int
+    multiple: float
+    cost: float
+    power: float
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What more compute would tell about one run.
+
+    Attributes
+    ----------
+    run, x : str
+    last : float
+        Its last compute.
+    budgets : tuple of Budget
+        Today first; empty where nothing can be said.
+    reach_wanted : float
+    reach_at : float or None
+        Smallest of the budgets, as a multiple, after which half of the futures have the wanted reach; None if none has.
+    per_doubling : tuple of float or None
+        Pass rate of the next doubling: middle, lower and upper limit.
+    powers : tuple of Power
+        Empty where the standard deviation between seeds is not stated.
+    until : float
+        Compute that `verdict` looks ahead to.
+    verdict : {"stop", "go", "unsure"} or None
+        Stop: even the upper limit of the gain until then is below `least_gain`; go: the lower one is above.
+    gain_until : tuple of float or None
+        That gain: middle, lower and upper limit.
+    """
+
+    run: str
+    x: str
+    last: float
+    budgets: tuple[Budget, ...]
+    reach_wanted: float
+    reach_at: float | None
+    per_doubling: tuple[float, float, float] | None
+    powers: tuple[Power, ...]
+    until: float
+    verdict: str | None
+    gain_until: tuple[float, float, float] | None
+    least_gain: float
+    level: float
+    findings: tuple[Finding, ...]
+
+    @property
+    def name(self) -> str:
+        """Label of the run."""
+        return self.run
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON shape of one run."""
+        return {
+            "run": self.run,
+            "x": self.x,
+            "last": self.last,
+            "level": self.level,
+            "budgets": [{**vars(b), "gain": limits_dict(b.gain)} for b in self.budgets],
+            "reach_wanted": self.reach_wanted,
+            "reach_at": self.reach_at,
+            "per_doubling": limits_dict(self.per_doubling),
+            "powers": [dict(vars(p)) for p in self.powers],
+            "stop_or_go": {
+                "until": self.until,
+                "least_gain": self.least_gain,
+                "gain": limits_dict(self.gain_until),
+                "verdict": self.verdict,
+            },
+            "findings": [f.to_dict() for f in self.findings],
+        }
+
+    def __repr__(self) -> str:
+        return plan_text(self)
+
+    def _repr_html_(self) -> str:
+        return plans_html([self])
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A running recipe: what it is expected to have at the horizon, and how likely it is the best there."""
+
+    recipe: str
+    runs: tuple[str, ...]
+    pass_rate: float
+    lo: float
+    hi: float
+    p_best: float
+
+
+class Plans(Named[Plan]):
+    """Plans of several runs, by position or by name.
+
+    `horizon` is the compute at which the candidates are ranked, best first; `next` names the recipe that should get
+    the next budget, None for a single one.
+    """
+
+    def __init__(
+        self, items: Sequence[Plan], horizon: float | None = None, candidates: Sequence[Candidate] = ()
+    ) -> None:
+        super().__init__(items)
+        self.horizon, self.candidates = horizon, tuple(candidates)
+
+    @property
+    def next(self) -> str | None:
+        """Recipe that is most likely the best at the horizon."""
+        return self.candidates[0].recipe if self.candidates else None
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a run and budget."""
+        import pandas as pd
+
+        rows = []
+        for plan in self:
+            for b in plan.budgets:
+                mid, lo, hi = b.gain
+                rows.append({"run": plan.run, **vars(b), "gain": mid, "gain_lo": lo, "gain_hi": hi})
+        return pd.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON shape."""
+        return {
+            "schema": "plan/1",
+            "plans": [plan.to_dict() for plan in self],
+            "next": self.next,
+            "horizon": self.horizon,
+            "candidates": [{**vars(c), "runs": list(c.runs)} for c in self.candidates],
+        }
+
+    def __repr__(self) -> str:
+        return "\n".join([*map(repr, self), *candidates_text(self)])
+
+    def _repr_html_(self) -> str:
+        table = ""
+        if self.candidates:
+            heads = "".join(f"<th>{h}</th>" for h in _CANDIDATES)
+            cells = (_candidate(c) for c in self.candidates)
+            body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in cells)
+            table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+            table += f"<p>{escape(_advice(self))}</p>"
+        return plans_html(self) + table
+
+
+def limits_dict(values: tuple[float, float, float] | None) -> dict[str, float] | None:
+    """Name middle, lower and upper limit."""
+    return None if values is None else dict(zip(("value", "lo", "hi"), values, strict=True))
+
+
+_HEADS = ("budget", "compute", "gain", "width of A", "half-width at 2x", "reach", "P(reach wanted)")
+_CANDIDATES = ("recipe", "pass rate there", "P(best)")
+
+
+def plan_text(plan: Plan) -> str:
+    """Return a plan as text, findings first."""
+    lines = [f"{plan.run}   to {plan.last:.4g} {unit(plan.x)}"]
+    lines += [f"  {f.severity:<8} {f.message}" for f in plan.findings]
+    if not plan.budgets:
+        return "\n".join(lines)
+    cells = [_HEADS, *(_cells(b) for b in plan.budgets)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join([*lines, *(f"  {text}" for text in _sentences(plan))])
+
+
+def plans_html(plans: Sequence[Plan] | Plans) -> str:
+    """Return plans as HTML, every text escaped."""
+    parts = []
+    for plan in plans:
+        doubts = findings_html(plan.findings) if plan.findings else ""
+        head = "".join(f"<th>{escape(h)}</th>" for h in _HEADS)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in _cells(b))}</tr>" for b in plan.budgets)
+        table = f'<table class="plan"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>' if body else ""
+        said = "".join(f"<p>{escape(text)}</p>" for text in (_sentences(plan) if plan.budgets else ()))
+        title = f"{plan.run}: to {plan.last:.4g} {unit(plan.x)}"
+        parts.append(f"<p><b>{escape(title)}</b></p>{doubts}{table}{said}")
+    return "".join(parts)
+
+
+def _cells(b: Budget) -> tuple[str, ...]:
+    mid, lo, hi = b.gain
+    today = b.multiple == 1.0
+    return (
+        "today" if today else f"{b.multiple:.3g}x",
+        f"{b.at:.4g}",
+        "" if today else f"{mid:+.3f} ({lo:+.3f} to {hi:+.3f})",
+        f"{b.A_width:.3f}",
+        f"{b.half:.3f}",
+        "none" if b.reach <= 1.0 else f"{b.reach:.3g}x{' or more' if b.reach >= LONGEST else ''}",
+        "" if today else f"{b.wanted:.2f}",
+    )
+
+
+def _sentences(plan: Plan) -> list[str]:
+    said = []
+    if plan.per_doubling is not None:
+        mid, lo, hi = plan.per_doubling
+        said.append(f"the next doubling gains {mid:+.3f} ({lo:+.3f} to {hi:+.3f} at {plan.level:.0%})")
+    goal = f"a reach of {plan.reach_wanted:g}x"
+    if plan.reach_at is None:
+        said.append(f"{goal}: not within these budgets")
+    elif plan.reach_at <= 1.0:
+        said.append(f"{goal}: there today")
+    else:
+        said.append(f"{goal}: likely after {plan.reach_at:g}x, {plan.reach_at * plan.last:.3g} {unit(plan.x)}")
+    if plan.verdict is not None and plan.gain_until is not None:
+        mid, lo, hi = plan.gain_until
+        why = f"until {plan.until:.4g} {unit(plan.x)} it gains {mid:+.3f} ({lo:+.3f} to {hi:+.3f})"
+        said.append(f"{plan.verdict}: {why}; asked for is {plan.least_gain:g}")
+    said += _power_sentences(plan.powers, plan.x)
+    return said
+
+
+def _power_sentences(powers: Sequence[Power], x: str) -> list[str]:
+    """The cheapest design for each power that people ask for, and what there is where none has it."""
+    if not powers:
+        return []
+    gap = powers[0].difference
+    enough = sorted((p for p in powers if p.power >= 0.8), key=lambda p: p.cost)
+    if not enough:
+        best = max(powers, key=lambda p: p.power)
+        what = f"{best.power:.2f} with {best.seeds} seeds of {best.multiple:g}x"
+        return [f"a difference of {gap:g} in A is told in 80 % of cases by none of these; at most {what}"]
+    p = enough[0]
+    each = f"{p.seeds} seeds of {p.multiple:g}x for each recipe"
+    return [f"a difference of {gap:g} in A is told with power {p.power:.2f} by {each}, {p.cost:.3g} {unit(x)} in all"]
+
+
+def candidates_text(plans: Plans) -> list[str]:
+    """Return the ranking of running recipes as lines of text."""
+    if not plans.candidates:
+        return []
+    cells = [_CANDIDATES, *(_candidate(c) for c in plans.candidates)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [*lines, _advice(plans)]
+
+
+def _candidate(c: Candidate) -> tuple[str, ...]:
+    return c.recipe, f"{c.pass_rate:.3f} ({c.lo:.3f} to {c.hi:.3f})", f"{c.p_best:.2f}"
+
+
+def _advice(plans: Plans) -> str:
+    first, x = plans.candidates[0], unit(plans[0].x)
+    sure = "" if first.p_best >= 0.9 else "; not decided: the data leave room for another"
+    return f"next budget: {first.recipe}, the best at {plans.horizon:.4g} {x} with probability {first.p_best:.2f}{sure}"

@@ -1,0 +1,1 @@
+"""Is a run healthy enough to be fitted? One function a check."""

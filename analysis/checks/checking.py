@@ -1,0 +1,79 @@
+"""`check`: the health of runs before anyone fits them.
+
+    import analysis as an
+    health = an.check(an.read("runs"))
+    an.plot_health(health[0])
+
+Promises: every run gets the same checks in the same order; what its log does not hold is ``unknown`` with the reason,
+and a finding past its limit names the figure, the place and the field to change. Does not promise that a run without
+findings is a good one: a limit tells what was seen to go wrong, nothing more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from analysis.checks.evalchecks import hours_by_phase, of_run
+from analysis.checks.health import Health, RunHealth
+from analysis.checks.stepchecks import of_steps
+from analysis.checks.steps import read_steps
+from analysis.schema import Run
+from scalerl.runlog import UserError
+
+
+def check(runs: Run | Iterable[Run], *, x: str | None = None, effect: float | None = None) -> Health:
+    """Look at the health of runs: updates, evaluations, events and clock.
+
+    Parameters
+    ----------
+    runs : Run or iterable of Run
+        From `analysis.read`; their logs are read once more for the updates.
+    x : str, optional
+        Compute axis of the places; the run's first by default.
+    effect : float, optional
+        Difference of pass rates (fraction) that the evaluations are to tell; half of each run's own gain by default.
+
+    Returns
+    -------
+    Health
+
+    Raises
+    ------
+    UserError
+        If there is no run, an axis is not there, or `effect` is no difference of pass rates.
+
+    Examples
+    --------
+    >>> import analysis as an
+    >>> health = check(an.read("data/runs"))
+    >>> [(run.name, run.status) for run in health]
+    [('grpo/seed0', 'ok'), ('scalerl/seed0', 'ok')]
+    >>> truncation = health["scalerl/seed0"]["truncation"]
+    >>> truncation.status, round(truncation.figure, 3), truncation.limit
+    ('ok', 0.003, 0.1)
+    """
+    every = [runs] if isinstance(runs, Run) else list(runs)
+    if not every:
+        raise UserError("check: there is no run to look at")
+    if effect is not None and not (math.isfinite(effect) and 0.0 < effect <= 1.0):
+        raise UserError(f"check: effect is {effect!r}; give a difference of pass rates over 0 and up to 1")
+    return Health([_one(run, x, effect) for run in every])
+
+
+def _one(run: Run, x: str | None, effect: float | None) -> RunHealth:
+    axis = run.axes[0] if x is None else x
+    if axis not in run.axes:
+        raise UserError(f"{run.name}: no compute axis {axis!r}; it has {', '.join(run.axes)}")
+    steps = read_steps(run)
+    config = run.header.get("config")
+    data = run.header.get("data")
+    train = data.get("train") if isinstance(data, dict) else None
+    items = train.get("items") if isinstance(train, dict) else None
+    hours = hours_by_phase(run, steps)
+    checks = (
+        *of_steps(steps, config if isinstance(config, dict) else {}, items if type(items) is int else None, axis),
+        *of_run(run, steps, hours, axis, effect),
+    )
+    reading = tuple(f for f in run.findings if f.severity != "note" and f.code != "busy-machine")
+    return RunHealth(run.name, axis, checks, hours, steps, reading)

@@ -1,0 +1,73 @@
+"""The command backtest. Importing this costs argparse and nothing more."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.commands.common import add_paths, number_of, print_json, read_runs
+
+if TYPE_CHECKING:
+    from analysis.commands.common import Subparsers
+
+
+def add_command(subparsers: Subparsers) -> None:
+    """Add the command to a parser."""
+    parser = subparsers.add_parser(
+        "backtest", help="how good forecasts of these runs were, by horizon and method", description=run.__doc__
+    )
+    add_paths(parser)
+    parser.add_argument(
+        "--horizon",
+        action="append",
+        type=_multiple,
+        metavar="2x",
+        help="multiple of the compute that is known; repeatable (default: 1.5x, 2x and 4x)",
+    )
+    parser.add_argument("--origins", type=int, default=20, metavar="N", help="evaluations to forecast from (20)")
+    parser.add_argument("--level", type=number_of, default=0.95, help="level of the bands (0.95)")
+    parser.add_argument(
+        "--inflation",
+        default="accuracy curves",
+        metavar="NAME|F",
+        help="past error assumed beforehand: 'accuracy curves' (1.35), 'vision curves' (2) or a number",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="also draw it: png, svg or pdf")
+    parser.add_argument("--force", action="store_true", help="write over an existing file")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Forecast each run from earlier evaluations by every method, and compare with what came."""
+    from analysis.plots.output import refuse_unless_new, save
+    from analysis.predict.backtesting import HORIZONS, backtest
+
+    if args.output is not None:
+        refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
+    tested = backtest(
+        read_runs(args),
+        args.horizon or HORIZONS,
+        origins=args.origins,
+        x=args.x,
+        window=(args.start, args.stop),
+        level=args.level,
+        inflation=args.inflation,
+    )
+    if args.json:
+        print_json(tested.to_dict())
+    else:
+        print(tested)
+    if args.output is not None:
+        from analysis.plots.backtest_plots import plot_backtest
+
+        save(plot_backtest(tested)[0], args.output, force=args.force)
+        if not args.json:
+            print(f"wrote {args.output}")
+    return 0 if tested.rows else 1
+
+
+def _multiple(text: str) -> float:
+    """A multiple, with or without the x behind it."""
+    return number_of(text.strip().removesuffix("x").removesuffix("X"))

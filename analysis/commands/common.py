@@ -1,0 +1,102 @@
+"""What the commands share: the options that all of them read, runs from paths, JSON to the terminal, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.fits.results import Fits
+    from analysis.schema import Runs
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+METHODS = ("posterior", "profile", "bootstrap", "lsq", "paper")  # of analysis.fits.methods; a test holds them equal
+_PATHS = "run folders, log.jsonl or CSV files, folders of runs, or quoted patterns"
+
+
+def add_paths(parser: argparse.ArgumentParser) -> None:
+    """Add what every command reads: paths, columns and the window."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=_PATHS)
+    parser.add_argument("--x", metavar="COL", help="compute column (default: gpu_hours, or the first axis there is)")
+    parser.add_argument("--y", metavar="COL", help="pass-rate column (default: pass_rate or accuracy)")
+    parser.add_argument("--scale", type=number_of, metavar="F", help="factor that makes a fraction of the pass rate")
+    parser.add_argument(
+        "--from", "--skip-below", dest="start", type=number_of, metavar="C", help="leave out points before this compute"
+    )
+    parser.add_argument("--to", dest="stop", type=number_of, metavar="C", help="leave out points after this compute")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add what every command that fits reads."""
+    add_paths(parser)
+    parser.add_argument(
+        "--r0",
+        default="free",
+        metavar="free|first|shared|VALUE",
+        help="fit R0, hold it, or share it over runs from one checkpoint",
+    )
+    parser.add_argument(
+        "--method", default="posterior", choices=METHODS, help="where values and limits come from (default: posterior)"
+    )
+    parser.add_argument(
+        "--up-to-peak",
+        action="store_true",
+        help="where a run decays, fit it up to its peak and claim nothing past that",
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, example: str, what: str) -> None:
+    """Add the file that is written, and how far a figure goes."""
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar=example.upper(), help=what)
+    parser.add_argument("--extend", type=number_of, default=4.0, metavar="N", help="draw to N times the compute (4)")
+    parser.add_argument("--force", action="store_true", help="write over an existing file")
+
+
+def read_runs(args: argparse.Namespace) -> Runs:
+    """Read what `add_paths` asked for; paths that hold no run are named on the error stream."""
+    from analysis.readers.cleaning import printable
+    from analysis.readers.logs import read
+
+    runs = read(args.paths, x=args.x, y=args.y, scale=args.scale)
+    if runs.skipped:
+        named = ", ".join(printable(str(path)) for path in runs.skipped[:5])
+        more = f" and {len(runs.skipped) - 5} more" if len(runs.skipped) > 5 else ""
+        print(f"scalerl: skipped, no run or table that can be read: {named}{more}", file=sys.stderr)
+    return runs
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print JSON that any terminal can show."""
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    print(json.dumps(content, indent=1, ensure_ascii=plain, allow_nan=False))
+
+
+def fit_runs(args: argparse.Namespace) -> Fits:
+    """Read the runs and fit them as the options say."""
+    from analysis.fits.fitting import fit
+
+    runs = read_runs(args)
+    return fit(
+        runs, x=args.x, r0=args.r0, window=(args.start, args.stop), method=args.method, up_to_peak=args.up_to_peak
+    )
+
+
+def exit_code(fits: Fits) -> int:
+    """0 where at least one run has a curve, else 1."""
+    return 0 if any(fit.fitted for fit in fits) else 1
+
+
+def number_of(text: str) -> float:
+    """Return a finite number from the command line, or say what is wrong with it."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value

@@ -1,0 +1,138 @@
+"""The command compare. Importing this costs argparse and nothing more."""
+
+from __future__ import annotations
+
+import argparse
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.commands.common import add_reading, fit_runs, number_of, print_json
+
+if TYPE_CHECKING:
+    from analysis.commands.common import Subparsers
+    from analysis.comparisons.compared import Compared
+    from analysis.comparisons.straight import SameCeiling
+    from analysis.fits.results import Fits
+
+FIGURES = ("forest", "line", "leave-one-out")
+
+
+def add_command(subparsers: Subparsers) -> None:
+    """Add the command to a parser; it sets `run`, a function of the parsed arguments that returns an exit code."""
+    parser = subparsers.add_parser("compare", help="compare recipes, with doubt", description=run_compare.__doc__)
+    add_reading(parser)
+    parser.add_argument(
+        "--at", action="append", default=[], metavar="C", help="compute to compare at, or 2x of what all have reached"
+    )
+    parser.add_argument(
+        "--target", action="append", default=[], type=number_of, metavar="RATE", help="pass rate to reach; repeatable"
+    )
+    parser.add_argument("--by", default="A", metavar="A|C", help="rank by the ceiling (default) or at a compute")
+    parser.add_argument("--seed-sd", type=number_of, metavar="SD", help="how much seeds differ, where one seed is all")
+    parser.add_argument("--level", type=number_of, default=0.95, metavar="L", help="of all limits (.95)")
+    parser.add_argument(
+        "--recipe",
+        action="append",
+        default=[],
+        metavar="NAME=PATTERN",
+        help="runs whose name matches are seeds of this recipe, for tables (CSV); repeatable",
+    )
+    parser.add_argument("--nested", action="store_true", help="also test which parameters the runs share")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="figure to write: png, svg or pdf")
+    parser.add_argument("--figure", choices=FIGURES, default="forest", help="which figure (forest)")
+    parser.add_argument(
+        "--ceiling", type=number_of, metavar="A", help="common ceiling that B is refitted at (default: of those alike)"
+    )
+    parser.add_argument("--full", metavar="RECIPE", help="of leave-one-out: the whole recipe (default: the best)")
+    parser.add_argument("--force", action="store_true", help="write over an existing file")
+    parser.set_defaults(run=run_compare)
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Compare recipes over their seeds: ceilings, pass rates and speed, differences with limits, and how sure each is.
+
+    Exit status 1: fewer than two runs have a curve.
+    """
+    from analysis.comparisons.comparing import compare
+    from analysis.plots.output import refuse_unless_new
+
+    if args.output is not None:
+        refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
+    fits = fit_runs(args)
+    if sum(fit.fitted for fit in fits) < 2 <= len(fits):
+        print(fits)
+        return 1
+    compared = compare(
+        fits,
+        at=args.at,
+        target=args.target or None,
+        by=args.by,
+        seed_sd=args.seed_sd,
+        level=args.level,
+        recipes=_recipes(args.recipe, fits),
+    )
+    tests = None
+    if args.nested:
+        from analysis.pooled.joint import nested
+
+        tests = nested([f.run for f in fits], x=compared.x, window=(args.start, args.stop), level=args.level)
+    alike = _same_ceiling(compared, args)
+    if args.json:
+        told = compared.to_dict()
+        told["same_ceiling"] = None if alike is None else alike.to_dict()
+        if tests is not None:
+            told["nested"] = [
+                {
+                    "share": list(m.share),
+                    "F": m.F,
+                    "p": m.p,
+                    "dof": [m.dof - m.dof_free, m.dof_free],
+                    "differ": m.differ,
+                }
+                for m in tests.models
+            ]
+        print_json(told)
+    else:
+        print(compared)
+        if alike is not None:
+            print(alike)
+        if tests is not None:
+            print(tests)
+    if args.output is not None:
+        from analysis.plots.compared_plots import draw
+        from analysis.plots.output import save
+
+        save(draw(compared, args.figure, alike, full=args.full), args.output, force=args.force)
+        if not args.json:
+            print(f"wrote {args.output}")
+    return 0
+
+
+def _same_ceiling(compared: Compared, args: argparse.Namespace) -> SameCeiling | None:
+    """B at one ceiling; None where ceilings differ and nobody asked for it."""
+    from analysis.comparisons.straight import same_ceiling
+    from scalerl.runlog import UserError
+
+    try:
+        return same_ceiling(compared, A=args.ceiling)
+    except UserError:
+        if args.ceiling is not None or (args.output is not None and args.figure != "forest"):
+            raise
+        return None
+
+
+def _recipes(said: list[str], fits: Fits) -> dict[str, str] | None:
+    from scalerl.runlog import UserError
+
+    found: dict[str, str] = {}
+    for one in said:
+        name, sign, pattern = one.partition("=")
+        if not (sign and name and pattern):
+            raise UserError(f"--recipe {one}: is not NAME=PATTERN, such as mine='mine_seed*'")
+        matching = [f.name for f in fits if fnmatchcase(f.name, pattern)]
+        if not matching:
+            raise UserError(f"--recipe {one}: no run matches; there are {', '.join(f.name for f in fits)}")
+        found |= dict.fromkeys(matching, name)
+    return found or None

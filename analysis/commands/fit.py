@@ -1,0 +1,91 @@
+"""The command fit. Importing this costs argparse and nothing more."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from textwrap import indent
+from typing import TYPE_CHECKING, Any
+
+from analysis.commands.common import add_reading, exit_code, fit_runs, number_of, print_json, read_runs
+from scalerl.runlog import UserError
+
+if TYPE_CHECKING:
+    from analysis.commands.common import Subparsers
+
+
+def add_command(subparsers: Subparsers) -> None:
+    """Add the command to a parser."""
+    fit = subparsers.add_parser("fit", help="fit the sigmoid compute curve to runs", description=run.__doc__)
+    add_reading(fit)
+    fit.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    fit.add_argument(
+        "--by",
+        metavar="COL|FIELD|difficulty",
+        help="fit groups: a column of one CSV, a field of the runs' configuration, or thirds of the prompts",
+    )
+    fit.add_argument("--share", metavar="NAMES", help="with --by: what is tested to be the same (default: B,C_mid)")
+    fit.add_argument("--next", dest="following", type=number_of, metavar="SIZE", help="with --by: size to predict")
+    fit.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="with --by: also draw the groups")
+    fit.add_argument("--force", action="store_true", help="write over an existing file")
+    fit.add_argument("--checklist", action="store_true", help="also print what a fit report should carry")
+    fit.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit R(C) = R0 + (A - R0) / (1 + (C_mid / C)^B) to each run and print parameters, limits and doubts."""
+    if args.by is not None:
+        return _fit_groups(args)
+    if given := [n for n in ("share", "following", "output") if getattr(args, n) is not None]:
+        raise UserError(f"{', '.join('--next' if n == 'following' else f'--{n}' for n in given)}: read with --by alone")
+    fits = fit_runs(args)
+    if args.json:
+        print_json({"schema": "fit/1", **fits.to_dict()})
+    else:
+        from analysis.fits.tables import fit_text
+
+        for fit in fits:
+            print(fit_text(fit))
+            if args.checklist:
+                print(indent(fit.checklist(), "    "))
+    return exit_code(fits)
+
+
+def _fit_groups(args: argparse.Namespace) -> int:
+    """Fit groups: `run` with --by."""
+    from analysis.plots.output import new_axes, refuse_unless_new, save
+    from analysis.pooled.groups import DIFFICULTY, SHARED, fit_groups
+
+    if args.method != "posterior" or args.r0 != "free" or args.up_to_peak or args.checklist:
+        raise UserError(
+            "--by: groups are fitted as they come; --method, --r0, --up-to-peak and --checklist are not read"
+        )
+    if args.output is not None:
+        refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
+    tables = [p for p in args.paths if p.lower().endswith(".csv")]
+    if len(tables) == len(args.paths) == 1 and args.by != DIFFICULTY:
+        import pandas as pd
+
+        from analysis.readers.csvfile import read_csv
+
+        given: Any = pd.DataFrame(read_csv(Path(tables[0]))[1].columns)
+        sizes = pd.to_numeric(given[args.by], errors="coerce") if args.by in given else None
+        if sizes is not None and sizes.notna().all():
+            given[args.by] = sizes
+    else:
+        given = read_runs(args)
+    share = SHARED if args.share is None else [name for name in args.share.split(",") if name]
+    told = fit_groups(
+        given, by=args.by, share=share, following=args.following, x=args.x, window=(args.start, args.stop)
+    )
+    if args.json:
+        print_json(told.to_dict())
+    else:
+        print(told)
+    if args.output is not None:
+        from analysis.plots.group_plots import plot_groups
+
+        save(plot_groups(told, new_axes()), args.output, force=args.force)
+        if not args.json:
+            print(f"wrote {args.output}")
+    return exit_code(told.fits)

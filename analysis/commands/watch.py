@@ -1,0 +1,65 @@
+"""The command watch. Importing this costs argparse and nothing more."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from analysis.commands.common import number_of
+
+if TYPE_CHECKING:
+    from analysis.commands.common import Subparsers
+
+CLEAR = "\x1b[H\x1b[J"
+
+
+def add_command(subparsers: Subparsers) -> None:
+    """Add the command to a parser."""
+    parser = subparsers.add_parser(
+        "watch", help="follow growing logs: curve, forecast, reach, time left", description=run.__doc__
+    )
+    parser.add_argument("paths", nargs="+", metavar="RUN", help="run folders, logs or CSV files; they may come later")
+    parser.add_argument("--x", metavar="COL", help="compute column (default: gpu_hours, or the first axis there is)")
+    parser.add_argument("--until", type=number_of, metavar="C", help="compute to forecast (default: the run's own end)")
+    parser.add_argument("--every", type=number_of, default=10.0, metavar="S", help="seconds between looks (10)")
+    parser.add_argument("--once", action="store_true", help="print one frame and end; the default where no one watches")
+    parser.add_argument("--ascii", action="store_true", help="draw with plain characters")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON for every run that has news")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Follow runs while they train: the curve so far, the forecast and how it narrows, the reach, the time left."""
+    from analysis.reports.watching import Watch, frame, next_look
+    from scalerl.runlog import UserError
+
+    if not args.every > 0.0:
+        raise UserError(f"every: {args.every:g} seconds is no pause (--every)")
+    if args.until is not None and not args.until > 0.0:
+        raise UserError(f"until: {args.until:g} is not a compute above 0 (--until)")
+    watch = Watch(args.paths, x=args.x, until=args.until)
+    once = args.once or not (args.json or sys.stdout.isatty())
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    try:
+        while True:
+            began = time.monotonic()
+            news = watch.look()
+            if args.json:
+                for one in news:
+                    print(json.dumps(one.to_dict(), allow_nan=False), flush=True)
+            elif once:
+                print(frame(watch, plain=args.ascii or not unicode))
+            elif news or watch.waiting:
+                size = shutil.get_terminal_size((80, 24))
+                rows = max(5, (size.lines - 2) // max(len(watch.seen), 1) - 9)
+                text = frame(watch, plain=args.ascii or not unicode, height=min(rows, 20), width=size.columns - 1)
+                print(CLEAR + text, flush=True)
+            if once:
+                return 0 if watch.seen else 1
+            time.sleep(next_look(args.every, time.monotonic() - began))
+    except KeyboardInterrupt:
+        return 0

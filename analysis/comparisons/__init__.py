@@ -1,0 +1,1 @@
+"""Which recipe: differences with limits, orders of merit, one ceiling, equal compute."""

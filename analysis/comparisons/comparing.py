@@ -1,0 +1,257 @@
+"""Compare recipes: which is better, by how much, from which compute on, and how sure that is.
+
+Promises: a difference is tested with what seeds differ by, or said not to be; runs that were evaluated on the same
+prompts are compared on these (what the choice of prompts adds cancels), on others that is added, or the difference is
+not tested; another compute axis is refused, another task, checker or device flagged. Does not correct for the number
+of pairs; `p_best` and `p_higher` are shrunk over all recipes instead. Arithmetic: `analysis.comparisons.contrasts` and
+`analysis.comparisons.joint_draws`. How often it is wrong: ``python -m benchmarks.compare``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from analysis.comparisons import joint_draws
+from analysis.comparisons.compared import Compared, Estimate, Row
+from analysis.comparisons.comparison import compare_at_equal_compute
+from analysis.comparisons.joint_draws import JointDraws
+from analysis.comparisons.likeness import Likeness, of_recipes
+from analysis.comparisons.ranking import Table, draws_of, rows_and_pairs
+from analysis.comparisons.standings import Comparison
+from analysis.findings import Finding, finding
+from analysis.fits.fitting import fit
+from analysis.fits.results import LEVEL, Fit, Param
+from analysis.pooled.recipes import RecipeFit
+from analysis.pooled.seeds import by_recipe, pool_seeds
+from analysis.posteriors.draws import tail
+from analysis.schema import Run
+from scalerl.runlog import UserError
+
+UNKNOWN = Param(None, None, None, identified=False, why="not fitted")
+EQUAL_AXES = ("gpu_hours", "cpu_s", "tokens_generated", "tokens_trained", "flops")
+
+
+def compare(
+    runs: Iterable[Run | Fit],
+    *,
+    at: Iterable[float | str] = (),
+    target: float | Iterable[float] | None = None,
+    by: float | str = "A",
+    seed_sd: float | None = None,
+    level: float = LEVEL,
+    recipes: Mapping[str, str] | None = None,
+    x: str | None = None,
+) -> Compared:
+    """Compare recipes from the runs of their seeds.
+
+    Parameters
+    ----------
+    runs : iterable of Run or Fit
+        Runs are fitted with the posterior; fits are taken as they are, of one compute axis, with draws.
+    at : iterable of float or str
+        Computes to compare at, in the unit of `x`, or ``"2x"`` for a multiple of the compute that every recipe has
+        reached. By default that compute.
+    target : float or iterable of float, optional
+        Pass rates to reach; by default what every recipe has reached, rounded down to a hundredth.
+    by : "A" or compute
+        What the table is ranked by: the ceiling, or the pass rate at this compute.
+    seed_sd : float, optional
+        Standard deviation of the pass rate between seeds, where it is known from elsewhere; .02 is what the paper's
+        three runs suggest. Needed for recipes of one seed.
+    level : float
+        Of all limits.
+    recipes : mapping of run name to recipe, optional
+        For tables (CSV), which do not say theirs.
+    x : str, optional
+        Compute axis of runs that are not fitted yet.
+
+    Returns
+    -------
+    Compared
+
+    Raises
+    ------
+    UserError
+        If there are fewer than two recipes with a curve, axes differ, or an argument makes no sense.
+
+    Notes
+    -----
+    A difference is tested as `analysis.comparisons.contrasts` says; the same test stands behind every compute.
+
+    Examples
+    --------
+    >>> import analysis as an
+    >>> fits = an.fit(an.read("data/runs"))
+    >>> found = compare(fits)
+    >>> [row.recipe for row in found.rows], found.tested
+    (['scalerl', 'grpo'], False)
+    >>> pair = compare(fits, seed_sd=0.02).pair("scalerl", "grpo")
+    >>> pair.tested, bool(pair.A.lo < 0 < pair.A.hi)
+    (True, True)
+    """
+    tail(level)
+    if seed_sd is not None and not 0.0 < seed_sd < 1.0:
+        raise UserError(f"seed_sd: {seed_sd:g} is not a standard deviation of pass rates between 0 and 1")
+    given = [r if isinstance(r, Fit) else fit(r, x=x) for r in runs]
+    groups = _groups(given, recipes)
+    pooled, left_out = _pooled(groups, seed_sd, level)
+    usable = {name: [f for f in groups[name] if f.name in pooled[name].runs] for name in pooled}
+    axis = given[0].x
+    common = min(max(float(f.compute[-1]) for f in fits) for fits in usable.values())
+    computes = _computes(at, common)
+    by_compute = math.inf if by == "A" else _computes([by], common, "by")[0]
+    targets = _targets(target)
+    kept = [c for c in (*computes, by_compute, common) if math.isfinite(c)]
+    joint = _joint(list(usable.values()), kept, seed_sd)
+    if not targets:
+        targets = (_reached_by_all(joint, common),)
+    like = of_recipes(usable, pooled, axis)
+    table = Table(joint, tuple(usable), like, _tested(usable, seed_sd, like), level, _starts(usable), seed_sd)
+    rows, pairs = rows_and_pairs(table, usable, pooled, computes, targets, by_compute)
+    rows += [_row_left_out(name, groups[name], why) for name, why in left_out.items()]
+    findings = [*like.findings, *_said(table, rows)]
+    return Compared(
+        axis,
+        by_compute,
+        tuple(rows),
+        tuple(pairs),
+        tuple(findings),
+        seed_sd,
+        level,
+        MappingProxyType({name: tuple(fits) for name, fits in groups.items()}),
+        _standings(given, recipes),
+    )
+
+
+def _groups(given: Sequence[Fit], recipes: Mapping[str, str] | None) -> dict[str, list[Fit]]:
+    if not given:
+        raise UserError("compare: there is no run to compare")
+    wrong = sorted({f.x for f in given})
+    if len(wrong) > 1:
+        raise UserError(f"compare: the runs are on different compute axes ({', '.join(wrong)}); choose one with x")
+    named = {} if recipes is None else dict(recipes)
+    if missing := sorted(set(named) - {f.name for f in given}):
+        raise UserError(f"recipes: no run is called {', '.join(missing)}; there are {', '.join(f.name for f in given)}")
+    groups: dict[str, list[Fit]] = {}
+    for name, fits in by_recipe(given).items():
+        for f in fits:
+            groups.setdefault(named.get(f.name, name), []).append(f)
+    if len(groups) < 2:
+        what = "name the recipe of each run with recipes={run: recipe}" if len(given) > 1 else "give more runs"
+        raise UserError(f"compare: {len(groups)} recipe ({', '.join(groups)}); a comparison needs two or more: {what}")
+    return groups
+
+
+def _pooled(
+    groups: Mapping[str, list[Fit]], seed_sd: float | None, level: float
+) -> tuple[dict[str, RecipeFit], dict[str, str]]:
+    """Recipes with their values, and why others are left out."""
+    pooled, left_out = {}, {}
+    for name, fits in groups.items():
+        if without := [f.name for f in fits if f.draws is None and f.fitted and f.params["B"].value is not None]:
+            methods = ", ".join(sorted({f.method for f in fits} - {"posterior"}))
+            why = next(
+                (d.message for f in fits if f.name in without for d in f.findings[::-1] if d.severity != "note"), ""
+            )
+            why = why or next(f.findings[-1].message for f in fits if f.name in without) if not methods else ""
+            what = f"method {methods} has no draws to compare; use the posterior" if methods else why
+            left_out[name] = f"{', '.join(without)}: {what}"
+            continue
+        try:
+            pooled[name] = pool_seeds(fits, seed_sd=seed_sd, level=level, recipe=name)[0]
+        except UserError as error:
+            left_out[name] = str(error)
+    if len(pooled) < 2:
+        raise UserError(f"compare: fewer than two recipes have a curve; {'; '.join(left_out.values())}")
+    return pooled, left_out
+
+
+def _computes(at: Iterable[float | str], common: float, what: str = "at") -> tuple[float, ...]:
+    found = []
+    for one in [at] if isinstance(at, (str, int, float)) else list(at):
+        text = str(one).strip()
+        try:
+            value = float(text[:-1]) * common if text.endswith("x") else float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0.0):
+            raise UserError(f"{what}: {one!r} is no compute above 0 and no multiple such as 2x")
+        found.append(value)
+    return tuple(dict.fromkeys(found)) or (common,)
+
+
+def _targets(target: float | Iterable[float] | None) -> tuple[float, ...]:
+    given = [] if target is None else [target] if isinstance(target, (int, float)) else list(target)
+    if wrong := [t for t in given if not 0.0 < t < 1.0]:
+        raise UserError(f"target: {wrong[0]:g} is not a pass rate between 0 and 1")
+    return tuple(dict.fromkeys(map(float, given)))
+
+
+def _joint(groups: Sequence[Sequence[Fit]], kept: Sequence[float], seed_sd: float | None) -> JointDraws:
+    fits = [f for group in groups for f in group]
+    compute = joint_draws.grid(min(map(_first, fits)), max(float(f.compute[-1]) for f in fits), kept)
+    seeds = [[draws_of(f) for f in group] for group in groups]
+    lasts = [max(float(f.compute[-1]) for f in group) for group in groups]
+    return joint_draws.draw_together(seeds, compute, lasts, seed_sd=seed_sd)
+
+
+def _first(f: Fit) -> float:
+    return float(f.compute[f.compute > 0.0][0])
+
+
+def _starts(groups: Mapping[str, Sequence[Fit]]) -> tuple[float, ...]:
+    return tuple(min(map(_first, fits)) for fits in groups.values())
+
+
+def _reached_by_all(joint: JointDraws, common: float) -> float:
+    least = float(joint.middle[:, joint.column(common)].min())
+    return max(math.floor(100.0 * least) / 100.0, 0.01)
+
+
+def _tested(groups: Mapping[str, Sequence[Fit]], seed_sd: float | None, like: Likeness) -> dict[str, str]:
+    """Recipes whose differences are not tested, and why."""
+    found = dict(like.apart)
+    for name, fits in groups.items():
+        if len(fits) < 2 and seed_sd is None:
+            found[name] = "one seed, and no seed sd was stated"
+    return found
+
+
+def _row_left_out(name: str, fits: Sequence[Fit], why: str) -> Row:
+    unknown = Estimate(None)
+    params = MappingProxyType(dict.fromkeys(("A", "B", "C_mid"), UNKNOWN))
+    return Row(name, tuple(f.name for f in fits), params, None, None, unknown, (), MappingProxyType({}), why)
+
+
+def _said(table: Table, rows: Sequence[Row]) -> list[Finding]:
+    found = []
+    one = [name for name, why in table.untested.items() if why.startswith("one seed")]
+    if one:
+        what = (
+            f"one seed of {', '.join(one)}: differences are not tested; run more seeds or state how much seeds differ"
+        )
+        found.append(finding("not-tested", f"{what} (seed_sd, --seed-sd; the paper's three runs suggest .02)"))
+    if table.seed_sd is not None:
+        found.append(
+            finding("seed-sd-stated", f"seeds are taken to differ by a standard deviation of {table.seed_sd:g}")
+        )
+    elif not one and len(rows) > 1:
+        what = "seeds of every recipe are taken to differ by the same standard deviation, estimated from all of them"
+        found.append(finding("seed-sd-common", what))
+    early = [row.recipe for row in rows if "2 C_mid" in row.note]
+    if early:
+        what = f"{', '.join(early)}: too early to know the ceiling; compare at a compute inside the data instead (at)"
+        found.append(finding("grade", what, severity="warning"))
+    return found
+
+
+def _standings(fits: Sequence[Fit], recipes: Mapping[str, str] | None) -> Comparison | None:
+    from dataclasses import replace
+
+    named = {} if recipes is None else recipes
+    again = [replace(f, run=replace(f.run, recipe=named.get(f.name, f.run.recipe))) for f in fits]
+    first = fits[0].x
+    axes = [first, *(a for a in EQUAL_AXES if a != first and sum(a in f.run.axes for f in fits) > 1)]
+    return compare_at_equal_compute(again, axes=axes)

@@ -1,0 +1,115 @@
+"""Are recipes measured alike? Prompts, checker, task and devices of the runs that a comparison puts side by side.
+
+Promises: same prompts cancel; other prompts add what their choice is worth, where the log has the counts of each
+prompt, and are not tested where it has not; another task or checker is not tested; another kind of device is flagged.
+What a log does not say is taken to be the same, with a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.findings import Finding, finding
+from analysis.fits.results import Fit
+from analysis.pooled.recipes import RecipeFit
+from analysis.schema import Run
+
+WALL = {"gpu_hours": "a GPU-hour", "cpu_s": "a CPU-second"}  # axes that depend on the device
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What speaks against comparing recipes.
+
+    Attributes
+    ----------
+    prompts : mapping of recipe to the hashes of its evaluation prompts, None where the log does not say
+    sds : mapping of recipe to float or None
+        What another sample of prompts would move the pass rate by.
+    apart : mapping of recipe to str
+        Recipes that are not compared with any other, and why.
+    """
+
+    prompts: Mapping[str, frozenset[str] | None]
+    sds: Mapping[str, float | None]
+    apart: Mapping[str, str]
+    findings: tuple[Finding, ...]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the recipes were evaluated on more than one set of prompts."""
+        return len({p for p in self.prompts.values() if p is not None}) > 1
+
+    def prompt_sd(self, recipe: str) -> float:
+        """What the choice of its prompts adds to a recipe; 0 where all have the same."""
+        return (self.sds[recipe] or 0.0) if self.mixed else 0.0
+
+    def prompt_variance(self, first: str, second: str) -> float:
+        """Variance that the choice of prompts gives to the difference of two recipes; 0 on the same prompts."""
+        if not self._differ(first, second):
+            return 0.0
+        return (self.sds[first] or 0.0) ** 2 + (self.sds[second] or 0.0) ** 2
+
+    def why(self, first: str, second: str) -> str:
+        """Why the difference of two recipes cannot be tested; empty if it can."""
+        if self._differ(first, second) and (self.sds[first] is None or self.sds[second] is None):
+            return "other evaluation prompts, and the log has no counts of each prompt"
+        return ""
+
+    def _differ(self, first: str, second: str) -> bool:
+        a, b = self.prompts[first], self.prompts[second]
+        return a is not None and b is not None and a != b
+
+
+def of_recipes(groups: Mapping[str, Sequence[Fit]], pooled: Mapping[str, RecipeFit], x: str) -> Likeness:
+    """Look at how the runs of recipes were measured."""
+    prompts = {name: _prompts([f.run for f in fits]) for name, fits in groups.items()}
+    sds = {
+        name: next((f.figure for f in one.findings if f.code == "prompts-fixed"), None) for name, one in pooled.items()
+    }
+    found: list[Finding] = []
+    apart: dict[str, str] = {}
+    known = {p for p in prompts.values() if p is not None}
+    if len(known) > 1:
+        what = "the recipes were evaluated on different prompts; what their choice is worth is added to differences"
+        if any(sds[name] is None for name in groups):
+            what += ", and where the log has no counts of each prompt differences are not tested"
+        found.append(finding("prompt-sets-differ", what))
+    if None in prompts.values():
+        without = ", ".join(name for name, p in prompts.items() if p is None)
+        which = "logs" if all(p is None for p in prompts.values()) else f"logs of {without}"
+        what = f"the {which} do not say which prompts were evaluated; they are taken to be the same"
+        found.append(finding("prompts-unknown", what))
+    tasks = {name: {t for f in fits if (t := _task(f.run))} for name, fits in groups.items()}
+    if len(set().union(*tasks.values())) > 1:
+        said = ", ".join(f"{name}: {' and '.join(sorted(t))}" for name, t in tasks.items() if t)
+        found.append(finding("checkers-differ", f"task or checker differs ({said}): differences are not tested"))
+        apart = dict.fromkeys(groups, "another task or checker")
+    devices = {d for fits in groups.values() for f in fits if (d := _device(f.run))}
+    if x in WALL and len(devices) > 1:
+        what = f"runs on different devices ({', '.join(sorted(devices))}): {WALL[x]} is not the same on each"
+        found.append(finding("devices-differ", f"{what}; compare by tokens or FLOPs"))
+    return Likeness(prompts, sds, apart, tuple(found))
+
+
+def _prompts(runs: Sequence[Run]) -> frozenset[str] | None:
+    sets = [frozenset(map(str, run.data["prompt_set"])) for run in runs if "prompt_set" in run.data]
+    return frozenset().union(*sets) if sets else None
+
+
+def _within(header: Any, *keys: str) -> Any:
+    for key in keys:
+        header = header.get(key) if isinstance(header, Mapping) else None
+    return header
+
+
+def _task(run: Run) -> str:
+    parts = [_within(run.header, "config", name) or _within(run.header, name) for name in ("task", "checker")]
+    return " ".join(str(p) for p in parts if p)
+
+
+def _device(run: Run) -> str:
+    kind = _within(run.header, "devices", "kind")
+    return str(kind) if kind else ""

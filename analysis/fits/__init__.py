@@ -1,0 +1,1 @@
+"""A run becomes a `Fit`: points, method, values, limits, and every doubt."""

@@ -1,0 +1,91 @@
+"""How far ahead a fit can be believed: the band of the mean curve, the reach and the grade. Functions of draws alone.
+
+The **reach** is the largest h up to which the band of R(h C_max) lies within `tolerance` of its median on either side;
+the **grade** is P(C_max > 2 C_mid). Both say what the draws say: they are as good as the law and the noise model are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analysis.curves.curve import R
+from analysis.curves.solver import Array
+from analysis.findings import Finding, finding
+from analysis.fits.results import FARTHEST
+from analysis.posteriors.draws import Draws
+
+USABLE_GRADE = 0.9
+TOLERANCE = 0.02
+STEPS = 41  # multiples of the compute that are looked at
+
+
+def half_widths(draws: Draws, last: float, multiples: Array, level: float = 0.95) -> Array:
+    """Larger distance (k,) from the median of the mean curve to a limit, at multiples (k,) of the last compute."""
+    with np.errstate(over="ignore"):  # at an infinite compute a curve is at its ceiling
+        C = multiples[None] * last
+    curves = R(C, draws.R0[:, None], draws.A[:, None], draws.B[:, None], draws.C_mid[:, None])
+    tail = 0.5 * (1.0 - level)
+    lo, mid, hi = draws.quantile(curves, [tail, 0.5, 1.0 - tail])
+    return np.asarray(np.maximum(hi - mid, mid - lo))
+
+
+def reach(draws: Draws, last: float, *, tolerance: float = TOLERANCE, level: float = 0.95) -> float | None:
+    """Return the largest multiple of the last compute, at most `FARTHEST`, up to which the band is narrow enough.
+
+    Below 1 where not even the end of the data is known that well; None where nothing after a tenth of it is.
+
+    Parameters
+    ----------
+    draws : Draws
+    last : float
+        The last compute.
+    tolerance : float
+        Largest distance from the median of the mean curve to either limit.
+
+    Examples
+    --------
+    >>> one = np.ones(3)
+    >>> exact = Draws(0.1 * one, 0.7 * one, one, one, 0 * one, 0 * one, one / 3)
+    >>> reach(exact, 5.0)
+    100.0
+    """
+    multiples = np.geomspace(1.0, FARTHEST, STEPS)
+    widths = half_widths(draws, last, multiples, level)
+    beyond = np.flatnonzero(widths > tolerance)
+    if not len(beyond):
+        return FARTHEST
+    k = int(beyond[0])
+    if k == 0:
+        within = np.linspace(1.0, 0.1, STEPS)
+        narrow = np.flatnonzero(half_widths(draws, last, within, level) <= tolerance)
+        return float(within[narrow[0]]) if len(narrow) else None
+    share = (tolerance - widths[k - 1]) / (widths[k] - widths[k - 1])
+    return float(np.exp(np.interp(share, [0.0, 1.0], np.log(multiples[k - 1 : k + 1]))))
+
+
+def grade(draws: Draws, last: float) -> float:
+    """Return P(C_max > 2 C_mid)."""
+    return float(np.clip(draws.weight[2.0 * draws.C_mid < last].sum(), 0.0, 1.0))
+
+
+def of_grade(share: float) -> list[Finding]:
+    """Say that a run ends too early to know its ceiling; nothing where the grade is usable."""
+    if share >= USABLE_GRADE:
+        return []
+    what = (
+        f"P(C_max > 2 C_mid) {chance(share)}, usable from {USABLE_GRADE:g}: the run ends too early to know its ceiling"
+    )
+    return [finding("grade", what, share, severity="warning")]
+
+
+def chance(p: float) -> str:
+    """Return a probability behind its sign, two digits; never one that reads as certain.
+
+    Examples
+    --------
+    >>> chance(0.4), chance(0.001), chance(1.0)
+    ('= .40', '< .01', '> .99')
+    """
+    if p > 0.995:
+        return "> .99"
+    return "< .01" if p < 0.005 else f"= {p:.2f}".replace("0.", ".", 1)

@@ -1,0 +1,187 @@
+"""Figures of a comparison. Functions take a result and an axis, draw, and return the axis; they compute no statistics.
+
+Promises: no window is opened; every artist carries an id such as ``difference-0``; what is not known is not drawn, and
+points that have no place on the straight-line plot are counted in its label.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.comparisons.compared import Compared, Estimate
+from analysis.comparisons.compared_tables import share
+from analysis.comparisons.straight import SameCeiling, same_ceiling
+from analysis.plots.output import new_axes
+from analysis.plots.plotting import COLOURS, LABELS, MARKERS, _round_numbers
+from scalerl.runlog import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = 3  # panels a row
+
+
+def plot_forest(compared: Compared, ax: Axes | None = None) -> Axes:
+    """Draw each recipe's difference to the best with its limits, best on top, and P(best) beside it.
+
+    A recipe whose difference is not tested is a hollow point without limits.
+
+    Parameters
+    ----------
+    compared : Compared
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Examples
+    --------
+    >>> import analysis as an
+    >>> ax = plot_forest(an.compare(an.read("data/runs"), seed_sd=0.02))
+    >>> [t.get_text() for t in ax.get_yticklabels()]
+    ['scalerl (1 seed)', 'grpo (1 seed)']
+    """
+    rows = [row for row in compared.rows if row.difference.value is not None]
+    ax = new_axes(7.0, 1.4 + 0.38 * len(rows)) if ax is None else ax
+    ax.axvline(0.0, color="0.6", lw=1.0, gid="none")
+    for i, row in enumerate(rows):
+        colour, d = COLOURS[0], row.difference
+        fill = colour if i == 0 else "none"
+        if d.lo is not None and d.hi is not None:
+            ax.plot([d.lo, d.hi], [i, i], "-", color=colour, lw=1.8, gid=f"limits-{i}")
+            fill = colour
+        ax.plot(np.array([d.value], dtype=float), [i], "o", color=colour, mfc=fill, ms=6, gid=f"difference-{i}")
+        said = f"P(best) {share(row.p_best)}" if row.p_best is not None else "not tested"
+        beside = ax.get_yaxis_transform()
+        ax.text(1.01, i, said, transform=beside, va="center", fontsize="small", gid=f"p-best-{i}")
+    labels = [f"{row.recipe} ({row.seeds} seed{'s' * (row.seeds > 1)})" for row in rows]
+    ax.set_yticks(range(len(rows)), labels)
+    for text in ax.get_yticklabels():
+        text.set_parse_math(False)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    what = "A" if math.isinf(compared.by) else f"pass rate at {compared.by:.3g} {LABELS.get(compared.x, compared.x)}"
+    ax.locator_params(axis="x", nbins=5)
+    ax.set_xlabel(f"{what}, difference to the best ({compared.level:.0%} limits)")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def plot_straight(found: SameCeiling, ax: Axes | None = None, *, recipes: tuple[str, ...] | None = None) -> Axes:
+    """Draw log F = -ln((A - R0) / (R - R0) - 1) + B ln C_mid over compute: a line of slope B for each run.
+
+    F(R) = C_mid^B / ((A - R0) / (R - R0) - 1) = C^B, as the paper plots it; points that have no place are counted in
+    the legend.
+
+    Parameters
+    ----------
+    found : SameCeiling
+    ax : matplotlib Axes, optional
+    recipes : tuple of str, optional
+        Only these.
+
+    Examples
+    --------
+    >>> import analysis as an
+    >>> ax = plot_straight(same_ceiling(an.compare(an.read("data/runs"), seed_sd=0.02)))
+    >>> len(ax.lines)
+    4
+    """
+    from matplotlib.ticker import NullLocator
+
+    ax = new_axes() if ax is None else ax
+    for i, line in enumerate(found.lines):
+        if recipes is not None and line.recipe not in recipes:
+            continue
+        place = found.recipes.index(line.recipe)
+        colour = COLOURS[place % len(COLOURS)]
+        level = line.B * math.log(line.C_mid)
+        label = f"{line.run}: B {line.B:.2f}" + (f", {line.dropped} dropped" if line.dropped else "")
+        marker = MARKERS[place % len(MARKERS)]
+        ax.plot(line.compute, level - line.y, marker, ms=4, alpha=0.7, label=label, gid=f"points-{i}", color=colour)
+        if len(line.compute):
+            ends = np.array([line.compute.min(), line.compute.max()])
+            ax.plot(ends, level - line.at(ends), "-", lw=1.4, gid=f"line-{i}", color=colour)
+    ax.set_xscale("log")
+    computes = [line.compute for line in found.lines if recipes is None or line.recipe in recipes]
+    known = np.concatenate([*computes, np.empty(0)])
+    if len(known):
+        ticks = _round_numbers(float(known.min()), float(known.max()))
+        ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel(LABELS.get(found.x, found.x))
+    ax.set_ylabel("log F(R)")
+    ax.spines[["top", "right"]].set_visible(False)
+    for text in ax.legend(frameon=False, fontsize="small").get_texts():
+        text.set_parse_math(False)
+    return ax
+
+
+def plot_leave_one_out(found: SameCeiling, full: str | None = None, figure: Figure | None = None) -> Figure:
+    """Draw one panel for each other recipe beside the whole one, on the straight-line plot, as the paper's Figure 7.
+
+    Parameters
+    ----------
+    found : SameCeiling
+        At one ceiling, so that the slopes say which is faster.
+    full : str, optional
+        The recipe that the others leave something out of; by default the one with the largest B.
+    figure : matplotlib Figure, optional
+
+    Returns
+    -------
+    matplotlib Figure
+        The title of a panel says both B and their ratio.
+
+    Raises
+    ------
+    UserError
+        If `full` is none of the recipes.
+
+    Examples
+    --------
+    >>> import analysis as an
+    >>> figure = plot_leave_one_out(same_ceiling(an.compare(an.read("data/runs"), seed_sd=0.02)), "scalerl")
+    >>> [ax.get_title() for ax in figure.axes]
+    ['grpo: B 1.71, scalerl 1.66']
+    """
+    full = found.recipes[0] if full is None else full
+    if full not in found.recipes:
+        raise UserError(f"leave-one-out: {full!r} is none of {', '.join(found.recipes)}, which share a ceiling")
+    others = [name for name in found.recipes if name != full]
+    rows = math.ceil(len(others) / COLUMNS)
+    across = min(len(others), COLUMNS)
+    figure = _new_figure(4.2 * across, 3.4 * rows) if figure is None else figure
+    panels = figure.subplots(rows, across, squeeze=False, sharex=True, sharey=True)
+    for ax, name in zip(panels.flat, others, strict=False):
+        plot_straight(found, ax, recipes=(full, name))
+        ax.set_title(f"{name}: B {_short(found.B[name])}, {full} {_short(found.B[full])}", fontsize="medium")
+        ax.title.set_parse_math(False)
+    for ax in panels.flat[len(others) :]:
+        ax.remove()
+    return figure
+
+
+def draw(compared: Compared, which: str, found: SameCeiling | None = None, *, full: str | None = None) -> Axes:
+    """Draw the figure `which` of the command and return an axis of it."""
+    if which == "forest":
+        return plot_forest(compared)
+    found = same_ceiling(compared) if found is None else found
+    return plot_straight(found) if which == "line" else plot_leave_one_out(found, full).axes[0]
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _short(e: Estimate) -> str:
+    return "unknown" if e.value is None else f"{e.value:.2f}"

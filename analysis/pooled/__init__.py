@@ -1,0 +1,1 @@
+"""Several runs in one estimate: seeds of a recipe, shared parameters, groups and sizes."""

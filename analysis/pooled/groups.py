@@ -1,0 +1,222 @@
+"""Several curves of one experiment: data sets or difficulty buckets of one run, or runs of growing size.
+
+Each group has a curve of its own; a nested test says whether they share parameters, and where the groups are numbers
+(model size, batch, completions per prompt) a second-stage line predicts the next one.
+
+Promises: a prompt's bucket is chosen on all its evaluations together, so that luck at the start cannot bend a curve.
+Does not promise that groups of one run are independent: their policy is the same, so their noise is shared in part,
+which makes the nested test say "differ" less often than its level (``python -m benchmarks.groups --only test``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from analysis.findings import Finding, finding
+from analysis.fits.evaluations import Window, evaluations_of
+from analysis.fits.fitting import fit
+from analysis.fits.results import Fit, Fits
+from analysis.pooled.grouped import GroupFits, Line, Predicted
+from analysis.pooled.joint import fit_shared
+from analysis.pooled.secondstage import fit_line
+from analysis.pooled.shared import SharedFit
+from analysis.readers.frames import read_frame
+from analysis.schema import Run
+from scalerl.runlog import UserError
+
+BUCKETS = ("hard", "middle", "easy")
+SHARED = ("B", "C_mid")
+DIFFICULTY = "difficulty"
+
+
+def fit_groups(
+    given: Any,
+    *,
+    by: str | Mapping[str, float],
+    share: str | Sequence[str] = SHARED,
+    following: float | None = None,
+    x: str | None = None,
+    window: Window = (None, None),
+    level: float = 0.95,
+) -> GroupFits:
+    """Fit each group with a curve of its own, test what they share, and predict the next size.
+
+    Parameters
+    ----------
+    given : DataFrame, Run, or iterable of Run
+        A table with a column that names each row's group; one run for ``by="difficulty"``; or runs.
+    by : str or mapping of run to number
+        Column of the table; ``"difficulty"`` for thirds of the prompts by how often they were solved; for runs a field
+        of their configuration, such as ``batch_size``, or a number for each run by name.
+    share : names of {"R0", "A", "B", "C_mid"}
+        What is tested to be one value for all groups.
+    following : float, optional
+        Size to predict; by default the next in the sequence of sizes.
+    x, window, level
+        See `analysis.fit`.
+
+    Returns
+    -------
+    GroupFits
+
+    Raises
+    ------
+    UserError
+        If there are fewer than two groups, or what tells them apart is not there.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from analysis.curves.curve import R
+    >>> rng, C = np.random.default_rng(0), np.arange(25.0) / 3
+    >>> frames = [
+    ...     pd.DataFrame({"gpu_hours": C, "accuracy": R(C, 0.1, A, 1.5, 1) + rng.normal(0, 0.005, 25), "dataset": name})
+    ...     for name, A in (("math", 0.7), ("code", 0.5))
+    ... ]
+    >>> told = fit_groups(pd.concat(frames), by="dataset")
+    >>> [f.name for f in told.fits], told.shared.differ
+    (['math', 'code'], False)
+    """
+    runs, sizes, findings = _groups(given, by, x)
+    if len(runs) < 2:
+        raise UserError(f"by: {len(runs)} group by {_said(by)}; two or more are needed")
+    fits = fit(runs, x=x, window=window, level=level)
+    shared, why = _shared(fits, share, window, level)
+    if why:
+        findings.append(finding("not-tested", f"what the groups share is not tested: {why}"))
+    if isinstance(by, str) and not sizes:
+        what = "the groups are of one run: they share noise, and the test finds a difference less often than it should"
+        findings.append(finding("shared-noise", what))
+    line = None
+    if sizes:
+        line, doubts = _second_stage(fits, sizes, following, level)
+        findings += doubts
+    label = by if isinstance(by, str) else "size"
+    return GroupFits(label, fits, shared, sizes or None, line, level, tuple(findings))
+
+
+def _said(by: str | Mapping[str, float]) -> str:
+    return repr(by) if isinstance(by, str) else "the mapping"
+
+
+def _groups(
+    given: Any, by: str | Mapping[str, float], x: str | None
+) -> tuple[list[Run], dict[str, float], list[Finding]]:
+    """Runs of the groups, their sizes where they are numbers, and what is to be said of them."""
+    if hasattr(given, "columns"):
+        return _of_table(given, by, x)
+    runs = [given] if isinstance(given, Run) else list(given)
+    if any(not isinstance(r, Run) for r in runs):
+        raise UserError("fit(by=...) takes a table, a run, or runs; read files with analysis.read(path)")
+    if by == DIFFICULTY:
+        if len(runs) != 1:
+            raise UserError(f"by: 'difficulty' takes one run; {len(runs)} given")
+        return difficulty_buckets(runs[0]), {}, []
+    sizes = {run.name: _size(run, by) for run in runs}
+    return sorted(runs, key=lambda r: sizes[r.name]), dict(sorted(sizes.items(), key=lambda item: item[1])), []
+
+
+def _of_table(
+    table: Any, by: str | Mapping[str, float], x: str | None
+) -> tuple[list[Run], dict[str, float], list[Finding]]:
+    if not isinstance(by, str) or by not in table.columns:
+        raise UserError(f"by: no column {_said(by)} in the table; it has {', '.join(map(str, table.columns))}")
+    if table[by].isna().any():
+        raise UserError(f"by: {int(table[by].isna().sum())} rows of column {by!r} are empty; leave them out")
+    values = list(dict.fromkeys(table[by].tolist()))
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    if numbers:
+        values.sort()
+        if not all(math.isfinite(v) and v > 0.0 for v in values):
+            raise UserError(f"by: the sizes in column {by!r} must be above 0")
+    names = [f"{by}={v:g}" if numbers else str(v) for v in values]
+    runs = [
+        read_frame(table[table[by] == v].drop(columns=by), name, x=x) for v, name in zip(values, names, strict=True)
+    ]
+    return runs, dict(zip(names, map(float, values), strict=True)) if numbers else {}, []
+
+
+def _size(run: Run, by: str | Mapping[str, float]) -> float:
+    if isinstance(by, str):
+        config = run.header.get("config")
+        value = config.get(by) if isinstance(config, dict) else None
+        where = f"its configuration has no number called {by!r}"
+    else:
+        value, where = by.get(run.name), "the mapping does not name it"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0.0):
+        raise UserError(f"by: {run.name}: {where}, above 0; give by={{run: number}}")
+    return float(value)
+
+
+def difficulty_buckets(run: Run) -> list[Run]:
+    """Split a run into thirds of its prompts, by how often each was solved over all evaluations.
+
+    Chosen on the first evaluations alone, prompts that were unlucky there would seem to learn: regression to the mean
+    would bend the curve at its start. Over all evaluations what luck decides is the same at every one of them.
+
+    Raises
+    ------
+    UserError
+        If the log does not hold the counts of each prompt, the same prompts at every evaluation.
+    """
+    axis = run.axes[0]
+    counts = evaluations_of(run, axis).correct
+    if not counts or len({len(correct) for correct, _ in counts}) > 1:
+        raise UserError(f"{run.name}: the log does not hold the counts of the same prompts at every evaluation")
+    if len(sets := {str(p) for p in run.data.get("prompt_set", ())}) > 1:
+        raise UserError(f"{run.name}: evaluated on {len(sets)} sets of prompts; buckets need one")
+    prompts = len(counts[0][0])
+    if prompts < 2 * len(BUCKETS):
+        raise UserError(f"{run.name}: {prompts} prompts are too few for {len(BUCKETS)} buckets")
+    solved = np.mean([correct / k for correct, k in counts], axis=0)
+    order = np.argsort(solved, kind="stable")
+    made = []
+    for name, members in zip(BUCKETS, np.array_split(order, len(BUCKETS)), strict=True):
+        rows = [np.asarray(c, dtype=int)[members] for c in run.data["correct"]]
+        correct = np.empty(len(rows), dtype=object)
+        correct[:] = [r.tolist() for r in rows]
+        rate = np.array([r.mean() / k for r, k in zip(rows, run.data["k"], strict=True)])
+        data = {**run.data, "correct": correct, "pass_rate": rate}
+        label = f"{name} ({solved[members].min():.2f} to {solved[members].max():.2f})"
+        made.append(replace(run, name=label, recipe=label, data=data))
+    return made
+
+
+def _shared(fits: Fits, share: str | Sequence[str], window: Window, level: float) -> tuple[SharedFit | None, str]:
+    """The nested test; None with the reason where it cannot be made."""
+    if not share:
+        return None, "nothing was asked for"
+    usable = [f for f in fits if f.fitted and f.params["B"].value is not None and f.n > 4]
+    if len(usable) < 2:
+        return None, "fewer than two groups have a curve"
+    return fit_shared([f.run for f in usable], share, x=usable[0].x, window=window, level=level), ""
+
+
+def _second_stage(
+    fits: Iterable[Fit], sizes: Mapping[str, float], following: float | None, level: float
+) -> tuple[Line | None, list[Finding]]:
+    usable = [f for f in fits if f.trusted_draws is not None and f.fitted]
+    known = np.array([sizes[f.name] for f in usable])
+    if len(np.unique(known)) < 3:
+        what = f"{len(np.unique(known))} sizes with a curve: a line to the next size takes three or more"
+        return None, [finding("second-stage", what)]
+    at = float(known[-1] * (known[-1] / known[0]) ** (1.0 / (len(known) - 1))) if following is None else following
+    if not (math.isfinite(at) and at > 0.0):
+        raise UserError(f"next: {at:g} is no size above 0 (--next)")
+    predicted: dict[str, Predicted] = {
+        name: fit_line(name, known, [f.trusted_draws for f in usable], at, level) for name in ("A", "B", "C_mid")
+    }
+    early = [f.name for f in usable if not f.params["A"].identified]
+    what = (
+        f"the prediction at {at:g} extrapolates twice: every ceiling beyond its data, and the line beyond its sizes; "
+        f"it rests on {len(known)} points"
+    )
+    doubts = [finding("second-stage", what, severity="warning")]
+    if early:
+        doubts.append(finding("grade", f"A is not identified in {', '.join(early)}: the line leans on guesses"))
+    return Line(tuple(float(v) for v in known), tuple(f.name for f in usable), at, predicted), doubts

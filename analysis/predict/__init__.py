@@ -1,0 +1,1 @@
+"""What comes next: forecasts, and how wrong such forecasts were before."""

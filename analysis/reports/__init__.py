@@ -1,0 +1,1 @@
+"""Pages and files: the HTML report, the watch screen, pictures written without overwriting."""
