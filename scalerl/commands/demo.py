@@ -1,0 +1,34 @@
+"""The command demo. Importing this costs argparse and nothing more."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from scalerl.commands.common import natural
+
+if TYPE_CHECKING:
+    from scalerl.commands.common import Subparsers
+
+
+def add_command(subparsers: Subparsers) -> None:
+    """Add the command to a parser."""
+    parser = subparsers.add_parser("demo", help="train two small recipes, fit, compare, and write a report")
+    parser.add_argument("--output", metavar="DIR", help="folder to make (default: runs/demo-seedN)")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N")
+    parser.add_argument("--steps", type=natural, metavar="N", help="updates a recipe, fewer for a quick look")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train two small recipes, fit, compare, and write a report."""
+    from scalerl.cli import main  # the demo is what a person would type
+    from scalerl.demo import train_demo
+
+    runs = train_demo(args.output, seed=args.seed, steps=args.steps)
+    paths, folder = [str(run) for run in runs], runs[0].parent
+    print()
+    code: int = main(["fit", *paths])
+    main(["plot", *paths, "-o", str(folder / "curves.png")])
+    main(["report", *paths, "-o", str(folder / "report.html")])
+    return code

@@ -1,0 +1,103 @@
+"""The command train. Importing this costs argparse and nothing more."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from scalerl.commands.common import complain, place
+from scalerl.runlog import UserError
+
+if TYPE_CHECKING:
+    from scalerl.commands.common import Subparsers
+
+
+def add_command(subparsers: Subparsers) -> None:
+    """Add the command to a parser."""
+    parser = subparsers.add_parser("train", help="train a recipe and log GPU-hours and pass rate")
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="F",
+        help="YAML file or the name of a shipped recipe or size; repeat to lay one over another",
+    )
+    parser.add_argument("--train-data", metavar="F")
+    parser.add_argument("--eval-data", metavar="F")
+    parser.add_argument("--output-dir", required=True, type=place, metavar="DIR", help="run folder to make")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --output-dir from its latest checkpoint, if there is one; the other options may be "
+        "left out then, and --set may raise its limits",
+    )
+    parser.add_argument("--log-file", metavar="F.csv", help="keep the evaluations as CSV, too")
+    parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print memory, seconds a step and GPU-hours to the end, and write nothing",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="change one field; repeatable")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train a recipe, or go on with a run, or say what it would take."""
+    from scalerl.config import load_config
+    from scalerl.runlog import HEADER_FILE
+
+    seed = [] if args.seed is None else [f"seed={args.seed}"]
+    goes_on = args.resume and os.path.lexists(f"{args.output_dir}/{HEADER_FILE}")
+    whole = not goes_on or args.config
+    config = load_config(args.config, [*args.set, *seed]) if whole else None
+    if not goes_on and not (args.train_data and args.eval_data):
+        found = f"there is no run in {args.output_dir} to go on with; " if args.resume else ""
+        raise UserError(f"{found}a new run needs --train-data and --eval-data")
+    if config is not None:
+        config.trainable()
+    if args.dry_run:
+        if goes_on or config is None:
+            raise UserError(
+                f"--dry-run: {args.output_dir} holds a run already; leave --resume out to estimate a new one"
+            )
+        from scalerl.estimate import estimate
+
+        print(estimate(config, args.train_data, args.eval_data))
+        return 0
+
+    from scalerl.display import Display
+    from scalerl.start import resume, train
+
+    try:
+        with Display() as display:
+            if goes_on:
+                folder = resume(
+                    args.output_dir,
+                    [*args.set, *seed],
+                    config=config,
+                    train_data=args.train_data,
+                    eval_data=args.eval_data,
+                    log_file=args.log_file,
+                    report=display,
+                    say=complain,
+                )
+            elif config is not None:
+                folder = train(
+                    config,
+                    args.train_data,
+                    args.eval_data,
+                    args.output_dir,
+                    log_file=args.log_file,
+                    report=display,
+                    say=complain,
+                )
+    except KeyboardInterrupt:
+        complain(
+            "interrupted"
+            + (f"; go on with: scalerl train --resume --output-dir {args.output_dir}" if display.told else "")
+        )
+        return 130
+    print(f"wrote {folder}; look at it with: scalerl fit {folder}")
+    return 0
