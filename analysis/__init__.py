@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from analysis.fits.fitting import fit
     from analysis.fits.results import Fit, Fits, Param
     from analysis.fits.starts import share_R0
-    from analysis.fits.windows import WindowStudy, plot_windows, window_study
+    from analysis.fits.windows import WindowStudy, window_study
     from analysis.plots.backtest_plots import plot_backtest
     from analysis.plots.compared_plots import plot_forest, plot_leave_one_out, plot_straight
     from analysis.plots.forecast_plots import plot_forecast, plot_reach
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from analysis.plots.health_plots import plot_health
     from analysis.plots.plan_plots import plot_plan
     from analysis.plots.plotting import plot_curves, plot_training_curves
+    from analysis.plots.window_plots import plot_windows
     from analysis.pooled.grouped import GroupFits
     from analysis.pooled.groups import difficulty_buckets, fit_groups
     from analysis.pooled.joint import fit_shared, nested
@@ -103,7 +104,7 @@ _HOME = {
     "write_report": "reports.reporting",
     "WindowStudy": "fits.windows",
     "window_study": "fits.windows",
-    "plot_windows": "fits.windows",
+    "plot_windows": "plots.window_plots",
     "Compared": "comparisons.compared",
     "Comparison": "comparisons.standings",
     "Draws": "posteriors.draws",

@@ -297,7 +297,7 @@ def artist(ax, gid):
 
 
 def test_the_figure_shows_the_results_numbers(two):
-    axes = plot_backtest(two)
+    axes = plot_backtest(two).axes
     assert len(axes) == 5
     for horizon, ax in zip(two.horizons, axes, strict=False):
         for i, run in enumerate(two.points):

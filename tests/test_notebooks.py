@@ -30,6 +30,7 @@ def test_there_are_notebooks():
         "01_quickstart.ipynb",
         "02_fit_and_doubt.ipynb",
         "03_the_paper_redone.ipynb",
+        "04_decide.ipynb",
     ]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
-from analysis.curves.solver import Dense, minimise
+from analysis.curves.solver import Dense, _solved, minimise
 from benchmarks import nist
 
 # From its first start MGH10 follows a long bent valley; two thousand steps do not reach the end.
@@ -95,3 +95,13 @@ def test_steps_that_overflow_are_taken_back():
 
     found = minimise(model, np.array([[-600.0], [5.0]]))
     assert found.theta[1, 0] == pytest.approx(np.log(1e-3)) and np.isfinite(found.theta).all()
+
+
+def test_one_singular_system_in_a_batch_spoils_no_other():
+    """Singular or not hangs on the processor: a run that fitted on one machine ended on another with a traceback."""
+    regular = np.array([[4.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]])
+    direction = np.array([1.0, 1.0, 0.0])
+    matrix, right = np.stack([regular, np.outer(direction, direction)]), np.array([[1.0, 2.0, 3.0], [2.0, 2.0, 0.0]])
+    found = _solved(matrix, right)
+    assert found[0] == pytest.approx(np.linalg.solve(regular, right[0]), rel=1e-12)
+    assert found[1] == pytest.approx([1.0, 1.0, 0.0], abs=1e-12)  # the shortest step that solves it

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         from analysis.plots.backtest_plots import plot_backtest
 
-        save(plot_backtest(tested)[0], args.output, force=args.force)
+        save(plot_backtest(tested).axes[0], args.output, force=args.force)
         if not args.json:
             print(f"wrote {args.output}")
     return 0 if tested.rows else 1

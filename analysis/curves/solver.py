@@ -282,7 +282,13 @@ class _State:
 def _solved(matrix: Array, right: Array) -> Array:
     """Solve (m, p, p) systems; two equations by Cramer's rule, which costs a tenth of the general call."""
     if right.shape[1] != 2:
-        return np.asarray(np.linalg.solve(matrix, right[..., None])[..., 0])
+        try:
+            return np.asarray(np.linalg.solve(matrix, right[..., None])[..., 0])
+        except np.linalg.LinAlgError:  # one exactly singular matrix, and which one is hangs on the processor's rounding
+            size, axes = np.linalg.eigh(matrix)
+            along = np.einsum("mqp,mq->mp", axes, right)
+            share = np.divide(along, size, out=np.zeros_like(along), where=size > 1e-14 * size[:, -1:])
+            return np.asarray(np.einsum("mpq,mq->mp", axes, share))
     (a, b), (c, d) = matrix.transpose(1, 2, 0)
     e, f = right.T
     return np.asarray(np.stack([d * e - b * f, a * f - c * e], axis=1) / (a * d - b * c)[:, None])

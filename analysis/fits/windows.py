@@ -1,4 +1,4 @@
-"""How much A depends on where the fit begins: the same run fitted from later and later starts, as a table and a plot.
+"""How much A depends on where the fit begins: the same run fitted from later and later starts, as a table.
 
 Promises: every row is `analysis.fit` with that window and nothing else; the windows share points, and the doubt takes
 that into account. Does not promise that a steady A is right: windows that all end too early agree on a wrong one.
@@ -23,7 +23,6 @@ from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)  # of the points that the default starts leave out
 LEAST_POINTS = 8  # left in a window of the default starts
@@ -176,34 +175,6 @@ def of_windows(rows: Sequence[Window], x: str) -> list[Finding]:
         "the fit begins by more than its limits allow"
     )
     return [finding("window-sensitive", what, worst.A.value - A0)]
-
-
-def plot_windows(study: WindowStudy, ax: Axes | None = None) -> Axes:
-    """Draw A and its limits against the start of the window; returns the axis.
-
-    Where the data leave A open above, an arrow stands in the place of the upper limit.
-    """
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(figsize=(6.0, 3.6), layout="constrained")[1]
-    for i, row in enumerate(study.rows):
-        A = row.A
-        if A.value is None:
-            continue
-        ax.plot([i], [A.value], "o", color="#0072B2", ms=5, gid=f"A-{i}")
-        low = A.value if A.lo is None else A.lo
-        high = 1.0 if A.hi is None else A.hi
-        ax.plot([i, i], [low, high], "-", color="#0072B2", lw=1.6, gid=f"limits-{i}")
-        if A.hi is None:
-            ax.plot([i], [high], "^", color="#0072B2", mfc="none", ms=7, gid=f"open-{i}")
-    labels = [f"{'first' if row.start is None else f'{row.start:.3g}'}\n{row.n} points" for row in study.rows]
-    ax.set_xticks(range(len(study.rows)), labels)
-    ax.set_xlim(-0.5, len(study.rows) - 0.5)
-    ax.set_xlabel(f"start of the window ({unit(study.x)})")
-    ax.set_ylabel("A")
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
 
 
 def _starts(run: Run, x: str, stop: float | None) -> list[float]:

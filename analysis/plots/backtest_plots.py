@@ -13,18 +13,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.plots.captions import NAME_LENGTH
+from analysis.plots.output import new_figure, shown_axes
 from analysis.plots.plotting import LABELS, LEGEND_RUNS, Look
 from analysis.predict.backtests import Backtest, Outcome
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ERROR_COLOURS = ("#56B4E9", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
-def plot_backtest(test: Backtest, method: str = "average") -> list[Axes]:
-    """Draw everything on one figure without a window; returns its axes: each horizon, then errors, then A.
+def plot_backtest(test: Backtest, method: str = "average", figure: Figure | None = None) -> Figure:
+    """Draw each horizon, then the errors by method and A by origin, on one figure; returns the figure.
+
+    Parameters
+    ----------
+    test : Backtest
+    method : str
+        Whose forecasts the horizons show.
+    figure : matplotlib Figure, optional
+        Drawn on; by default a new one without a window.
 
     Raises
     ------
@@ -34,24 +44,22 @@ def plot_backtest(test: Backtest, method: str = "average") -> list[Axes]:
     Examples
     --------
     >>> import analysis as an
-    >>> axes = plot_backtest(an.backtest(an.read("data/paper/scalerl_8b_bs2048_100k.csv"), 2))
-    >>> [ax.get_title(loc="left") for ax in axes]
+    >>> figure = plot_backtest(an.backtest(an.read("data/paper/scalerl_8b_bs2048_100k.csv"), 2))
+    >>> [ax.get_title(loc="left") for ax in figure.axes]
     ['2x ahead, average', 'errors by method; hollow: fewer forecasts', 'A by origin']
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     _drawable(test, method)
     count = len(test.horizons)
-    figure = Figure(figsize=(max(4.0 * count, 9.0), 8.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(4.0 * count, 9.0), 8.2) if figure is None else figure
     halves: Any = figure.subfigures(2, 1)
     top, bottom = halves
     first = top.subplots(1, count, sharey=True, squeeze=False)[0]
     for i, (horizon, ax) in enumerate(zip(test.horizons, first, strict=True)):
         plot_tested(test, horizon, ax, method, legend=i == 0)
     errors, drift = bottom.subplots(1, 2)
-    return [*first, plot_errors(test, errors), plot_drift(test, drift)]
+    plot_errors(test, errors)
+    plot_drift(test, drift)
+    return figure
 
 
 def plot_tested(
@@ -62,7 +70,7 @@ def plot_tested(
     Bars are the widened band of a new evaluation; least squares has none.
     """
     _drawable(test, method)
-    ax = _axes(ax)
+    ax = shown_axes(ax, 6.0, 4.2)
     for i, (run, points) in enumerate(test.points.items()):
         look = Look.of(i, i)
         after = points[points[:, 0] > 0.0]
@@ -97,7 +105,7 @@ def plot_errors(test: Backtest, ax: Axes | None = None) -> Axes:
 
     A method that made fewer forecasts than others at a horizon has a hollow marker: it was tested on others.
     """
-    ax = _axes(ax)
+    ax = shown_axes(ax, 6.0, 4.2)
     middle = test.horizons[len(test.horizons) // 2]
     order = list(
         dict.fromkeys([s.method for s in test.scores if s.horizon == middle] + [s.method for s in test.scores])
@@ -129,7 +137,7 @@ def plot_errors(test: Backtest, ax: Axes | None = None) -> Axes:
 
 def plot_drift(test: Backtest, ax: Axes | None = None) -> Axes:
     """Draw the median and the limits of A against the compute of the origin they are from."""
-    ax = _axes(ax)
+    ax = shown_axes(ax, 6.0, 4.2)
     for i, run in enumerate(test.points):
         look = Look.of(i, i)
         mine = [one for one in test.drift if one.run == run]
@@ -145,15 +153,6 @@ def plot_drift(test: Backtest, ax: Axes | None = None) -> Axes:
     ax.set_ylabel(f"A and its {test.level:.0%} limits")
     ax.set_title("A by origin", loc="left", fontsize="medium")
     return ax
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    made: Axes = plt.subplots(figsize=(6.0, 4.2), layout="constrained")[1]
-    return made
 
 
 def _drawable(test: Backtest, method: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.fits.results import Fit
+from analysis.plots.output import shown_axes
 from analysis.plots.plotting import looks_of
 from scalerl.runlog import UserError
 
@@ -37,10 +38,7 @@ def plot_clouds(fits: Fit | Iterable[Fit], ax: Axes | None = None) -> Axes:
     given = [f for f in ([fits] if isinstance(fits, Fit) else fits) if f.trusted_draws is not None and f.fitted]
     if not given:
         raise UserError("no fit has draws of A and B to show")
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(figsize=(5.0, 4.0), layout="constrained")[1]
+    ax = shown_axes(ax, 5.0, 4.0)
     for fit, look in zip(given, looks_of(given), strict=True):
         d, colour = fit.trusted_draws, look.style["color"]
         if d is None:

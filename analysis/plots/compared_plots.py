@@ -14,7 +14,7 @@ import numpy as np
 from analysis.comparisons.compared import Compared, Estimate
 from analysis.comparisons.compared_tables import share
 from analysis.comparisons.straight import SameCeiling, same_ceiling
-from analysis.plots.output import new_axes
+from analysis.plots.output import new_axes, new_figure, shown_axes
 from analysis.plots.plotting import COLOURS, LABELS, MARKERS, _round_numbers
 from scalerl.runlog import UserError
 
@@ -47,7 +47,7 @@ def plot_forest(compared: Compared, ax: Axes | None = None) -> Axes:
     ['scalerl (1 seed)', 'grpo (1 seed)']
     """
     rows = [row for row in compared.rows if row.difference.value is not None]
-    ax = new_axes(7.0, 1.4 + 0.38 * len(rows)) if ax is None else ax
+    ax = shown_axes(ax, 7.0, _forest_height(compared))
     ax.axvline(0.0, color="0.6", lw=1.0, gid="none")
     for i, row in enumerate(rows):
         colour, d = COLOURS[0], row.difference
@@ -93,7 +93,7 @@ def plot_straight(found: SameCeiling, ax: Axes | None = None, *, recipes: tuple[
     """
     from matplotlib.ticker import NullLocator
 
-    ax = new_axes() if ax is None else ax
+    ax = shown_axes(ax, 7.0, 4.6)
     for i, line in enumerate(found.lines):
         if recipes is not None and line.recipe not in recipes:
             continue
@@ -155,7 +155,7 @@ def plot_leave_one_out(found: SameCeiling, full: str | None = None, figure: Figu
     others = [name for name in found.recipes if name != full]
     rows = math.ceil(len(others) / COLUMNS)
     across = min(len(others), COLUMNS)
-    figure = _new_figure(4.2 * across, 3.4 * rows) if figure is None else figure
+    figure = new_figure(4.2 * across, 3.4 * rows) if figure is None else figure
     panels = figure.subplots(rows, across, squeeze=False, sharex=True, sharey=True)
     for ax, name in zip(panels.flat, others, strict=False):
         plot_straight(found, ax, recipes=(full, name))
@@ -169,18 +169,14 @@ def plot_leave_one_out(found: SameCeiling, full: str | None = None, figure: Figu
 def draw(compared: Compared, which: str, found: SameCeiling | None = None, *, full: str | None = None) -> Axes:
     """Draw the figure `which` of the command and return an axis of it."""
     if which == "forest":
-        return plot_forest(compared)
+        return plot_forest(compared, new_axes(7.0, _forest_height(compared)))
     found = same_ceiling(compared) if found is None else found
-    return plot_straight(found) if which == "line" else plot_leave_one_out(found, full).axes[0]
+    return plot_straight(found, new_axes()) if which == "line" else plot_leave_one_out(found, full).axes[0]
 
 
-def _new_figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def _forest_height(compared: Compared) -> float:
+    """Inches that leave every recipe a line of its own."""
+    return 1.4 + 0.38 * sum(row.difference.value is not None for row in compared.rows)
 
 
 def _short(e: Estimate) -> str:

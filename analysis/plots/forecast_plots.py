@@ -14,6 +14,7 @@ import numpy as np
 from analysis.curves.solver import Array
 from analysis.fits.tables import unit
 from analysis.plots.captions import NAME_LENGTH
+from analysis.plots.output import shown_axes
 from analysis.plots.plotting import looks_of, plot_curves
 from analysis.predict.ahead import CALIBRATED
 from analysis.predict.forecasts import Forecast, Forecasts
@@ -103,10 +104,7 @@ def plot_reach(forecasts: Forecast | Forecasts | Sequence[Forecast], ax: Axes | 
     given = [one for one in _several(forecasts) if one.paths]
     if not given:
         raise UserError("no run has a forecast to draw")
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(figsize=(6.0, 4.0), layout="constrained")[1]
+    ax = shown_axes(ax, 6.0, 4.0)
     for one, look in zip(given, looks_of([one.fit for one in given]), strict=True):
         path, colour = one.paths[one.method], look.style["color"]
         known = int((path.origins >= CALIBRATED).sum())

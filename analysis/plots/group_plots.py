@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.plots.output import shown_axes
 from analysis.plots.plotting import plot_curves
 from analysis.pooled.grouped import GroupFits
 from analysis.pooled.secondstage import natural
@@ -31,10 +32,7 @@ def plot_line(groups: GroupFits, name: str = "A", ax: Axes | None = None) -> Axe
     line = groups.line
     if line is None or groups.sizes is None:
         raise UserError("these groups have no line over sizes; it takes three sizes or more")
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(figsize=(6.0, 4.0), layout="constrained")[1]
+    ax = shown_axes(ax, 6.0, 4.0)
     for i, run in enumerate(line.runs):
         p = groups.fits[run].params[name]
         if p.value is None:

@@ -15,6 +15,7 @@ from analysis.checks import stepchecks as limits
 from analysis.checks.health import BESIDE, Health, RunHealth
 from analysis.checks.steps import moving_mean
 from analysis.curves.solver import Array
+from analysis.plots.output import new_figure
 from analysis.readers.cleaning import printable
 from scalerl.runlog import UserError
 
@@ -62,12 +63,7 @@ def plot_health(result: RunHealth | Health, figure: Figure | None = None) -> Fig
                 f"plot_health: draws one run, and {len(result)} were given; name one: {', '.join(result.names)}"
             )
         result = result[0]
-    if figure is None:
-        from analysis.plots.output import new_axes
-
-        blank = new_axes(10.0, 6.2)
-        figure = blank.figure.figure
-        blank.remove()
+    figure = new_figure(10.0, 6.2) if figure is None else figure
     axes = figure.subplots(2, 3).ravel()
     steps = result.steps
     update = steps.columns.get("step", np.arange(1.0, len(steps) + 1.0))

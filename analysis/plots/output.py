@@ -1,7 +1,8 @@
-"""Write pictures to files that are not there yet.
+"""Where figures are drawn, and how they become files that are not there yet.
 
-Promises: no window, no pyplot; an existing file is written over only when forced, and a refusal comes before the work.
-A file is there whole or not at all: when writing fails, what was there before is still there.
+Promises: what is drawn for a file needs no window and no pyplot; an existing file is written over only when forced, and
+a refusal comes before the work. A file is there whole or not at all: when writing fails, what was there before is still
+there.
 """
 
 from __future__ import annotations
@@ -22,14 +23,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def new_axes(width: float = 7.0, height: float = 4.6) -> Axes:
-    """Return axes on a canvas without a window, outside pyplot's list of open figures."""
+def new_figure(width: float = 7.0, height: float = 4.6) -> Figure:
+    """Return a figure on a canvas without a window, outside pyplot's list of open figures; in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure.add_subplot()
+    return figure
+
+
+def new_axes(width: float = 7.0, height: float = 4.6) -> Axes:
+    """Return the axes of a `new_figure`."""
+    return new_figure(width, height).add_subplot()
+
+
+def shown_axes(ax: Axes | None, width: float, height: float) -> Axes:
+    """Return the axes that were given, or else those of a new figure of pyplot, which a notebook shows by itself."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    made: Axes = plt.subplots(figsize=(width, height), layout="constrained")[1]
+    return made
 
 
 def save(ax: Axes, path: str | os.PathLike[str], *, force: bool = False) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.budgets.plans import Plan, Plans
+from analysis.plots.output import shown_axes
 from analysis.plots.plotting import COLOURS, MARKERS
 from scalerl.runlog import UserError
 
@@ -32,10 +33,7 @@ def plot_plan(plans: Plan | Plans | Sequence[Plan], ax: Axes | None = None) -> A
     given = [one for one in ([plans] if isinstance(plans, Plan) else list(plans)) if one.budgets]
     if not given:
         raise UserError("no run has a plan to draw")
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(figsize=(6.0, 4.0), layout="constrained")[1]
+    ax = shown_axes(ax, 6.0, 4.0)
     for i, one in enumerate(given):
         multiples = [b.multiple for b in one.budgets]
         style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "ms": 5}

@@ -17,7 +17,7 @@ import numpy as np
 
 from analysis.fits.results import Fit
 from analysis.plots.captions import band_level, band_name, has_band, label
-from analysis.plots.output import new_axes, save
+from analysis.plots.output import new_axes, save, shown_axes
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
@@ -100,10 +100,7 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(figsize=(7.0, 4.6), layout="constrained")[1]
+    ax = shown_axes(ax, 7.0, 4.6)
 
     scale = _Scale.of(fits, extend)
     ax.set_xscale("log")

@@ -115,8 +115,9 @@ def comparison_section(
 
 def ceilings_section(figures: Figures, fits: Sequence[Fit], *, few: bool) -> str:
     """Clouds of A and B, and A against where the fit begins."""
-    from analysis.fits.windows import plot_windows, window_study
+    from analysis.fits.windows import window_study
     from analysis.plots.cloud_plots import plot_clouds
+    from analysis.plots.window_plots import plot_windows
 
     parts = []
     if any(fit.trusted_draws is not None and fit.fitted for fit in fits):
