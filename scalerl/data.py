@@ -7,17 +7,16 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from scalerl.runlog import UserError, read_regular, write_json
+from scalerl.preparing.columns import REASONS
+from scalerl.preparing.readers import SUFFIXES, DataError, find_sources, read_rows
+from scalerl.runlog import read_regular, write_json
 from scalerl.tasks import Item, get_task
 
 SPLITS = ("train", "eval", "test")
+ROW_SUFFIXES = tuple(suffix for suffix, kind in SUFFIXES.items() if kind != "json")
 MOST_REPEATS = 1000  # so many prompts drawn in a row that were drawn before: there are hardly any others
-
-
-class DataError(UserError):
-    """A data file that cannot be used."""
 
 
 class DataSet(NamedTuple):
@@ -55,17 +54,22 @@ def prepare(task_name: str, output: str, *, sizes: Sequence[int] = (1500, 256, 2
 
 
 def load_data(path: str | os.PathLike[str], *, limit: int | None = None) -> DataSet:
-    """Read a JSON list of items with ``prompt`` and ``answer``.
+    """Read items with ``prompt`` and ``answer``, and whatever columns they have beside these.
+
+    Parameters
+    ----------
+    path : path
+        A JSON list, JSONL, Parquet, or an Arrow file or a folder that ``datasets.save_to_disk`` wrote.
+    limit : int, optional
+        Keep so many items from the top; all of them are checked.
 
     Raises
     ------
     DataError
         If the file cannot be read, is not such a list, or has a prompt twice; the message names the first item.
     """
-    try:
-        items = json.loads(read_regular(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
+    file = Path(path)
+    items = _items_of_rows(file) if file.is_dir() or file.suffix.lower() in ROW_SUFFIXES else _items_of_json(file)
     if not isinstance(items, list) or not items:
         raise DataError(f'{path}: expected a list of items, each with "prompt" and "answer"')
     seen: dict[str, int] = {}
@@ -80,7 +84,25 @@ def load_data(path: str | os.PathLike[str], *, limit: int | None = None) -> Data
             raise DataError(f"{path}: item {index} has the prompt of item {seen[item['prompt']]}")
         seen[item["prompt"]] = index
     items = items[:limit]
-    return DataSet(str(path), items, _hash(items))
+    return DataSet(str(path), items, hash_items(items))
+
+
+def _items_of_json(path: Path) -> Any:
+    try:
+        return json.loads(read_regular(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
+
+
+def _items_of_rows(path: Path) -> list[Any]:
+    sources, _ = find_sources([str(path)])
+    items = []
+    for source in sources:
+        for row in read_rows(source):
+            if row.problem:
+                raise DataError(f"{source.path}:{row.number}: {REASONS[row.problem]}; scalerl prepare leaves such out")
+            items.append(row.value)
+    return items
 
 
 def encode_prompts(
@@ -108,7 +130,7 @@ def encode_prompts(
     if len(short) == len(prompts):
         return data, prompts
     items = [data.items[index] for index in short]
-    kept = DataSet(data.path, items, _hash(items), dropped=len(prompts) - len(short))
+    kept = DataSet(data.path, items, hash_items(items), dropped=len(prompts) - len(short))
     return kept, [prompts[index] for index in short]
 
 
@@ -123,7 +145,8 @@ def check_apart(train: DataSet, evaluation: DataSet) -> None:
         )
 
 
-def _hash(items: Sequence[Item]) -> str:
+def hash_items(items: Sequence[Item]) -> str:
+    """Return the sha256 of prompts and answers in their order; other columns are not in it."""
     pairs = [[item["prompt"], item["answer"]] for item in items]
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from scalerl.runlog import UserError
 
-Item = Mapping[str, str]
-"""``prompt`` and ``answer``; demonstrations for the warm-up also have ``thinking`` and ``solution``."""
+Item = Mapping[str, Any]
+"""``prompt`` and ``answer``, both text; demonstrations for the warm-up also have ``thinking`` and ``solution``. Further
+columns of a data set hold whatever JSON can."""
 
 # A prompt belongs to the split that its own text hashes to, so splits are disjoint for any seeds and any sizes.
 SPLIT_SHARES = {"warmup": 40, "train": 40, "eval": 10, "test": 10}
