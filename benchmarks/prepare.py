@@ -1,7 +1,7 @@
 """CPU-seconds and peak memory of `scalerl prepare --input` on 100,000 prompts, one core.
 
-Run ``python benchmarks/prepare.py [--rows N] [--repeat N]`` from the repository's root; needs the extra `data`. The bar:
-under 60 s of process CPU time and under 2 GB of peak memory, in a process of its own from cold, with everything on:
+Run ``python benchmarks/prepare.py [--rows N] [--repeat N]`` from the repository's root; needs the extra `data`. The
+bar: under 60 s of process CPU time and 2 GB of peak memory, in a process of its own from cold, with everything on:
 duplicates exact and near, decontamination against 1,000 test prompts, token budgets by a BPE tokenizer trained here.
 
 The prompts are made up: words from a Zipf law over 20,000 pseudo-words, numbers, pieces of LaTeX, 20 to 120 words, half
@@ -87,7 +87,8 @@ def write(folder: Path, count: int) -> dict[str, int]:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(sample, trainers.BpeTrainer(vocab_size=8000, show_progress=False, initial_alphabet=alphabet))
+    trainer = trainers.BpeTrainer(vocab_size=8000, show_progress=False, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(sample, trainer)
     (folder / "model").mkdir()
     tokenizer.save(str(folder / "model" / "tokenizer.json"))
     return kinds

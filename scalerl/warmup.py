@@ -8,6 +8,7 @@ merely stopped early does not do that (see LOG.md).
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,23 @@ def warmup(
 def _loss(policy: Policy, forward: Forward, texts: list[tuple[str, str]]) -> torch.Tensor:
     """Return the mean cross-entropy of the completions' tokens, end token included."""
     rows = [(policy.encode(prompt), (*policy.encode(text), policy.end_ids[0])) for prompt, text in texts]
+    ids, target = shifted(rows)
+    weights = forward.weights()
+    hidden = forward.hidden(ids, weights).states
+    counted = target >= 0
+    scores = logits(hidden[counted], weights)
+    return F.cross_entropy(scores, target[counted])
+
+
+def shifted(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids (B, T) of prompts and completions, and beside each token the one to be predicted there (B, T).
+
+    Only tokens of completions are targets; -100 stands where there is none.
+    """
     extent = max(len(p) + len(c) for p, c in rows)
     ids = torch.zeros(len(rows), extent, dtype=torch.long)
     target = torch.full((len(rows), extent), -100)
     for row, (prompt, completion) in enumerate(rows):
         ids[row, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
         target[row, len(prompt) - 1 : len(prompt) + len(completion) - 1] = torch.tensor(completion)
-    weights = forward.weights()
-    hidden = forward.hidden(ids, weights).states
-    counted = target >= 0
-    scores = logits(hidden[counted], weights)
-    return F.cross_entropy(scores, target[counted])
+    return ids, target

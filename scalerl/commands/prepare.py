@@ -53,9 +53,7 @@ def add_command(subparsers: Subparsers) -> None:
     own.add_argument(
         "--prompt-tokens", type=natural, metavar="N", help="longest prompt; without --model 4 N characters"
     )
-    own.add_argument(
-        "--near-duplicates", type=_similarity, metavar="J", help="similarity from .7 to 1, or off"
-    )
+    own.add_argument("--near-duplicates", type=_similarity, metavar="J", help="similarity from .7 to 1, or off")
     own.add_argument("--decontaminate", nargs="+", type=place, metavar="FILE", help="test prompts to avoid")
     parser.set_defaults(run=run, **OWN)
 

@@ -4,27 +4,62 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scalerl.commands.common import natural, place
 
 if TYPE_CHECKING:
     from scalerl.commands.common import Subparsers
 
+TASK: dict[str, Any] = {"layers": 2, "width": 64}  # options of --task alone, with their defaults
+OWN: dict[str, Any] = {  # options of --model alone
+    "train_data": None,
+    "epochs": 2,
+    "learning_rate": 1e-5,
+    "max_length": None,
+    "batch_size": 16,
+    "end_of_thinking": "</think>",
+    "no_thinking": False,
+    "device": "auto",
+}
+
 
 def add_command(subparsers: Subparsers) -> None:
     """Add the command to a parser."""
-    parser = subparsers.add_parser("warmup", help="make a small starting checkpoint for a task (4 minutes)")
-    parser.add_argument("--task", required=True, metavar="NAME", help="chain or addition")
+    parser = subparsers.add_parser("warmup", help="make a starting checkpoint, of a task (4 minutes) or on own data")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--task", metavar="NAME", help="chain or addition: a new small model")
+    source.add_argument("--model", type=place, metavar="DIR", help="train this model on --train-data")
     parser.add_argument("--output", required=True, type=place, metavar="DIR")
     parser.add_argument("--seed", type=natural, default=0, metavar="N")
-    parser.add_argument("--layers", type=int, default=2, metavar="N")
-    parser.add_argument("--width", type=int, default=64, metavar="N")
-    parser.set_defaults(run=run)
+    task = parser.add_argument_group("with --task")
+    task.add_argument("--layers", type=int, metavar="N")
+    task.add_argument("--width", type=int, metavar="N")
+    own = parser.add_argument_group("with --model")
+    own.add_argument("--train-data", metavar="F", help="items with prompt, thinking and solution")
+    own.add_argument("--epochs", type=natural, metavar="N")
+    own.add_argument("--learning-rate", type=float, metavar="X")
+    own.add_argument(
+        "--max-length", type=natural, metavar="N", help="in tokens; longer demonstrations are left out"
+    )
+    own.add_argument("--batch-size", type=natural, metavar="N")
+    own.add_argument("--end-of-thinking", metavar="TEXT", help="stands between thinking and solution; </think>")
+    own.add_argument("--no-thinking", action="store_true", help="the solution alone is the completion")
+    own.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    parser.set_defaults(run=run, **TASK, **OWN)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make a small starting checkpoint for a task."""
+    """Make a starting checkpoint, for a task or from a model and own data."""
+    from scalerl.runlog import UserError
+
+    other = OWN if args.task is not None else TASK
+    if idle := [f"--{name.replace('_', '-')}" for name, value in other.items() if getattr(args, name) != value]:
+        raise UserError(f"{', '.join(idle)}: only with {'--model' if args.task is not None else '--task'}")
+    return _own(args) if args.task is None else _task(args)
+
+
+def _task(args: argparse.Namespace) -> int:
     import torch
 
     from scalerl.warmup import warmup
@@ -38,4 +73,42 @@ def run(args: argparse.Namespace) -> int:
     made = warmup(args.task, args.output, seed=args.seed, layers=args.layers, width=args.width, progress=show)
     figures = f"{made['parameters']:.0f} parameters, {made['loss']:.3f} nats a token, {made['cpu_s']:.0f} CPU-s"
     print(f"{args.output}: {figures}")
+    return 0
+
+
+def _own(args: argparse.Namespace) -> int:
+    from scalerl.runlog import UserError
+
+    if args.train_data is None:
+        raise UserError("--train-data: name a file of items with prompt, thinking and solution")
+    import torch
+
+    from scalerl.demonstrations import warmup_on_data
+
+    torch.set_num_threads(1)
+    device = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def show(step: int, steps: int, loss: float) -> None:
+        if step % max(1, steps // 20) == 0 or step == steps:
+            print(f"step {step} of {steps}  loss {loss:.3f} nats a token", file=sys.stderr, flush=True)
+
+    made = warmup_on_data(
+        args.model,
+        args.train_data,
+        args.output,
+        epochs=args.epochs,
+        learning_rate=args.learning_rate,
+        max_length=args.max_length,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        end_of_thinking=args.end_of_thinking,
+        thinking=not args.no_thinking,
+        device=device,
+        progress=show,
+    )
+    left_out = f"{made.incomplete} without all columns and {made.too_long} too long left out"
+    print(f"{args.output}: {made.rows} demonstrations ({left_out}), {made.steps} steps, {made.tokens} tokens")
+    print(
+        f"loss {made.first_loss:.3f} nats a token in the first epoch, {made.last_loss:.3f} in the last; {made.cpu_s:.0f} CPU-s"
+    )
     return 0

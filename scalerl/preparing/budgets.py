@@ -13,6 +13,16 @@ CHARACTERS_A_TOKEN = 4
 """Of English text, roughly: the budget in characters where no tokenizer is there to count."""
 
 
+def over_budget(prompts: Sequence[str], budget: int, count: Callable[[Sequence[str]], list[int]]) -> dict[int, int]:
+    """Return the lengths in tokens of those prompts that are over a budget, by index.
+
+    An ASCII text has at most a token a character, so a short one need not be counted: most are.
+    """
+    unsure = [index for index, text in enumerate(prompts) if len(text) > budget or not text.isascii()]
+    lengths = count([prompts[index] for index in unsure]) if unsure else []
+    return {index: length for index, length in zip(unsure, lengths, strict=True) if length > budget}
+
+
 def token_counter(model: str) -> Callable[[Sequence[str]], list[int]]:
     """Return a function that counts the tokens of texts as they stand, by the tokenizer in a model directory.
 
@@ -21,6 +31,8 @@ def token_counter(model: str) -> Callable[[Sequence[str]], list[int]]:
     UserError
         If there is no tokenizer that can be read.
     """
+    if not Path(model).exists() and (Path(model).is_absolute() or model.startswith(".") or model.count("/") != 1):
+        raise UserError(f"--model: there is no directory {model}")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     file = Path(model) / "tokenizer.json"
     try:

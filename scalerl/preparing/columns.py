@@ -39,7 +39,7 @@ REASONS: dict[str, str] = {
 }
 
 
-class Rejected(Exception):
+class RowError(Exception):
     """A row that is left out, with its reason."""
 
 
@@ -55,7 +55,7 @@ def to_item(value: Any, columns: Columns, left_out: dict[str, int]) -> dict[str,
 
     Raises
     ------
-    Rejected
+    RowError
         If the row is of no use; the argument is a key of `REASONS`.
 
     Examples
@@ -64,7 +64,7 @@ def to_item(value: Any, columns: Columns, left_out: dict[str, int]) -> dict[str,
     {'prompt': '1 + 1?', 'answer': '2', 'solution': 'It is \\\\boxed{2}.', 'difficulty': '3/8'}
     """
     if not isinstance(value, Mapping):
-        raise Rejected("not_an_object")
+        raise RowError("not_an_object")
     row = _plain_columns(value, left_out)
     system, prompt, prompt_column = _prompt(row, columns.prompt)
     answer, answer_column, worked = _answer(row, columns.answer)
@@ -93,11 +93,11 @@ def prompt_of(value: Any, columns: Columns) -> str:
 
     Raises
     ------
-    Rejected
+    RowError
         If there is none.
     """
     if not isinstance(value, Mapping):
-        raise Rejected("not_an_object")
+        raise RowError("not_an_object")
     row = _plain_columns(value, {})
     return _prompt(row, columns.prompt if columns.prompt in row else None)[1]
 
@@ -108,25 +108,25 @@ def _plain_columns(value: Mapping[Any, Any], left_out: dict[str, int]) -> dict[s
         try:
             size += _check_text(str(name))
             plain, cell_size = _plain(cell)
-        except _NoJson:
+        except _NoJsonError:
             left_out[str(name)] = left_out.get(str(name), 0) + 1
             continue
         size += cell_size
         if plain is not None:
             row[str(name)] = plain
     if size > MOST_ROW_BYTES:
-        raise Rejected("too_long")
+        raise RowError("too_long")
     return row
 
 
-class _NoJson(Exception):
+class _NoJsonError(Exception):
     """A value of a kind that JSON has not."""
 
 
 def _plain(value: Any, depth: int = 0) -> tuple[Any, int]:
     """Return a value as JSON can hold it, and about how many bytes it is; NaN and infinities become None."""
     if depth > MOST_DEPTH:
-        raise Rejected("not_json")
+        raise RowError("not_json")
     if isinstance(value, str):
         return value, _check_text(value)
     if value is None or isinstance(value, (bool, int)):
@@ -140,18 +140,18 @@ def _plain(value: Any, depth: int = 0) -> tuple[Any, int]:
     if isinstance(value, (list, tuple)):
         cells = [_plain(cell, depth + 1) for cell in value]
         return [cell[0] for cell in cells], sum(cell[1] for cell in cells)
-    raise _NoJson
+    raise _NoJsonError
 
 
 def _check_text(text: str) -> int:
     if "\0" in text:
-        raise Rejected("nul")
+        raise RowError("nul")
     if text.isascii():
         return len(text)
     try:
         return len(text.encode())
     except UnicodeEncodeError as error:
-        raise Rejected("half_character") from error
+        raise RowError("half_character") from error
 
 
 def _prompt(row: Mapping[str, Any], named: str | None) -> tuple[str | None, str, str]:
@@ -159,13 +159,13 @@ def _prompt(row: Mapping[str, Any], named: str | None) -> tuple[str | None, str,
     names = (named,) if named else PROMPT_COLUMNS
     column = next((name for name in names if row.get(name) is not None), None)
     if column is None:
-        raise Rejected("missing_prompt")
+        raise RowError("missing_prompt")
     value = row[column]
     system, text = _messages(value) if isinstance(value, list) else (None, value)
     if not isinstance(text, str):
-        raise Rejected("prompt_not_text")
+        raise RowError("prompt_not_text")
     if not text.strip():
-        raise Rejected("empty_prompt")
+        raise RowError("empty_prompt")
     return system, text.strip(), column
 
 
@@ -173,18 +173,18 @@ def _messages(messages: list[Any]) -> tuple[str | None, str]:
     texts: dict[str, list[str]] = {"system": [], "user": []}
     for message in messages:
         if not isinstance(message, dict):
-            raise Rejected("prompt_not_text")
+            raise RowError("prompt_not_text")
         content, role = message.get("content"), message.get("role")
         if isinstance(content, list):  # parts, as models that also read pictures take them
             parts = [part.get("text") if isinstance(part, dict) else None for part in content]
             content = "".join(parts) if parts and all(isinstance(part, str) for part in parts) else None  # type: ignore[arg-type]
         if not isinstance(content, str):
-            raise Rejected("prompt_not_text")
+            raise RowError("prompt_not_text")
         if role not in texts:
-            raise Rejected("conversation")
+            raise RowError("conversation")
         texts[role].append(content)
     if len(texts["user"]) != 1:
-        raise Rejected("conversation")
+        raise RowError("conversation")
     return "\n\n".join(texts["system"]) or None, texts["user"][0]
 
 
@@ -193,7 +193,7 @@ def _answer(row: Mapping[str, Any], named: str | None) -> tuple[str, str | None,
     if named:
         value = row.get(named)
         if value is None:
-            raise Rejected("missing_answer")
+            raise RowError("missing_answer")
         if isinstance(value, (dict, list)) and len(value) != 1:  # tests of code, for instance
             value = json.dumps(value, ensure_ascii=False)
         return _answer_text(value), named, None
@@ -208,7 +208,7 @@ def _answer(row: Mapping[str, Any], named: str | None) -> tuple[str, str | None,
     solution = row.get("solution")
     if isinstance(solution, str) and (final := final_answer(solution)):
         return final, None, None
-    raise Rejected("missing_answer")
+    raise RowError("missing_answer")
 
 
 def _answer_text(value: Any) -> str:
@@ -217,10 +217,10 @@ def _answer_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise Rejected("answer_not_text")
+        raise RowError("answer_not_text")
     text = str(value).strip()
     if not text:
-        raise Rejected("empty_answer")
+        raise RowError("empty_answer")
     return text
 
 

@@ -10,6 +10,7 @@ nothing, or short prompts with the same ending would all be near one another.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from scalerl.runlog import UserError
 GRAM = 3
 BANDS, ROWS = 20, 5
 COMMON_SHARE, COMMON_AT_LEAST = 0.02, 10
-_MOST_IN_FULL = 64  # members of one bucket that are compared each with each; of a larger one, in a chain and to its first
+_MOST_IN_FULL = (
+    64  # members of one bucket that are compared each with each; of a larger one, in a chain and to its first
+)
 _MOST_ACROSS = 16  # texts of one bucket of the other side that a text is compared with
 
 Signatures = NDArray[np.uint64]
@@ -107,7 +110,8 @@ def near_pairs(shingles: Shingles, signatures: Signatures, threshold: float) -> 
     agree = _agreement(signatures, signatures, pairs) >= threshold - 0.25  # six standard deviations below it
     pairs = pairs[agree]
     near = [jaccard(shingles.set_of(i), shingles.set_of(j)) >= threshold for i, j in pairs.tolist()]
-    return pairs[np.array(near, bool)]
+    reached: Pairs = pairs[np.array(near, bool)]
+    return reached
 
 
 def near_across(
@@ -160,7 +164,7 @@ def _buckets(keys: Hashes) -> Iterator[list[int]]:
 def _pairs_of(bucket: list[int]) -> list[tuple[int, int]]:
     if len(bucket) <= _MOST_IN_FULL:
         return [(i, j) for place, i in enumerate(bucket) for j in bucket[place + 1 :]]
-    return [*((bucket[0], j) for j in bucket[1:]), *zip(bucket[1:], bucket[2:], strict=False)]
+    return [*((bucket[0], j) for j in bucket[1:]), *pairwise(bucket[1:])]
 
 
 def _agreement(mine: Signatures, theirs: Signatures, pairs: Pairs) -> NDArray[np.float64]:

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalerl.data import hash_items
-from scalerl.preparing.budgets import CHARACTERS_A_TOKEN, token_counter
-from scalerl.preparing.columns import Columns, Rejected, prompt_of, to_item
+from scalerl.preparing.budgets import CHARACTERS_A_TOKEN, over_budget, token_counter
+from scalerl.preparing.columns import Columns, RowError, prompt_of, to_item
 from scalerl.preparing.contamination import find_hits
 from scalerl.preparing.duplicates import Shingles, components, near_pairs
 from scalerl.preparing.readers import DataError, Source, find_sources, read_rows
@@ -131,11 +131,14 @@ def _read(sources: Sequence[Source], options: Options, spool: BinaryIO, report: 
 
     def pass_on() -> None:
         prompts = [item["prompt"] for _, item in waiting]
-        budget = options.prompt_tokens * (1 if count else CHARACTERS_A_TOKEN)
-        lengths = count(prompts) if count else list(map(len, prompts))
-        for (place, item), length in zip(waiting, lengths, strict=True):
-            if length > budget:
-                report.reject(place, "over_budget", detail=f"{length} {'tokens' if count else 'characters'}")
+        if count:
+            over = over_budget(prompts, options.prompt_tokens, count)
+        else:
+            most = options.prompt_tokens * CHARACTERS_A_TOKEN
+            over = {index: len(prompt) for index, prompt in enumerate(prompts) if len(prompt) > most}
+        for index, (place, item) in enumerate(waiting):
+            if index in over:
+                report.reject(place, "over_budget", detail=f"{over[index]} {'tokens' if count else 'characters'}")
             else:
                 kept.append(_spooled(place, item, spool))
         waiting.clear()
@@ -147,10 +150,10 @@ def _read(sources: Sequence[Source], options: Options, spool: BinaryIO, report: 
             place = f"{source.path}:{row.number}"
             try:
                 if row.problem:
-                    raise Rejected(row.problem)
+                    raise RowError(row.problem)
                 report.see(row.value)
                 waiting.append((place, to_item(row.value, options.columns, report.columns_left_out)))
-            except Rejected as reason:
+            except RowError as reason:
                 report.reject(place, str(reason))
             if len(waiting) >= _COUNTED_AT_ONCE:
                 pass_on()
@@ -245,7 +248,7 @@ def _splits(
     splits = split_groups(ranks, groups[left], sizes=options.sizes, shares=options.shares)
     chosen = {name: [rows[left[index]] for index in indices] for name, indices in splits.items()}
     drawn = {row.place for split in chosen.values() for row in split}
-    for index in left:
+    for index in left.tolist():
         if rows[index].place not in drawn:
             report.reject(rows[index].place, "not_drawn")
     return chosen
@@ -259,9 +262,9 @@ def _test_prompts(sources: Sequence[Source], options: Options, report: Report) -
             place = f"{source.path}:{row.number}"
             try:
                 if row.problem:
-                    raise Rejected(row.problem)
+                    raise RowError(row.problem)
                 prompt = prompt_of(row.value, options.columns)
-            except Rejected as reason:
+            except RowError as reason:
                 report.unread_tests.append({"row": place, "reason": str(reason)})
                 continue
             places.append(place)

@@ -123,7 +123,7 @@ def _split_folder(folder: Path, split: str | None) -> tuple[Path, list[str]]:
     if not isinstance(names, list) or not all(isinstance(n, str) and Path(n).name == n for n in names):
         raise DataError(f"{folder / 'dataset_dict.json'}: names no splits")
     wanted = split or ("train" if "train" in names else names[0] if len(names) == 1 else None)
-    if wanted not in names:
+    if wanted is None or wanted not in names:
         what = "no split is named train" if split is None else f"there is no split {split!r}"
         raise DataError(f"{folder}: {what}; --split takes one of {', '.join(sorted(names))}")
     return folder / wanted, [str(folder / name) for name in sorted(names) if name != wanted]
@@ -296,8 +296,8 @@ def _read_arrow(path: Path) -> Iterator[Row]:
 
 def _batch_rows(path: Path, batch: Any, before: int) -> Iterator[Row]:
     names = batch.schema.names
-    if len(set(names)) != len(names):
-        raise DataError(f"{path}: two columns of one name: {', '.join(sorted(n for n in set(names) if names.count(n) > 1))}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path}: two columns of one name: {', '.join(twice)}")
     columns = [_cells(column) for column in batch.columns]
     for index, cells in enumerate(zip(*columns, strict=True)):
         bad = any(cell is UNREADABLE for cell in cells)

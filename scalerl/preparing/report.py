@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 
 from scalerl.preparing.columns import REASONS
 from scalerl.preparing.contamination import Hit
-from scalerl.runlog import write_json
 
 _COLUMNS_TOLD = 12
 
@@ -81,12 +81,15 @@ class Report:
         }
 
     def write(self, path: Path) -> None:
-        """Write report.json."""
-        write_json(path, self.content())
+        """Write report.json; half characters, which names of columns and files can hold, are written as escapes."""
+        text = json.dumps(self.content(), indent=1, ensure_ascii=False, allow_nan=False)
+        path.write_bytes(text.encode(errors="backslashreplace") + b"\n")
 
     def reasons_and_columns(self) -> str:
         """Return why no row was usable, in one line."""
-        told = [f"{count} {reason} (first {self.rejected[reason][0]['row']})" for reason, count in self.counts().items()]
+        told = [
+            f"{count} {reason} (first {self.rejected[reason][0]['row']})" for reason, count in self.counts().items()
+        ]
         seen = ", ".join(sorted(self.columns)[:_COLUMNS_TOLD])
         hint = f"; columns: {seen}; --prompt-column and --answer-column name others" if seen else ""
         return (": " + ", ".join(told) if told else ": there are no rows") + hint
@@ -107,6 +110,6 @@ class Report:
         if self.passed_over:
             lines.append(f"  not read: {', '.join(self.passed_over)}")
         if self.unread_tests:
-            first = self.unread_tests[0]
-            lines.append(f"  {len(self.unread_tests)} test prompts not read, the first {first['row']}: {first['reason']}")
+            first = f"the first {self.unread_tests[0]['row']}: {self.unread_tests[0]['reason']}"
+            lines.append(f"  {len(self.unread_tests):,} test prompts not read, {first}")
         return "\n".join(lines)

@@ -56,9 +56,7 @@ def split_groups(
     return {name: sorted(prompts, key=ranks.__getitem__) for name, prompts in splits.items()}
 
 
-def _by_share(
-    in_order: list[list[int]], ranks: Sequence[bytes], shares: tuple[float, float]
-) -> dict[str, list[int]]:
+def _by_share(in_order: list[list[int]], ranks: Sequence[bytes], shares: tuple[float, float]) -> dict[str, list[int]]:
     splits: dict[str, list[int]] = {"train": [], "eval": [], "test": []}
     for members in in_order:
         place = int.from_bytes(ranks[members[0]][:8], "big") / 2**64
