@@ -66,13 +66,13 @@ def test_every_format_holds_the_same_rows(tmp_path, name, write):
     write(tmp_path / name)
     rows = [row for source in find_sources([str(tmp_path / name)])[0] for row in read_rows(source)]
     assert [row.number for row in rows] == [1, 2, 3] and not any(row.problem for row in rows)
-    assert [{**{"level": None, "share": None}, **row.value} for row in rows] == ITEMS
+    assert [{"level": None, "share": None, **row.value} for row in rows] == ITEMS
     if name == "lines.json":  # a data set under .json is a list, as ever
         with pytest.raises(DataError, match="not JSON"):
             load_data(tmp_path / name)
         return
     data = load_data(tmp_path / name)
-    assert [{**{"level": None, "share": None}, **item} for item in data.items] == ITEMS
+    assert [{"level": None, "share": None, **item} for item in data.items] == ITEMS
     pairs = json.dumps([[item["prompt"], item["answer"]] for item in ITEMS])
     assert data.sha256 == hashlib.sha256(pairs.encode()).hexdigest()
     assert load_data(tmp_path / name, limit=2).items == data.items[:2]

@@ -39,9 +39,7 @@ def add_command(subparsers: Subparsers) -> None:
     own.add_argument("--train-data", metavar="F", help="items with prompt, thinking and solution")
     own.add_argument("--epochs", type=natural, metavar="N")
     own.add_argument("--learning-rate", type=float, metavar="X")
-    own.add_argument(
-        "--max-length", type=natural, metavar="N", help="in tokens; longer demonstrations are left out"
-    )
+    own.add_argument("--max-length", type=natural, metavar="N", help="in tokens; longer demonstrations are left out")
     own.add_argument("--batch-size", type=natural, metavar="N")
     own.add_argument("--end-of-thinking", metavar="TEXT", help="stands between thinking and solution; </think>")
     own.add_argument("--no-thinking", action="store_true", help="the solution alone is the completion")
@@ -108,7 +106,6 @@ def _own(args: argparse.Namespace) -> int:
     )
     left_out = f"{made.incomplete} without all columns and {made.too_long} too long left out"
     print(f"{args.output}: {made.rows} demonstrations ({left_out}), {made.steps} steps, {made.tokens} tokens")
-    print(
-        f"loss {made.first_loss:.3f} nats a token in the first epoch, {made.last_loss:.3f} in the last; {made.cpu_s:.0f} CPU-s"
-    )
+    losses = f"{made.first_loss:.3f} nats a token in the first epoch, {made.last_loss:.3f} in the last"
+    print(f"loss {losses}; {made.cpu_s:.0f} CPU-s")
     return 0
