@@ -206,8 +206,8 @@ def _answer(row: Mapping[str, Any], named: str | None) -> tuple[str, str | None,
     if isinstance(model, dict) and model.get("ground_truth") is not None:
         return _answer_text(model["ground_truth"]), None, None
     solution = row.get("solution")
-    if isinstance(solution, str) and (final := final_answer(solution)):
-        return final, None, None
+    if isinstance(solution, str) and (boxed := final_answer(solution)):
+        return boxed, None, None
     raise RowError("missing_answer")
 
 
