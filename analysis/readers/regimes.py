@@ -51,7 +51,7 @@ def read_events(rows: Sequence[Row]) -> tuple[Event, ...]:
     steps = [i for i, row in enumerate(rows) if row.get("kind") == "step"]
     evals = [i for i, row in enumerate(rows) if row.get("kind") == "eval"]
     found = [*_marked(rows), *_changes(rows, steps, MARKS)]
-    marked = {kind for _, kind, _ in found}  # a trainer that marks its decisions marks all of them
+    marked = {kind for i, kind, _ in found if "new" in rows[i]}  # a trainer that marks its decisions marks all of them
     for kind, changes in (("learning_rate", _rates(rows, steps)), ("batch", _batches(rows, steps))):
         found += changes if kind not in marked else []
     found += _changes(rows, steps, {"attempt": "attempt"})
@@ -108,7 +108,7 @@ def _marked(rows: Sequence[Row]) -> Iterator[Change]:
         told = ", ".join(f"{key} {value}" for key, value in said.items() if isinstance(value, (str, int, float)))
         what = f"{name}{f' ({told})' if told else ''}"
         old, new = number(row.get("old")), number(row.get("new"))
-        if old is not None and new is not None:
+        if old is not None and new is not None and not math.isnan(old + new):
             what = f"{name.replace('_', ' ')} from {old:.4g} to {new:.4g}"
         yield i, _BY_EVENT.get(name, name), printable(what)[:80]
 

@@ -101,12 +101,12 @@ def run(args: argparse.Namespace) -> int:
             + (f"; go on with: scalerl train --resume --output-dir {args.output_dir}" if display.told else "")
         )
         return 130
-    _add_curves(folder)
+    add_curves(folder)
     print(f"wrote {folder}; look at it with: scalerl fit {folder}")
     return 0
 
 
-def _add_curves(folder: Path) -> None:
+def add_curves(folder: Path) -> None:
     """Fit the run and add what the fit says to the model cards; here, for the trainer does not know the analysis."""
     import analysis
     from scalerl.modelcard import add_curve
