@@ -22,6 +22,7 @@ import analysis as an
 from scalerl import controllers
 from scalerl.config import ConfigError, ScaleRLConfig, load_config
 from scalerl.controllers import ABOVE, BatchSize, Controllers, LearningRate, next_batch_size
+from scalerl.generate import Generator
 from scalerl.policy import Policy, load_policy
 from scalerl.runlog import TIME_FIELDS, UserError, read_header, read_log
 from scalerl.start import resume, train
@@ -332,8 +333,11 @@ def assert_equal_policies(one: Path, other: Path) -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_a_generator_in_a_process_of_its_own_goes_on_with_batches_of_other_sizes(start, scripted):
-    folder = start(**DYNAMIC, generator="process", off_policy_steps=2, max_steps=4)
+def test_a_generator_that_keeps_nothing_goes_on_with_batches_of_other_sizes(start, scripted, monkeypatch):
+    """As the one in a process of its own: what is in work is asked for anew, from the first batch not trained."""
+    monkeypatch.setattr(Generator, "state", lambda *_, **__: None)
+    folder = start(**DYNAMIC, off_policy_steps=2, max_steps=4)
+    assert len({16, *column(folder, "step", "reward_count")}) > 1
     resume(str(folder), ["max_steps=7"], say=pytest.fail)
     assert len(set(column(folder, "step", "reward_count"))) > 1 and max(column(folder, "step", "lag_max")) <= 2
     assert column(folder, "step", "step") == list(range(1, 8))
