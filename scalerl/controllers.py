@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 from scalerl.config import ScaleRLConfig
 
 GROW, SHRINK = 1.2, 0.8  # factors of a batch below the target, and above
 ABOVE = 1.1  # times the target: from there on a batch shrinks
+WINDOWS = 5  # latest measurements of a batch size that count
 
 Fields = dict[str, Any]
 
@@ -195,13 +197,15 @@ class BatchSize:
     """Find the smallest batch that keeps the machine nearly as busy as it can be (``dynamic_batch_size``).
 
     Speed is FLOPs per metered second: the run's own compute axes, so that idle time counts against it, and a filter
-    that leaves tokens out of the loss, or completions that grow, change work and time alike. Efficiency is speed as a
-    share of the fastest window seen, for no machine tells how fast it could be. Large batches are fast and give few
-    updates; so a batch shrinks (x .8) while it keeps more than 1.1 times the target, and grows (x 1.2) when it falls
-    below the target.
+    that leaves tokens out of the loss, or completions that grow, change work and time alike. Efficiency is the speed of
+    a size as a share of the fastest size seen, for no machine tells how fast it could be. Large batches are fast and
+    give few updates; so a batch shrinks (x .8) while it keeps more than 1.1 times the target, and grows (x 1.2) when it
+    falls below the target.
 
     A window is `batch_size_every` updates in a row whose batches all had the present size. Batches that began at
-    another size are not counted: with PipelineRL-k those are the k updates after a change, at most.
+    another size are not counted: with PipelineRL-k those are the k updates after a change, at most. The speed of a size
+    is the median of its latest `WINDOWS` windows: measured against the single fastest one, every other would look slow
+    on a machine that is busy now and then, and the batch would only grow.
 
     Parameters
     ----------
@@ -213,8 +217,8 @@ class BatchSize:
     config: ScaleRLConfig
     size: int = field(init=False)
     """Completions an update, from the next batch that begins."""
-    fastest: float = 0.0
-    """FLOPs per metered second of the fastest window."""
+    speeds: dict[int, list[float]] = field(default_factory=dict)
+    """FLOPs per metered second of the latest windows of each size."""
     window: Window = field(default_factory=Window)
 
     def __post_init__(self) -> None:
@@ -231,12 +235,13 @@ class BatchSize:
         self.window.updates += 1
         if self.window.updates < config.batch_size_every or wall_s <= self.window.wall_s:
             return None
-        speed = (flops - self.window.flops) / (wall_s - self.window.wall_s)
-        self.window = Window(0, wall_s, flops)
-        self.fastest = max(self.fastest, speed)
-        if not self.fastest:  # no update of the window had anything to do
+        measured = (flops - self.window.flops) / (wall_s - self.window.wall_s)
+        self.window, old = Window(0, wall_s, flops), self.size
+        self.speeds[old] = [*self.speeds.get(old, []), measured][-WINDOWS:]
+        speed, fastest = median(self.speeds[old]), max(map(median, self.speeds.values()))
+        if not fastest:  # nothing was computed yet
             return None
-        efficiency, old = speed / self.fastest, self.size
+        efficiency = speed / fastest
         self.size = next_batch_size(
             old,
             efficiency,
@@ -258,11 +263,12 @@ class BatchSize:
 
     def state(self) -> Fields:
         """Return what a checkpoint must keep."""
-        return {"size": self.size, "fastest": self.fastest, "window": asdict(self.window)}
+        return {"size": self.size, "speeds": dict(self.speeds), "window": asdict(self.window)}
 
     def restore(self, state: Fields) -> None:
         """Go on from a kept state."""
-        self.size, self.fastest, self.window = state["size"], state["fastest"], Window(**state["window"])
+        self.size, self.window = state["size"], Window(**state["window"])
+        self.speeds = {int(size): list(measured) for size, measured in state["speeds"].items()}
 
 
 def next_batch_size(size: int, efficiency: float, *, target: float, generations: int, least: int, most: int) -> int:
