@@ -68,6 +68,17 @@ class ScaleRLConfig(BaseModel):
     """PipelineRL: update as late as k allows, so that k is the lag, or as soon as a batch is complete (ours)."""
     slots: int | None = Field(None, ge=1)
     """Completions decoded at once; batch_size if not set."""
+    dynamic_batch_size: bool = False
+    """Let measured speed change the batch from batch_size on; real time drives it, so the run cannot be repeated."""
+    batch_size_min: int = Field(256, ge=1)
+    """Smallest dynamic batch, in completions."""
+    batch_size_max: int = Field(2048, ge=1)
+    """Largest dynamic batch, in completions."""
+    efficiency_target: float = Field(0.8, gt=0, le=0.9)
+    """FLOPs per metered second, as a share of the fastest seen, below which a dynamic batch grows; above 1.1 times
+    this it shrinks."""
+    batch_size_every: int = Field(20, ge=1)
+    """Updates at one batch size from which its speed is measured, and after which it may change."""
     generator: Literal["inline", "process"] = "inline"
     """Generate in this process, or in one of its own beside it, which keeps the lag bound but no reproducibility."""
 
@@ -109,6 +120,16 @@ class ScaleRLConfig(BaseModel):
     learning_rate: float = Field(5e-7, gt=0, le=10)
     warmup_steps: int = Field(100, ge=0)
     """Updates over which the learning rate rises linearly."""
+    lr_schedule: Literal["constant", "plateau"] = "constant"
+    """After the warm-up: ``constant``, or ``plateau``, lowered when the evaluation pass rate no longer rises."""
+    plateau_patience: int = Field(5, ge=1)
+    """Evaluations in a row without a gain after which the learning rate is lowered."""
+    plateau_factor: float = Field(0.5, gt=0, lt=1)
+    """What the learning rate is multiplied by."""
+    plateau_floor: float = Field(1e-8, gt=0)
+    """Lowest learning rate."""
+    plateau_min_gain: float = Field(0.0, ge=0, lt=1)
+    """A pass rate is a gain if it is above the best one by more than this."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     """(ours)"""
     adam_beta2: float = Field(0.95, ge=0, lt=1)
@@ -146,6 +167,13 @@ class ScaleRLConfig(BaseModel):
     in_flight: Literal["kv", "refresh"] = "kv"
     """How half-written completions get over a checkpoint: their cache is kept, or it is made anew with the current
     weights at every checkpoint, in the run that goes on as in one that is resumed."""
+
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after so many evaluations in a row without a gain in pass rate; 10 is usual, never if not set."""
+    early_stopping_min_gain: float = Field(0.0, ge=0, lt=1)
+    """A pass rate is a gain if it is above the best one by more than this."""
+    keep_best: bool = False
+    """Keep the policy with the highest evaluation pass rate as ``best/`` in the run folder."""
 
     max_steps: int | None = Field(None, ge=1)
     """Stop after so many updates."""
@@ -196,6 +224,15 @@ class ScaleRLConfig(BaseModel):
             wrong.append(
                 f"interruption_tokens: {self.interruption_range[0]} is more than thinking_tokens, which is "
                 f"{self.thinking_tokens}; lower it, or set length_control to none"
+            )
+        if self.lr_schedule == "plateau" and self.plateau_floor > self.learning_rate:
+            wrong.append(
+                f"plateau_floor: {self.plateau_floor} is more than learning_rate, which is {self.learning_rate}"
+            )
+        if self.dynamic_batch_size and not self.batch_size_min <= self.batch_size <= self.batch_size_max:
+            wrong.append(
+                f"batch_size: {self.batch_size} lies outside batch_size_min and batch_size_max, which are "
+                f"{self.batch_size_min} and {self.batch_size_max}; with dynamic_batch_size it must not"
             )
         if self.off_policy == "ppo" and not self.off_policy_steps:
             wrong.append("off_policy_steps: 0: ppo generates at least one batch before it updates; set it to 1 or more")

@@ -83,7 +83,24 @@ def header(config: ScaleRLConfig, train_set: DataSet, eval_set: DataSet, device:
             "transformers": transformers.__version__,
         },
         "machine": machine(config.threads),
+        "not_reproducible": driven_by_time(config),
     }
+
+
+def driven_by_time(config: ScaleRLConfig) -> list[str]:
+    """Return the fields of a configuration by which real time has a say in what the run does.
+
+    Examples
+    --------
+    >>> driven_by_time(ScaleRLConfig()), driven_by_time(ScaleRLConfig(dynamic_batch_size=True, max_gpu_hours=2.0))
+    ([], ['dynamic_batch_size', 'max_gpu_hours'])
+    """
+    has_a_say = {
+        "dynamic_batch_size": config.dynamic_batch_size,
+        "generator": config.generator == "process",
+        "max_gpu_hours": config.max_gpu_hours is not None,
+    }
+    return [name for name, used in has_a_say.items() if used]
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -90,6 +90,8 @@ class Learner:
         self._token_loss = _token_loss(config)
         self.prompt_tokens = 0
         """Prompt tokens run since it was last set to 0."""
+        self.peak_rate = config.learning_rate
+        """Learning rate after the warm-up; a plateau lowers it."""
 
     def weights(self) -> Weights:
         """Return the current weights, in the precision that they multiply in."""
@@ -159,8 +161,8 @@ class Learner:
             }
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of update `step`: linear up to `warmup_steps`, then constant."""
-        return self.config.learning_rate * min(1.0, step / max(1, self.config.warmup_steps))
+        """Return the learning rate of update `step`: linear up to `warmup_steps`, then `peak_rate`."""
+        return self.peak_rate * min(1.0, step / max(1, self.config.warmup_steps))
 
     def logprobs(self, completions: Sequence[Completion]) -> Tensor:
         """Return the log-probabilities of the completions' tokens, flat (N,), with gradient.

@@ -6,6 +6,7 @@ A run is a folder::
     log.jsonl       append-only; one JSON object a line, flushed to disk row by row; kinds: step, eval, event
     samples.jsonl   a few prompts, completions and rewards of every evaluation, to read
     model/          the final policy, where the trainer leaves one
+    best/           the policy with the highest evaluation pass rate, where it is kept
     checkpoints/    where a run that was cut off can go on
     lost/           rows that a resume cut off, with their bill
 
@@ -31,7 +32,7 @@ from scalerl.meter import Meter
 
 SCHEMA_VERSION = 1
 HEADER_FILE, LOG_FILE, SAMPLES_FILE = "run.json", "log.jsonl", "samples.jsonl"
-MODEL_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER = "model", "checkpoints", "lost"
+MODEL_FOLDER, BEST_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER = "model", "best", "checkpoints", "lost"
 
 # Cumulative over the run, in every step and eval row: each can be the x of a curve.
 COMPUTE_AXES: dict[str, str] = {
@@ -245,7 +246,7 @@ class RunLog:
         """Raise `RunLogError` if the folder holds a file of a run."""
         if self.folder.exists() and not self.folder.is_dir():
             raise RunLogError(f"{self.folder}: is a file; a run needs a folder of its own")
-        for name in (LOG_FILE, HEADER_FILE, SAMPLES_FILE, MODEL_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER):
+        for name in (LOG_FILE, HEADER_FILE, SAMPLES_FILE, MODEL_FOLDER, BEST_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER):
             if os.path.lexists(self.folder / name):
                 raise RunLogError(
                     f"{self.folder}: holds a run already ({name}); go on with it by --resume, choose another folder, "

@@ -1,8 +1,12 @@
 """Who may be generated when, and when an update is made: on-policy, PPO-off-policy-k and PipelineRL-k in one place.
 
-Pure Python. Completions are numbered from 0; completion c belongs to group ``c // G`` (one prompt), and group g to
-batch ``g // P``. Batch u is trained when u updates have been made. Batches go by number, never by who finishes
-first, so that nothing is dropped and short completions are not favoured.
+Pure Python. Completions are numbered from 0; completion c belongs to group ``c // G`` (one prompt), and the groups of
+a batch follow one another, P of them: while P stays what it is, group g belongs to batch ``g // P``. Batch u is
+trained when u updates have been made. Batches go by number, never by who finishes first, so that nothing is dropped
+and short completions are not favoured.
+
+P may change while a run goes on (`resize`). A batch keeps the size that it began with, so a completion never moves
+to another batch once it has started, and what follows about its lag holds for any sequence of sizes.
 
 Lag of a token = its batch's number - the number of updates made when it was sampled. A completion may start only
 where that is at most k; later tokens of it only lag less. k = 0 is the on-policy scheme.
@@ -12,6 +16,7 @@ The paper (arXiv 2510.13786) names the schemes; the rules are ours where it leav
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,7 +29,7 @@ class Schedule:
     Parameters
     ----------
     prompts, generations : int
-        P prompts an update, G completions a prompt.
+        P prompts an update, of batches that have not begun, and G completions a prompt.
     slots : int
         Completions in work at once.
     k : int
@@ -61,30 +66,38 @@ class Schedule:
     """Completions started so far; they start in the order of their numbers."""
     closed: bool = False
     """Whether there are no more prompts."""
+    first: int = 0
+    """Number of the first completion of the next batch to train."""
+    ends: list[int] = field(default_factory=list)
+    """Where each batch that has begun and is not trained yet ends, that next one first."""
     complete: dict[int, int] = field(default_factory=dict)
     """Finished completions of each batch that is not trained yet."""
 
     @property
     def batch_size(self) -> int:
-        """Completions a batch."""
+        """Completions of a batch that has not begun."""
         return self.prompts * self.generations
 
     @property
     def in_flight(self) -> int:
         """Completions started and not finished."""
-        return self.admitted - self.version * self.batch_size - sum(self.complete.values())
+        return self.admitted - self.first - sum(self.complete.values())
 
     @property
     def limit(self) -> int:
         """Number of the first completion that may not start yet."""
         in_blocks = self.scheme == "ppo"
         batches = (self.version // self.k + 1) * self.k if in_blocks else self.version + self.k + 1
-        return batches * self.batch_size
+        return self._end(batches - 1)
 
     @property
     def over(self) -> bool:
         """Whether the next batch can never be complete."""
-        return self.closed and self.admitted < (self.version + 1) * self.batch_size
+        return self.closed and self.admitted < self._end(self.version)
+
+    def resize(self, prompts: int) -> None:
+        """Give batches that have not begun another number of prompts."""
+        self.prompts = prompts
 
     def admit(self) -> range:
         """Start completions: as many as slots and lag allow; return their numbers."""
@@ -92,6 +105,7 @@ class Schedule:
             return range(0)
         first = self.admitted
         self.admitted = max(first, min(self.limit, first + self.slots - self.in_flight))
+        self._begin()
         return range(first, self.admitted)
 
     def close(self, first: int) -> None:
@@ -101,23 +115,23 @@ class Schedule:
     def finished(self, numbers: Iterable[int]) -> None:
         """Note completions that are done."""
         for number in numbers:
-            batch = number // self.batch_size
+            batch = self.version + bisect_right(self.ends, number)
             self.complete[batch] = self.complete.get(batch, 0) + 1
 
     def next_batch(self) -> range | None:
         """Return the numbers of the completions to train on now, or None if no update fires yet."""
         last = self._last_needed()
-        if any(self.complete.get(batch, 0) < self.batch_size for batch in range(self.version, last + 1)):
+        if any(self.complete.get(batch, 0) < self._size(batch) for batch in range(self.version, last + 1)):
             return None
         blocked = self.in_flight < self.slots and (self.closed or self.admitted == self.limit)
         if self.scheme == "pipeline" and self.lead == "full" and not blocked:
             return None
-        first = self.version * self.batch_size
-        return range(first, first + self.batch_size)
+        return range(self.first, self._end(self.version))
 
     def updated(self) -> None:
         """Note that the update on the next batch was made."""
         self.complete.pop(self.version)
+        self.first = self.ends.pop(0)
         self.version += 1
 
     def _last_needed(self) -> int:
@@ -125,15 +139,39 @@ class Schedule:
         if self.scheme == "pipeline" or self.version % self.k:
             return self.version
         last = self.version + self.k - 1
-        whole = self.admitted // self.batch_size - 1  # when the prompts have run out the block may be a shorter one
+        # When the prompts have run out the block may be a shorter one: it ends with the last batch that is whole.
+        whole = self.version + bisect_right(self.ends, self.admitted) - 1
         return max(self.version, min(last, whole)) if self.closed else last
+
+    def _begin(self) -> None:
+        """Fix the size of every batch that a completion was started for."""
+        while (self.ends[-1] if self.ends else self.first) < self.admitted:
+            self.ends.append(self._end(self.version + len(self.ends)))
+
+    def _end(self, batch: int) -> int:
+        """Return the number of the first completion behind a batch that is not trained yet, begun or not."""
+        begun = batch - self.version
+        if begun < len(self.ends):
+            return self.ends[begun]
+        last = self.ends[-1] if self.ends else self.first
+        return last + (begun - len(self.ends) + 1) * self.batch_size
+
+    def _size(self, batch: int) -> int:
+        """Return the completions of a batch that is not trained yet."""
+        return self._end(batch) - (self._end(batch - 1) if batch > self.version else self.first)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must keep."""
-        names = ("version", "admitted", "closed", "complete")
+        names = ("version", "admitted", "closed", "complete", "prompts", "first", "ends")
         return {name: value for name, value in asdict(self).items() if name in names}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a kept state."""
         self.version, self.admitted, self.closed = state["version"], state["admitted"], state["closed"]
         self.complete = {int(batch): count for batch, count in state["complete"].items()}
+        self.prompts = state.get("prompts", self.prompts)
+        self.first = state.get(
+            "first", self.version * self.batch_size
+        )  # of a checkpoint from before sizes could change
+        self.ends = list(state.get("ends", []))
+        self._begin()

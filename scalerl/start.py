@@ -14,11 +14,13 @@ from scalerl import lost
 from scalerl.checkpoint import Checkpoint, drop_newer, read_checkpoint
 from scalerl.completions import Generation
 from scalerl.config import ConfigError, ScaleRLConfig, change_config
+from scalerl.controllers import Controllers
 from scalerl.curriculum import PromptPool
 from scalerl.data import check_apart, encode_prompts, load_data
 from scalerl.describe import header, machine
 from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.learner import Learner
+from scalerl.modelcard import settle
 from scalerl.policy import checkpoint_hash, load_policy
 from scalerl.process import prepare_process
 from scalerl.runlog import (
@@ -40,7 +42,10 @@ from scalerl.worker import GeneratorProcess, JointMeter, devices_held
 # What may change when a run goes on: how long it runs, what it leaves behind, where the same checkpoint lies, and the
 # threads, which change the last bits and are named for it.
 CHANGEABLE = frozenset(
-    {"max_steps", "max_epochs", "max_gpu_hours", "keep_checkpoints", "checkpoint_every", "threads", "model_name"}
+    {
+        *("max_steps", "max_epochs", "max_gpu_hours", "early_stopping_patience"),
+        *("keep_checkpoints", "checkpoint_every", "threads", "model_name"),
+    }
 )
 
 
@@ -190,7 +195,9 @@ def _refuse_finished(trainer: Trainer) -> None:
     rows = lost.rows_of(trainer.log.folder)
     if not rows or rows[-1].get("event") != "end":
         return
-    reached = [f"{name} {getattr(trainer.config, name)}" for name, share in trainer.limits().items() if share >= 1]
+    limits = [name for name, share in trainer.limits().items() if share >= 1]
+    limits += ["early_stopping_patience"] if trainer.controllers.stopping.stopped else []
+    reached = [f"{name} {getattr(trainer.config, name)}" for name in limits]
     if reached:
         raise UserError(
             f"{trainer.log.folder}: is finished, {' and '.join(reached)} reached at step {trainer.step}; "
@@ -205,6 +212,9 @@ def _run(trainer: Trainer) -> Path:
     with trainer.log:
         if trainer.log.attempt > 1:
             drop_newer(folder, -1 if trainer.saved is None else trainer.saved)
+            if trainer.config.keep_best:
+                best = trainer.controllers.best.rise
+                settle(folder, None if best.best is None else best.step)
             if trainer.log_file is not None:
                 write_csv(folder, Path(trainer.log_file))
         trainer.run()
@@ -273,6 +283,7 @@ def _build(
             len(prompts), config.seed, config.resampling_threshold if config.no_positive_resampling else None
         ),
         learner=learner,
+        controllers=Controllers(config),
         log_file=csv_path,
         report=report,
     )

@@ -21,6 +21,7 @@ from scalerl.advantage import advantages, keep_prompts, length_penalty, token_we
 from scalerl.checkpoint import write_checkpoint
 from scalerl.completions import Completion, Generation, Request
 from scalerl.config import ScaleRLConfig
+from scalerl.controllers import Controllers
 from scalerl.curriculum import PromptPool
 from scalerl.data import DataSet
 from scalerl.describe import completion_fields, machine, multiplying_weights, reward_fields
@@ -29,9 +30,10 @@ from scalerl.evaluate import evaluate
 from scalerl.guards import Guards
 from scalerl.kept import pack, unpack
 from scalerl.learner import Batch, Learner
-from scalerl.lost import mark
+from scalerl.lost import mark, rows_of
+from scalerl.modelcard import facts, take_place, write_best, write_card
 from scalerl.policy import Policy
-from scalerl.runlog import MODEL_FOLDER, RunLog
+from scalerl.runlog import MODEL_FOLDER, RunLog, read_header
 from scalerl.schedule import Schedule
 from scalerl.tasks import Task
 
@@ -74,6 +76,7 @@ class Trainer:
     schedule: Schedule
     pool: PromptPool
     learner: Learner
+    controllers: Controllers
     log_file: str | None
     report: Callable[[Progress], None]
     guards: Guards = field(default_factory=Guards)
@@ -98,9 +101,11 @@ class Trainer:
         with _Stop() as stop:
             if self.step == 0 and self.saved is None:
                 self._evaluate()  # before anything was spent: compute 0
-                self.save()
+                self._decide()
+                if self.saved is None:
+                    self.save()
             self.log.meter.start()
-            ends = self._used() >= 1
+            ends = self._ends()
             while not (ends or self.schedule.over or stop.asked):
                 self._generate()
                 batch = self.schedule.next_batch()
@@ -108,9 +113,10 @@ class Trainer:
                     self._update(batch)
                     if self.step % self.config.eval_every == 0:
                         self._evaluate()
-                    if self.step % self.config.checkpoint_every == 0:
+                        self._decide()
+                    if self.step % self.config.checkpoint_every == 0 and self.saved != self.step:
                         self.save()
-                    ends = self._used() >= 1
+                    ends = self._ends()
             self.log.meter.stop()
             stopped = stop.asked
             if self.saved != self.step:
@@ -121,9 +127,13 @@ class Trainer:
             # budget cuts it off again and leaves the rows of a run that had that budget from the start.
             if self.schedule.over:
                 self.log.event("prompts_exhausted", retired=len(self.pool.retired))
+            if self.controllers.stopping.stopped:
+                self.log.event("early_stop", step=self.step, **self.controllers.stopping.fields())
             if self.step % self.config.eval_every:
                 self._evaluate()
+                self._keep_best(last=True)
             self.policy.save(self.log.folder / MODEL_FOLDER)
+            write_card(self.log.folder / MODEL_FOLDER, self._facts())
 
     def _generate(self) -> None:
         """Start what may start, and decode one token of all that is in work."""
@@ -182,6 +192,10 @@ class Trainer:
         self.log.step(step=self.step, **row)
         for event in self.guards.watch(row):
             self.log.event("guard", step=self.step, **event)
+        resized = self.controllers.batch_size.watch(len(completions), meter.wall_s, self.compute.flops)
+        if resized is not None:
+            self.schedule.resize(resized["new"] // count)
+            self.log.event("batch_size", step=self.step, **resized)
         self._report()
 
     def _score(self, drawn: list[int], completions: list[Completion]) -> torch.Tensor:
@@ -224,6 +238,35 @@ class Trainer:
             self.pass_rate = result.pass_rate
             self._report(evaluated=True)
 
+    def _decide(self) -> None:
+        """Let the evaluation that was just made, on its turn, change what comes."""
+        lowered = self.controllers.learning_rate.watch(self.step, self.pass_rate)
+        if lowered is not None:
+            self.learner.peak_rate = lowered["new"]
+            self.log.event("learning_rate", step=self.step, **lowered)
+        self.controllers.stopping.watch(self.step, self.pass_rate)
+        self._keep_best()
+
+    def _keep_best(self, *, last: bool = False) -> None:
+        """Keep the policy if its evaluation is the best so far, with a checkpoint: no resume may fall behind it.
+
+        Of the `last` policy there is one already, which need not know of an evaluation that is made off its turn.
+        """
+        found = self.controllers.best.watch(self.step, self.pass_rate) if self.config.keep_best else None
+        if found is None:
+            return
+        self.log.event("best", step=self.step, **found)
+        with self.log.meter.apart("checkpoint"):
+            write_best(self.log.folder, self.policy.save, self._facts())
+        if not last:
+            self.save()
+        take_place(self.log.folder)
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what the model card says of the policy as it is now, which was evaluated just before."""
+        evaluations = [row for row in rows_of(self.log.folder) if row.get("kind") == "eval"]
+        return facts(read_header(self.log.folder), evaluations[-1])
+
     def save(self) -> None:
         """Write a checkpoint of all that the next tick depends on."""
         # Off its turn, where a run ends or is stopped, the cache is kept: a run that goes on refreshes none there.
@@ -239,6 +282,7 @@ class Trainer:
                 "pool": self.pool.state(),
                 "drawn": self.drawn,
                 "guards": self.guards.state(),
+                "controllers": self.controllers.state(),
                 "compute": asdict(self.compute),
                 "pass_rate": self.pass_rate,
                 "epoch": self.epoch,
@@ -261,6 +305,9 @@ class Trainer:
         self.schedule.restore(state["schedule"])
         self.pool.restore(state["pool"])
         self.guards.restore(state["guards"])
+        if "controllers" in state:  # not in checkpoints from before there were any
+            self.controllers.restore(state["controllers"])
+            self.learner.peak_rate = self.controllers.learning_rate.peak
         self.drawn = {int(group): (index, epoch) for group, (index, epoch) in state["drawn"].items()}
         self.compute = Compute(**state["compute"])
         self.pass_rate, self.epoch = state["pass_rate"], state["epoch"]
@@ -272,9 +319,13 @@ class Trainer:
             if state["refresh"]:
                 self.generator.refresh()
         else:  # the generator kept nothing: what was half written is written again
-            waiting = set(range(self.step * self.schedule.batch_size, self.schedule.admitted)) - set(self.done)
+            waiting = set(range(self.schedule.first, self.schedule.admitted)) - set(self.done)
             for number in sorted(waiting):
                 self.generator.submit(self._requests(range(number, number + 1)))
+
+    def _ends(self) -> bool:
+        """Return whether a limit is reached, or the pass rate has not risen for too long."""
+        return self._used() >= 1 or self.controllers.stopping.stopped
 
     def _used(self) -> float:
         """Return the largest share of a limit that is used up; 1 or more ends the run."""

@@ -91,7 +91,17 @@ def test_the_run_log_is_standard_library_only():
 
 
 def test_the_schedule_and_all_that_a_run_keeps_or_watches_besides_tensors_need_no_torch():
-    for name in ("schedule.py", "completions.py", "curriculum.py", "guards.py", "lost.py", "data.py", "config.py"):
+    for name in (
+        "schedule.py",
+        "completions.py",
+        "curriculum.py",
+        "guards.py",
+        "lost.py",
+        "data.py",
+        "config.py",
+        "controllers.py",
+        "modelcard.py",
+    ):
         roots = {module.split(".")[0] for module in imports(ROOT / "scalerl" / name)}
         assert not roots & {"torch", "transformers", "safetensors"}, name
     roots = {module.split(".")[0] for module in imports(ROOT / "scalerl" / "schedule.py")}

@@ -16,6 +16,7 @@ import pytest
 
 from scalerl.meter import Meter
 from scalerl.runlog import (
+    BEST_FOLDER,
     CHECKPOINT_FOLDER,
     COMPUTE_AXES,
     EVAL_FIELDS,
@@ -225,7 +226,7 @@ def calls(name: str) -> set[str]:
 
 def test_every_kind_of_event_is_described_in_the_docs_and_no_other():
     assert set(table("Rows of kind `event`")) == calls("event")
-    assert len(calls("event")) == 7
+    assert len(calls("event")) == 11
 
 
 def test_time_fields_files_and_folders_are_named_in_the_docs():
@@ -236,7 +237,7 @@ def test_time_fields_files_and_folders_are_named_in_the_docs():
         HEADER_FILE,
         LOG_FILE,
         SAMPLES_FILE,
-        *(f"{f}/" for f in (MODEL_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER)),
+        *(f"{f}/" for f in (MODEL_FOLDER, BEST_FOLDER, CHECKPOINT_FOLDER, LOST_FOLDER)),
     ):
         assert re.search(rf"^    {re.escape(name)} +\w", text, re.MULTILINE), name
 

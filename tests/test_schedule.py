@@ -1,7 +1,7 @@
 """The schedule alone over random lengths, and its rules once more from what a real run logged and generated.
 
-`walk` plays generator and trainer with sets and loops: it keeps its own account of what is in work, which batch is
-whole and what may start, and compares every answer of the schedule with that account.
+`walk` plays generator and trainer with sets and loops: it keeps its own account of what is in work, which batch a
+completion is in, which batch is whole and what may start, and compares every answer of the schedule with that account.
 """
 
 from __future__ import annotations
@@ -28,37 +28,54 @@ class Walk:
     fired: list[int] = field(default_factory=list)
     most: int = 0
     ended: bool = False
+    batches: list[list[int]] = field(default_factory=list)
+    """Completions of every batch that began."""
+    sizes: list[int] = field(default_factory=list)
+    """How many completions each of them wants: what was in force when its first one started."""
+
+    def begin(self, number, size):
+        if self.next_batch == len(self.batches):
+            self.batches.append([])
+            self.sizes.append(size)
+        self.batches[-1].append(number)
+
+    @property
+    def next_batch(self):
+        """The batch that the next completion is in."""
+        room = self.batches and len(self.batches[-1]) < self.sizes[-1]
+        return len(self.batches) - bool(room)
 
 
-def may_start(number, version, setting):
-    batch = number // (setting["prompts"] * setting["generations"])
+def may_start(batch, version, setting):
     if setting["scheme"] == "ppo":  # only the block that is generated with one policy
         return batch // setting["k"] <= version // setting["k"]
     return batch <= version + setting["k"]
 
 
-def must_fire(setting, version, done, *, live, next_number, closed):
+def must_fire(setting, version, done, *, out, live, closed):
     """The rule in words: the batch is whole, and PPO waits for its block, a full lead until nothing may start."""
-    size = setting["prompts"] * setting["generations"]
+
+    def begun(batch):
+        return batch < len(out.batches) and len(out.batches[batch]) == out.sizes[batch]
 
     def whole(batch):
-        return all(number in done for number in range(batch * size, (batch + 1) * size))
-
-    def possible(batch):
-        return not closed or (batch + 1) * size <= next_number
+        return begun(batch) and done.issuperset(out.batches[batch])
 
     if not whole(version):
         return False
     if setting["scheme"] == "ppo":
         block = range(version - version % setting["k"], version - version % setting["k"] + setting["k"])
-        return all(whole(batch) for batch in block if batch >= version and possible(batch))
-    stuck = len(live) < setting["slots"] and (closed or not may_start(next_number, version, setting))
+        return all(whole(batch) for batch in block if batch >= version and (begun(batch) or not closed))
+    stuck = len(live) < setting["slots"] and (closed or not may_start(out.next_batch, version, setting))
     return stuck or setting["lead"] == "eager"
 
 
-def walk(setting, lengths, *, groups=None, cuts=()):
-    """Tick until `UPDATES` updates are made or the prompts (`groups` of them) run out; at `cuts` begin from a state."""
-    schedule, out = Schedule(**setting), Walk()
+def walk(setting, lengths, *, groups=None, cuts=(), resizes=()):
+    """Tick until `UPDATES` updates are made or the prompts (`groups` of them) run out.
+
+    At the ticks `cuts` begin anew from a state; `resizes` says after how many updates there are how many prompts.
+    """
+    schedule, out, resizes = Schedule(**setting), Walk(), dict(resizes)
     size = setting["prompts"] * setting["generations"]
     last = None if groups is None else groups * setting["generations"]
     version, next_number, closed, live, done, tick = 0, 0, False, {}, set(), 0
@@ -74,12 +91,13 @@ def walk(setting, lengths, *, groups=None, cuts=()):
             schedule.close(max(started.start, last))
             started, closed = range(started.start, max(started.start, last)), True
         for number in started:
-            assert may_start(number, version, setting), "too early"
+            assert may_start(out.next_batch, version, setting), "too early"
+            out.begin(number, size)
             live[number] = lengths[number % len(lengths)]
             next_number += 1
         assert len(live) <= setting["slots"] and schedule.in_flight == len(live)
         room = len(live) < setting["slots"] and not closed
-        assert not (room and may_start(next_number, version, setting)), "a slot is free and something may start"
+        assert not (room and may_start(out.next_batch, version, setting)), "a slot is free and something may start"
         out.most, decoded = max(out.most, len(live)), bool(live)
         for number in live:
             out.versions.setdefault(number, []).append(version)
@@ -89,14 +107,15 @@ def walk(setting, lengths, *, groups=None, cuts=()):
             done.add(number)
         schedule.finished(finished)
         batch = schedule.next_batch()
-        assert (batch is not None) == must_fire(
-            setting, version, done, live=live, next_number=next_number, closed=closed
-        )
+        assert (batch is not None) == must_fire(setting, version, done, out=out, live=live, closed=closed)
         if batch is not None:
-            assert list(batch) == list(range(version * size, (version + 1) * size))
+            assert list(batch) == out.batches[version] and len(batch) == out.sizes[version]
             out.trained.extend(batch)
             schedule.updated()
             version += 1
+            if version in resizes:
+                schedule.resize(resizes[version])
+                size = resizes[version] * setting["generations"]
             out.fired.append(tick)
         assert decoded or batch is not None or schedule.over, f"nothing was done at tick {tick}: a deadlock"
     out.ended = schedule.over
@@ -147,10 +166,72 @@ def test_when_the_prompts_run_out_every_whole_batch_is_trained_and_the_rest_ends
         assert all(len(set(out.versions[number])) == 1 for number in out.trained)
 
 
+RESIZES = st.dictionaries(st.integers(1, UPDATES), st.integers(1, 6), max_size=6)
+GROUPS = st.one_of(st.none(), st.integers(1, 40))
+
+
 @settings(max_examples=200, deadline=None)
-@given(SETTINGS, LENGTHS, st.one_of(st.none(), st.integers(1, 40)), st.sets(st.integers(1, 120), max_size=8))
-def test_a_restored_schedule_goes_on_as_the_one_that_was_kept(setting, lengths, groups, cuts):
-    assert walk(setting, lengths, groups=groups, cuts=cuts) == walk(setting, lengths, groups=groups)
+@given(SETTINGS, LENGTHS, GROUPS, st.sets(st.integers(1, 120), max_size=8), RESIZES)
+def test_a_restored_schedule_goes_on_as_the_one_that_was_kept(setting, lengths, groups, cuts, resizes):
+    out = walk(setting, lengths, groups=groups, cuts=cuts, resizes=resizes)
+    assert out == walk(setting, lengths, groups=groups, resizes=resizes)
+
+
+@settings(max_examples=300, deadline=None)
+@given(SETTINGS, LENGTHS, GROUPS, RESIZES)
+def test_batches_of_changing_size_keep_the_lag_and_lose_nothing(setting, lengths, groups, resizes):
+    """What `walk` asserts at every tick holds, too: batches by number, each of the size it began with, no deadlock."""
+    out = walk(setting, lengths, groups=groups, resizes=resizes)
+    assert out.trained == list(range(len(out.trained)))
+    updates = len(out.fired)
+    assert sum(out.sizes[:updates]) == len(out.trained) and (out.ended or updates == UPDATES)
+    left = [len(batch) for batch in out.batches[updates:]]
+    assert not out.ended or not left or left[0] < out.sizes[updates], "a whole batch was not trained"
+    assert set(out.sizes) <= {n * setting["generations"] for n in (setting["prompts"], *resizes.values())}
+    for batch, numbers in enumerate(out.batches[:updates]):
+        for lag in (batch - version for number in numbers for version in out.versions[number]):
+            assert 0 <= lag <= (setting["k"] - 1 if setting["scheme"] == "ppo" else setting["k"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(SETTINGS, LENGTHS, GROUPS)
+def test_a_size_that_stays_is_the_schedule_with_batches_of_one_size(setting, lengths, groups):
+    same = dict.fromkeys(range(1, UPDATES + 1), setting["prompts"])
+    out = walk(setting, lengths, groups=groups, resizes=same)
+    assert out == walk(setting, lengths, groups=groups)
+    size = setting["prompts"] * setting["generations"]
+    assert all(number // size == batch for batch, numbers in enumerate(out.batches) for number in numbers)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SETTINGS, LENGTHS, st.integers(1, 60))
+def test_a_state_from_before_sizes_could_change_is_taken(setting, lengths, cut):
+    def old(schedule):
+        kept = schedule.state()
+        return {name: kept[name] for name in ("version", "admitted", "closed", "complete")}
+
+    schedule = Schedule(**setting)
+    for _ in range(cut):
+        schedule.finished(schedule.admit())
+        if schedule.next_batch() is not None:
+            schedule.updated()
+    restored = Schedule(**setting)
+    restored.restore(old(schedule))
+    assert restored == schedule
+
+
+def test_a_new_size_waits_for_the_first_batch_that_has_not_begun():
+    schedule = Schedule(prompts=2, generations=2, slots=6, k=1, lead="eager")
+    assert list(schedule.admit()) == [0, 1, 2, 3, 4, 5]  # batch 1 has begun
+    schedule.resize(3)
+    schedule.finished(range(6))
+    assert schedule.next_batch() == range(4)
+    schedule.updated()
+    assert schedule.admit() == range(6, 12) and schedule.limit == 14  # to the end of batch 1, then four of batch 2
+    schedule.finished(range(6, 12))
+    assert schedule.next_batch() == range(4, 8)
+    schedule.updated()
+    assert schedule.admit() == range(12, 18) and schedule.ends == [14, 20]
 
 
 @settings(max_examples=100, deadline=None)

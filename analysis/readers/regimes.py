@@ -1,7 +1,8 @@
 """What changed while a run went on: events from the rows of its log, and a doubt where one lies inside a fit.
 
 Promises: a warm-up, a smooth schedule, a last small batch of an epoch, a filter that drops prompts and epochs that
-roll over are ordinary and raise nothing; a change is placed at the last compute logged before it, on every axis.
+roll over are ordinary and raise nothing, nor do a policy that is kept as the best and an early stop; a change is
+placed at the last compute logged before it, on every axis, and one that the log marks by an event is said once.
 Does not promise to find a change that no row shows.
 """
 
@@ -24,7 +25,7 @@ JUMP_NEIGHBOURS = 3.0  # so many times what it changes by in the steps before an
 PLATEAU = 10  # steps at one learning rate, after which a change is the start of a decay
 STEADY = 5  # steps of one batch on both sides of a change of batch
 BATCH = 1.2  # factor between them
-ORDINARY = {"start", "end", "interrupted", "failed", "checkpoint", "saved"}
+ORDINARY = {"start", "end", "interrupted", "failed", "checkpoint", "saved", "best", "early_stop"}
 _BY_EVENT = {"epoch": "data", "data": "data", "dataset": "data", "devices": "devices", "batch_size": "batch"}
 MARKS = {"train_set": "data", "data": "data", "devices": "devices"}  # fields of step rows that say what is in use
 EVALUATION = ("temperature", "max_new_tokens", "k", "n_prompts")  # of eval rows: another of these is another measure
@@ -49,7 +50,10 @@ def read_events(rows: Sequence[Row]) -> tuple[Event, ...]:
     place = _places(rows)
     steps = [i for i, row in enumerate(rows) if row.get("kind") == "step"]
     evals = [i for i, row in enumerate(rows) if row.get("kind") == "eval"]
-    found = [*_marked(rows), *_rates(rows, steps), *_batches(rows, steps), *_changes(rows, steps, MARKS)]
+    found = [*_marked(rows), *_changes(rows, steps, MARKS)]
+    marked = {kind for i, kind, _ in found if "new" in rows[i]}  # a trainer that marks its decisions marks all of them
+    for kind, changes in (("learning_rate", _rates(rows, steps)), ("batch", _batches(rows, steps))):
+        found += changes if kind not in marked else []
     found += _changes(rows, steps, {"attempt": "attempt"})
     found += _changes(rows, evals, dict.fromkeys(EVALUATION, "evaluation"))
     return tuple(Event(kind, what, place[i]) for i, kind, what in sorted(found, key=lambda change: change[0]))
@@ -102,7 +106,11 @@ def _marked(rows: Sequence[Row]) -> Iterator[Change]:
             continue
         said = {key: row[key] for key in row if key not in {"kind", "event", "attempt", "time", *COMPUTE_AXES}}
         told = ", ".join(f"{key} {value}" for key, value in said.items() if isinstance(value, (str, int, float)))
-        yield i, _BY_EVENT.get(name, name), printable(f"{name}{f' ({told})' if told else ''}")[:80]
+        what = f"{name}{f' ({told})' if told else ''}"
+        old, new = number(row.get("old")), number(row.get("new"))
+        if old is not None and new is not None and not math.isnan(old + new):
+            what = f"{name.replace('_', ' ')} from {old:.4g} to {new:.4g}"
+        yield i, _BY_EVENT.get(name, name), printable(what)[:80]
 
 
 def _rates(rows: Sequence[Row], steps: Sequence[int]) -> Iterator[Change]:

@@ -10,6 +10,8 @@ from scalerl.commands.common import complain, place
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from scalerl.commands.common import Subparsers
 
 
@@ -99,5 +101,20 @@ def run(args: argparse.Namespace) -> int:
             + (f"; go on with: scalerl train --resume --output-dir {args.output_dir}" if display.told else "")
         )
         return 130
+    add_curves(folder)
     print(f"wrote {folder}; look at it with: scalerl fit {folder}")
     return 0
+
+
+def add_curves(folder: Path) -> None:
+    """Fit the run and add what the fit says to the model cards; here, for the trainer does not know the analysis."""
+    import analysis
+    from scalerl.modelcard import add_curve
+    from scalerl.runlog import BEST_FOLDER, MODEL_FOLDER
+
+    try:
+        said = repr(analysis.fit(analysis.read(folder)))
+    except UserError as error:
+        said = f"There is none: {error}"
+    for name in (MODEL_FOLDER, BEST_FOLDER):
+        add_curve(folder / name, said)

@@ -1,0 +1,570 @@
+"""What a run decides by itself: against torch's scheduler and a made-up machine, in real runs, and over kills.
+
+In runs a pass rate is sampled from 8 prompts, so that at a learning rate of next to nothing it goes up and down.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import analysis as an
+from scalerl import controllers
+from scalerl.checkpoint import read_checkpoint
+from scalerl.config import ConfigError, ScaleRLConfig, load_config
+from scalerl.controllers import ABOVE, BatchSize, Controllers, LearningRate, next_batch_size
+from scalerl.generate import Generator
+from scalerl.policy import Policy, load_policy
+from scalerl.runlog import TIME_FIELDS, UserError, read_header, read_log
+from scalerl.start import resume, train
+
+STILL = {"learning_rate": "1e-9", "plateau_floor": "1e-12", "warmup_steps": 0}
+RATES = st.lists(st.sampled_from([0.0, 0.1, 0.11, 0.2, 0.205, 0.5, 1.0]), max_size=40)
+
+
+# ---- learning rate
+
+
+def torch_rates(config, series):
+    """Learning rates after each pass rate by torch, whose patience counts evaluations that are tolerated."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=config.plateau_factor, patience=config.plateau_patience - 1,
+        threshold=config.plateau_min_gain, threshold_mode="abs", min_lr=config.plateau_floor, eps=0.0,
+    )  # fmt: skip
+    found = []
+    for rate in series:
+        scheduler.step(rate)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def our_rates(config, series):
+    rate, found = LearningRate(config), []
+    for step, value in enumerate(series):
+        before, said = rate.peak, rate.watch(step, value)
+        assert (said is not None) == (rate.peak < before)
+        assert said is None or (said["old"], said["new"]) == (before, rate.peak)
+        found.append(rate.peak)
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    RATES,
+    st.builds(
+        lambda patience, factor, floor, gain: ScaleRLConfig(
+            lr_schedule="plateau", learning_rate=1e-6, warmup_steps=0, plateau_patience=patience,
+            plateau_factor=factor, plateau_floor=floor, plateau_min_gain=gain,
+        ),
+        st.integers(1, 6), st.sampled_from([0.5, 0.9]), st.sampled_from([1e-8, 3e-7, 1e-6]),
+        st.sampled_from([0.0, 0.01]),
+    ),
+)  # fmt: skip
+def test_a_plateau_is_torchs(series, config):
+    assert our_rates(config, series) == torch_rates(config, series)
+
+
+def test_a_rising_pass_rate_never_lowers_the_learning_rate_and_a_flat_one_halves_it_every_five():
+    config = ScaleRLConfig(lr_schedule="plateau", warmup_steps=0)
+    rising, flat, falling = ([0.1 + s * n / 100 for n in range(31)] for s in (1, 0, -0.1))
+    assert our_rates(config, rising) == torch_rates(config, rising) == [5e-7] * 31
+    for series in (flat, falling):
+        expected = [max(1e-8, 5e-7 / 2 ** (n // 5)) for n in range(31)]
+        assert our_rates(config, series) == torch_rates(config, series) == expected
+    assert expected[-1] == 1e-8, "the floor"
+    constant = ScaleRLConfig(warmup_steps=0)
+    assert our_rates(constant, flat) == [5e-7] * 31
+
+
+def test_evaluations_of_the_warm_up_set_the_best_and_do_not_count():
+    rate = LearningRate(ScaleRLConfig(lr_schedule="plateau", warmup_steps=10, plateau_patience=2))
+    said = [rate.watch(step, value) for step, value in [(0, 0.5), (4, 0.1), (8, 0.1), (12, 0.1), (16, 0.4)]]
+    assert [s is not None for s in said] == [False] * 4 + [True]
+    assert said[-1]["reason"] == "2 evaluations did not beat the pass rate of 0.5 at step 0"
+
+
+# ---- batch size
+
+
+@given(st.data(), st.sampled_from([1, 4, 16, 100]), st.floats(0, 2), st.floats(0.05, 0.9))
+def test_a_batch_is_an_int_a_multiple_and_moves_the_right_way(data, generations, efficiency, target):
+    groups, least, more = (data.draw(st.integers(*bounds)) for bounds in ((1, 300), (1, 50), (0, 200)))
+    low, high = least, least + more + generations  # at least one multiple lies between
+    size = min(max(groups, -(-low // generations)), high // generations) * generations
+    new = next_batch_size(size, efficiency, target=target, generations=generations, least=low, most=high)
+    assert type(new) is int and new % generations == 0 and low <= new <= high
+    if efficiency < target:
+        assert new > size or size + generations > high
+    elif efficiency > ABOVE * target:
+        assert new < size or size - generations < low
+    else:
+        assert new == size
+
+
+def test_the_factors_and_limits_are_those_that_people_expect():
+    config = load_config([], ["dynamic_batch_size=true"])
+    assert (config.batch_size_min, config.batch_size_max, config.dynamic_batch_size) == (256, 2048, True)
+    shape = {"target": 0.7, "generations": 16, "least": 256, "most": 2048}
+    sizes = [768]
+    while len(sizes) < 12:
+        sizes.append(next_batch_size(sizes[-1], 0.5, **shape))
+    assert sizes == [768, 928, 1120, 1344, 1616, 1936, 2048, 2048, 2048, 2048, 2048, 2048]
+    while len(sizes) < 24:
+        sizes.append(next_batch_size(sizes[-1], 0.9, **shape))
+    assert sizes[12:] == [1632, 1312, 1056, 848, 672, 544, 432, 352, 288, 256, 256, 256]
+    assert next_batch_size(768, 0.7, **shape) == next_batch_size(768, 0.77, **shape) == 768
+
+
+def machine(config, seconds, updates, lag=0):
+    """Run the controller on a machine that takes `seconds(size)` for an update of one FLOP a completion."""
+    control, sizes, said, wall, flops = BatchSize(config), [], [], 0.0, 0.0
+    queue = [config.batch_size] * lag
+    for update in range(updates):
+        queue.append(control.size)
+        size = queue.pop(0)
+        wall, flops = wall + seconds(size), flops + size
+        sizes.append(size)
+        if (event := control.watch(size, wall, flops)) is not None:
+            said.append((update, event))
+        if update % 7 == 3:  # a kill
+            kept = json.loads(json.dumps(control.state()))
+            control = BatchSize(config)
+            control.restore(kept)
+    return control, sizes, said
+
+
+@pytest.mark.parametrize("lag", [0, 3, 8])
+def test_a_batch_settles_where_the_speed_is_at_the_target_whatever_the_lag(lag):
+    """An update that takes 100 s and one more each completion is b / (100 + b) of full speed at b completions."""
+    config = load_config([], ["dynamic_batch_size=true", "batch_size=2048", "batch_size_every=5"])
+    control, sizes, said = machine(config, lambda b: 100.0 + b, 400, lag)
+    fastest = 2048 / 2148
+    assert {size: speeds[0] for size, speeds in control.speeds.items()} == pytest.approx(
+        {size: size / (100 + size) for size in sizes}
+    )
+    settled = control.size
+    assert 0.8 <= settled / (100 + settled) / fastest <= 0.88 and sizes[-100:] == [settled] * 100
+    for _, event in said:
+        assert event["efficiency"] == pytest.approx(event["old"] / (100 + event["old"]) / fastest), "of that size alone"
+    assert all(later - earlier >= 5 + lag for (earlier, _), (later, _) in pairwise(said))
+
+
+def test_a_machine_that_is_busy_now_and_then_does_not_drive_the_batch_up():
+    """Speeds that vary by 5 % (sd) from window to window: over 20 runs the batch stays near the target's."""
+    config = load_config([], ["dynamic_batch_size=true"])
+    ends = []
+    for seed in range(20):
+        noise = np.random.default_rng(seed).lognormal(0, 0.05, 500).repeat(20)
+        place = iter(noise)
+        ends += machine(config, lambda b, place=place: (100.0 + b) * next(place), 1000)[1][-200:]
+    assert 256 < np.mean(ends) < 450
+
+
+def test_a_machine_without_overhead_takes_the_smallest_batch_and_one_that_slows_down_a_larger():
+    config = load_config([], ["dynamic_batch_size=true", "batch_size_every=3"])
+    control, _, said = machine(config, float, 200)
+    assert control.size == 256 and said[0][1]["old"] == 768 and said[0][1]["new"] == 608
+    assert said[0][1]["reason"] == "efficiency 1 is above 0.88"
+    while control.size == 256:
+        control.watch(256, control.window.wall_s + 1e6, control.window.flops + 256)
+    assert control.size == 304 and [speed < 0.001 for speed in control.speeds[256]] == [False] * 2 + [True] * 3
+    off, _, said = machine(load_config(), lambda b: 100.0 + b, 100)
+    assert off.size == 768 and not said
+
+
+@given(st.lists(st.floats(0, 1), max_size=30), st.integers(0, 30))
+def test_all_that_is_remembered_is_in_the_state(series, cut):
+    config = load_config(
+        [], ["lr_schedule=plateau", "plateau_patience=2", "early_stopping_patience=3", "warmup_steps=5"]
+    )
+
+    def run(cut):
+        control, said = Controllers(config), []
+        for step, rate in enumerate(series):
+            if step == cut:
+                kept = json.loads(json.dumps(control.state()))
+                control = Controllers(config)
+                control.restore(kept)
+            said.append((control.learning_rate.watch(step, rate), control.best.watch(step, rate)))
+            control.stopping.watch(step, rate)
+            said.append((control.stopping.stopped, control.stopping.fields()))
+        return said
+
+    assert run(cut) == run(None)
+
+
+# ---- configuration
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["lr_schedule=plateau", "plateau_floor=1e-6"], "plateau_floor: 1e-06 is more than learning_rate"),
+        (["lr_schedule=cosine"], "lr_schedule: 'cosine'"),
+        (["plateau_factor=1.5"], "plateau_factor: 1.5"),
+        (["plateau_patience=0"], "plateau_patience: 0"),
+        (["dynamic_batch_size=true", "batch_size=128"], "batch_size: 128 lies outside batch_size_min"),
+        (["efficiency_target=0.95"], "efficiency_target: 0.95"),
+        (["early_stopping_patience=0"], "early_stopping_patience: 0"),
+        (["keep_best=best"], "keep_best: 'best'"),
+    ],
+)  # fmt: skip
+def test_impossible_values_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config([], fields)
+
+
+# ---- in runs
+
+
+SMALL = {"batch_size": 16, "generations_per_prompt": 4, "eval_generations": 2, "eval_every": 1, "checkpoint_every": 3}
+SMALL |= {"max_steps": 6}
+
+
+def begin(folder: Path, prompts: Path, **fields) -> Path:
+    config = load_config(["scalerl", "demo"], [f"{name}={value}" for name, value in {**SMALL, **fields}.items()])
+    return train(config, str(prompts / "train.json"), str(prompts / "eval.json"), str(folder))
+
+
+@pytest.fixture
+def start(prompts, tmp_path):
+    return lambda name="run", **fields: begin(tmp_path / name, prompts, **fields)
+
+
+@pytest.fixture(scope="module")
+def once(prompts, tmp_path_factory):
+    """Runs that several tests compare with: each is made once."""
+    made: dict[str, Path] = {}
+
+    def make(**fields) -> Path:
+        key = json.dumps(fields)
+        if key not in made:
+            made[key] = begin(tmp_path_factory.mktemp("once") / "run", prompts, **fields)
+        return made[key]
+
+    return make
+
+
+DECISIONS = ("learning_rate", "batch_size", "best", "early_stop")
+TIMED = TIME_FIELDS | {"attempt", "efficiency", "flops_per_s", "reason"}
+
+
+def rows_of(folder: Path) -> list[dict]:
+    """Rows of the curve and decisions, without what two equal runs may differ in."""
+    rows = [r for r in read_log(folder / "log.jsonl").rows if r["kind"] != "event" or r["event"] in DECISIONS]
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
+
+
+def events_of(folder: Path, name: str) -> list[dict]:
+    return [row for row in read_log(folder / "log.jsonl").rows if row.get("event") == name]
+
+
+def column(folder: Path, kind: str, name: str) -> list:
+    return [row[name] for row in read_log(folder / "log.jsonl").rows if row["kind"] == kind]
+
+
+def test_a_run_lowers_its_learning_rate_as_torch_would_and_the_analysis_says_so(start):
+    folder = start(**STILL, lr_schedule="plateau", plateau_patience=1, max_steps=9)
+    config = load_config(
+        [], [f"{k}={v}" for k, v in {**STILL, "lr_schedule": "plateau", "plateau_patience": 1}.items()]
+    )
+    expected = torch_rates(config, column(folder, "eval", "pass_rate"))
+    assert column(folder, "step", "learning_rate") == expected[:-1] and len(set(expected)) > 2
+    events = events_of(folder, "learning_rate")
+    changes = [(step, a, b) for step, (a, b) in enumerate(pairwise(expected), 1) if a != b]
+    assert [(event["step"], event["old"], event["new"]) for event in events] == changes
+    found = an.read(folder)[0].events
+    assert [(event.kind, event.at["step"]) for event in found] == [("learning_rate", step) for step, _, _ in changes]
+    assert found[0].what == f"learning rate from {changes[0][1]:.4g} to {changes[0][2]:.4g}"
+    fit = an.fit(an.read(folder)[0], x="step")
+    assert "regime" in [f.code for f in fit.findings]
+
+
+def test_a_constant_run_decides_nothing(start):
+    folder = start(keep_best="true", early_stopping_patience=99)
+    assert not events_of(folder, "learning_rate") and not events_of(folder, "batch_size")
+    assert an.read(folder)[0].events == ()
+    assert "regime" not in [f.code for f in an.fit(an.read(folder)[0], x="step").findings]
+    assert read_header(folder)["not_reproducible"] == []
+
+
+SIZES = {16: 24, 24: 12, 12: 16}
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Sizes that follow one another whatever the clock says, so that runs can be compared."""
+    monkeypatch.setattr(controllers, "next_batch_size", lambda size, *_, **__: SIZES[size])
+
+
+DYNAMIC = {"dynamic_batch_size": "true", "batch_size_min": 4, "batch_size_max": 64, "batch_size_every": 2}
+
+
+@pytest.mark.parametrize("scheme", [{"off_policy_steps": 2}, {"off_policy": "ppo", "off_policy_steps": 2}])
+def test_a_dynamic_batch_is_trained_at_its_size_with_its_lag_and_marked_as_not_reproducible(start, scripted, scheme):
+    folder = start(**DYNAMIC, **scheme, max_steps=14, max_gpu_hours=100)
+    sizes, events = column(folder, "step", "reward_count"), events_of(folder, "batch_size")
+    assert set(sizes) == {16, 24, 12} and [size // 4 for size in sizes] == column(folder, "step", "prompts")
+    assert max(column(folder, "step", "lag_max")) <= 2 and max(column(folder, "step", "lag_max")) > 0
+    for event, after in zip(events, [*events[1:], {"step": 15}], strict=True):
+        assert sizes[event["step"] - 1] == event["old"] and type(event["new"]) is int
+        between = sizes[event["step"] : after["step"]]
+        assert set(between[:3]) <= {event["old"], event["new"]} and between[3:] == [event["new"]] * len(between[3:])
+    assert read_header(folder)["not_reproducible"] == ["dynamic_batch_size", "max_gpu_hours"]
+    found = an.read(folder)[0].events
+    assert [(e.kind, e.what) for e in found] == [
+        ("batch", f"batch size from {event['old']} to {event['new']}") for event in events
+    ]
+
+
+@pytest.mark.parametrize("in_flight", ["kv", "refresh"])
+@pytest.mark.parametrize("cut", [3, 5, 6])
+def test_a_run_that_is_cut_off_around_decisions_makes_the_same_ones(start, once, scripted, in_flight, cut):
+    fields = {**STILL, **DYNAMIC, "lr_schedule": "plateau", "plateau_patience": 2, "keep_best": "true"}
+    fields |= {"in_flight": in_flight, "early_stopping_patience": 30, "off_policy_steps": 1, "eval_every": 2}
+    whole, short = once(**fields, max_steps=8), start("short", **fields, max_steps=cut)
+    resume(str(short), ["max_steps=8"], say=pytest.fail)
+    assert rows_of(short) == rows_of(whole)
+    for name in ("learning_rate", "batch_size", "best"):
+        assert len(events_of(whole, name)) >= 1, name
+    assert_equal_policies(short / "model", whole / "model")
+    assert_equal_policies(short / "best", whole / "best")
+
+
+def assert_equal_policies(one: Path, other: Path) -> None:
+    states = [load_policy(str(folder)).model.state_dict() for folder in (one, other)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_generator_that_keeps_nothing_goes_on_with_batches_of_other_sizes(start, scripted, monkeypatch):
+    """As the one in a process of its own: what is in work is asked for anew, from the first batch not trained."""
+    monkeypatch.setattr(Generator, "state", lambda *_, **__: None)
+    folder = start(**DYNAMIC, off_policy_steps=1, max_steps=5)
+    assert column(folder, "step", "reward_count") == [16, 16, 16, 24, 24]
+    resume(str(folder), ["max_steps=7"], say=pytest.fail)
+    assert max(column(folder, "step", "lag_max")) <= 1
+    assert column(folder, "step", "step") == list(range(1, 8))
+
+
+# ---- early stopping
+
+
+def test_a_run_without_a_gain_stops_is_finished_and_goes_on_with_more_patience(start):
+    fields = {**STILL, "max_steps": 40, "early_stopping_min_gain": 0.9}
+    folder = start("short", **fields, early_stopping_patience=3)
+    rates = column(folder, "eval", "pass_rate")
+    (event,) = events_of(folder, "early_stop")
+    assert column(folder, "eval", "step") == [0, 1, 2, 3] and (folder / "model" / "config.json").is_file()
+    assert (event["step"], event["old"], event["new"]) == (3, rates[0], rates[-1])
+    assert event["reason"] == f"3 evaluations did not beat the pass rate of {rates[0]:.4g} at step 0 by more than 0.9"
+    assert read_log(folder / "log.jsonl").rows[-1]["event"] == "end"
+    assert an.read(folder)[0].events == ()
+    with pytest.raises(UserError, match=r"is finished, early_stopping_patience 3 reached at step 3.*--set early_s"):
+        resume(str(folder), ["max_steps=50"])
+    with pytest.raises(UserError, match=r"early_stopping_min_gain: 0\.9 cannot become 0.1 on a resume"):
+        resume(str(folder), ["early_stopping_min_gain=0.1"])
+    resume(str(folder), ["early_stopping_patience=5"], say=pytest.fail)
+    assert rows_of(folder) == rows_of(start("long", **fields, early_stopping_patience=5))
+
+
+def test_a_run_that_was_killed_before_it_could_say_that_it_stops_says_so_when_it_goes_on(start, monkeypatch):
+    fields = {**STILL, "max_steps": 40, "early_stopping_min_gain": 0.9, "early_stopping_patience": 2}
+    whole = start("whole", **fields)
+
+    def killed(self, folder):
+        raise MemoryError
+
+    monkeypatch.setattr(Policy, "save", killed)
+    with pytest.raises(MemoryError):
+        start("cut", **fields)
+    monkeypatch.undo()
+    cut = whole.with_name("cut")
+    resume(str(cut), say=pytest.fail)
+    assert rows_of(cut) == rows_of(whole) and (cut / "model" / "README.md").is_file()
+
+
+# ---- the best policy
+
+
+def best_of(folder: Path) -> tuple[int, float]:
+    rows = [row for row in read_log(folder / "log.jsonl").rows if row["kind"] == "eval"]
+    best = max(rows, key=lambda row: (row["pass_rate"], -row["step"]))
+    return best["step"], best["pass_rate"]
+
+
+def test_the_best_policy_is_kept_with_a_card_and_nothing_else_changes(start):
+    fields = {"learning_rate": "1e-3", "eval_every": 2, "batch_size": 32, "off_policy_steps": 0}
+    plain, folder = start("plain", **fields), start("kept", **fields, keep_best="true")
+    assert [r for r in rows_of(folder) if r["kind"] != "event"] == rows_of(plain)
+    assert not (plain / "best").exists()
+    step, rate = best_of(folder)
+    known = json.loads((folder / "best" / "policy.json").read_text())
+    row = next(r for r in read_log(folder / "log.jsonl").rows if r["kind"] == "eval" and r["step"] == step)
+    assert known["compute"] == {a: row[a] for a in known["compute"]} and known["pass_rate"] == rate
+    shares = np.array(row["correct"]) / row["k"]
+    assert known["pass_rate_se"] == pytest.approx(shares.std(ddof=1) / np.sqrt(len(shares)))
+    assert not list(folder.glob("best.*"))
+    card = (folder / "best" / "README.md").read_text()
+    header = read_header(folder)
+    for text in (f"| step | {step} |", f"{rate:.4f}", "| recipe | scalerl |", "| seed | 0 |", row["prompt_set"]):
+        assert text in card
+    for data in header["data"].values():
+        assert data["sha256"] in card
+    assert header["checkpoint"]["sha256"] in card and "No curve has been fitted yet" in card
+    last = json.loads((folder / "model" / "policy.json").read_text())
+    assert last["compute"]["step"] == 6 and f"| step | {step} |" in card
+    events = events_of(folder, "best")
+    assert [e["new"] for e in events] == sorted({e["new"] for e in events}) and events[-1]["step"] == step
+    # the weights are those of that step: a run that ends there leaves the same
+    assert_equal_policies(folder / "best", start("there", **fields, max_steps=max(step, 1)) / "model")
+
+
+def test_the_best_of_equal_pass_rates_is_the_first(start):
+    folder = start(**STILL, keep_best="true", max_steps=3, interruption_tokens=2, thinking_tokens=3, solution_tokens=1)
+    assert set(column(folder, "eval", "pass_rate")) == {0.0}, "nobody answers in four tokens"
+    assert [e["step"] for e in events_of(folder, "best")] == [0]
+    assert json.loads((folder / "best" / "policy.json").read_text())["compute"]["step"] == 0
+
+
+KILLED = """
+import os, signal, sys
+import scalerl.modelcard, scalerl.train
+from pathlib import Path
+from scalerl.config import load_config
+from scalerl.start import train
+train_data, eval_data, folder, *fields = sys.argv[1:]
+real_write, real_place, real_replace = scalerl.modelcard.write_best, scalerl.modelcard.take_place, Path.replace
+bests = 0
+def die_at(place):
+    def die(now):
+        if bests == 2 and now == place:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def write_best(*given):
+        global bests
+        bests += 1
+        real_write(*given)
+        die("written")
+    def take_place(run):
+        die("checkpoint")
+        real_place(run)
+    def replace(self, target):
+        real_replace(self, target)
+        if self.name == "best":
+            die("renames")
+    scalerl.train.write_best, scalerl.train.take_place, Path.replace = write_best, take_place, replace
+for place in ("written", "checkpoint", "renames"):
+    if not os.fork():
+        die_at(place)
+        train(load_config(["scalerl", "demo"], fields), train_data, eval_data, folder + place)
+        os._exit(1)
+    assert os.wait()[1] == signal.SIGKILL, place
+"""
+
+
+def test_a_best_policy_is_whole_whenever_the_run_is_killed(once, prompts, tmp_path):
+    """SIGKILL when the second best policy is written, when its checkpoint is, and between the two renames."""
+    fields = {**STILL, "keep_best": "true"}
+    whole = once(**fields)
+    assert len(events_of(whole, "best")) > 1
+    settings = [f"{name}={value}" for name, value in {**SMALL, **fields}.items()]
+    paths = [str(prompts / "train.json"), str(prompts / "eval.json"), str(tmp_path / "at ")]
+    subprocess.run([sys.executable, "-c", KILLED, *paths, *settings], check=True)
+    for place in ("written", "checkpoint", "renames"):
+        folder = tmp_path / f"at {place}"
+        there = [path for path in folder.glob("best*") if (path / "policy.json").is_file()]
+        assert len(there) == 2 and all(load_policy(str(path)) for path in there)
+        assert (folder / "best").exists() == (place != "renames")
+        second = events_of(whole, "best")[1]["step"]
+        assert second % SMALL["checkpoint_every"], "a step that has no checkpoint but for its policy"
+        assert (read_checkpoint(folder).state["step"] == second) == (place != "written")
+        resume(str(folder), say=pytest.fail)
+        assert rows_of(folder) == rows_of(whole)
+        assert [path.name for path in folder.glob("best*")] == ["best"]
+        assert_equal_policies(folder / "best", whole / "best")
+
+
+def test_a_best_policy_that_cannot_be_written_leaves_the_old_one(start, monkeypatch):
+    real, calls = Policy.save, []
+
+    def full(self, folder):
+        calls.append(folder)
+        if len(calls) == 2:
+            Path(folder).mkdir()
+            (Path(folder) / "model.safetensors").write_bytes(b"half")
+            raise UserError(f"{folder}: the model cannot be written: no space left on device")
+        real(self, folder)
+
+    monkeypatch.setattr(Policy, "save", full)
+    with pytest.raises(UserError, match="no space left"):
+        start("run", **STILL, keep_best="true")
+    folder = Path(calls[0]).parent
+    assert [path.name for path in folder.glob("best*")] == ["best"]
+    assert json.loads((folder / "best" / "policy.json").read_text())["compute"]["step"] == 0
+    assert load_policy(str(folder / "best"))
+
+
+def test_a_folder_with_a_best_policy_is_taken(start, tmp_path):
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds a run already \(best\)"):
+        start("run")
+
+
+# ---- cards
+
+
+def test_the_command_adds_what_the_fit_says_to_both_cards(prompts, tmp_path):
+    from scalerl.cli import main
+
+    options = [f"--set={name}={value}" for name, value in {**SMALL, "keep_best": "true"}.items()]
+    data = ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
+    folder = tmp_path / "run"
+    assert main(["train", "--config", "scalerl", "--config", "demo", "--output-dir", str(folder), *data, *options]) == 0
+    said = repr(an.fit(an.read(folder)))
+    for name in ("best", "model"):
+        card = (folder / name / "README.md").read_text()
+        section = card.split("## The run's scaling curve\n\n")[1]
+        assert [line.removeprefix("    ") for line in section.splitlines()] == said.splitlines()
+        assert "identified" in section and "warning" in section
+
+
+def test_a_run_without_a_curve_says_why(prompts, tmp_path, start):
+    from scalerl.commands.train import add_curves
+
+    folder = start(max_steps=1, eval_every=9)
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "log.jsonl").write_text('{"kind": "event", "event": "start"}\n')
+    add_curves(folder)
+    assert "    There is none: " in (folder / "model" / "README.md").read_text()
+
+
+def test_a_card_takes_no_orders_from_a_name():
+    from scalerl.modelcard import card
+
+    known = {
+        "recipe": "x\n# not a head | `ing` <script>",
+        "seed": 0,
+        "base_model": {"name": "some/model", "sha256": None},
+        "data": {"train": {"items": 2, "sha256": "a"}},
+        "devices": {"kind": "gpu", "count": 2},
+        "versions": {"torch": "2"},
+        "compute": dict.fromkeys(("step", "gpu_hours", "cpu_s", "tokens_generated", "tokens_trained", "flops"), 1),
+        "pass_rate": 0.5,
+        "pass_rate_se": None,
+        "evaluation": {"n_prompts": 1, "k": 1, "temperature": 1.0, "prompt_set": "b"},
+    }
+    text = card(known)
+    assert text == card(known) and r"x # not a head \| \`ing\` \<script\>" in text
+    assert 'base_model: "some/model"' in text and "unknown, of a single prompt" in text
+    known["base_model"] = {"name": "../model: [", "sha256": "c"}
+    assert "base_model:" not in card(known).split("\n---\n")[0]
