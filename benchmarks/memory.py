@@ -56,14 +56,14 @@ def make(size: str, folder: Path) -> None:
 def train(size: str, folder: Path) -> dict[str, Any]:
     """Train in this process, and measure it."""
     from scalerl.config import load_config
-    from scalerl.estimate import memory
+    from scalerl.estimate import memory, peak
     from scalerl.policy import load_policy
     from scalerl.start import train
 
     changes = {**SIZES[size][3], "model_name": folder / "model", "max_steps": STEPS, "eval_every": 1000}
     changes |= {"zero_variance_filtering": "false", "no_positive_resampling": "false", "length_control": "none"}
     config = load_config(["scalerl", "demo"], [f"{key}={value}" for key, value in changes.items()])
-    estimated = memory(config, load_policy(config.model_name).model)
+    estimated = memory(config, load_policy(config.model_name).model, eval_prompts=8)
     parameters = sum(p.numel() for p in load_policy(config.model_name).model.parameters())
     before, code = resident("VmRSS"), resident("RssFile")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -74,7 +74,7 @@ def train(size: str, folder: Path) -> dict[str, Any]:
         "before_mib": before / MIB,
         "measured_mib": (resident("VmHWM") - before - (resident("RssFile") - code)) / MIB,
         "code_mib": (resident("RssFile") - code) / MIB,
-        "estimated_mib": sum(part.bytes for part in estimated) / MIB,
+        "estimated_mib": peak(estimated)[0] / MIB,
         "parts_mib": {part.name: part.bytes / MIB for part in estimated},
     }
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from scalerl.config import ScaleRLConfig
 from scalerl.runlog import UserError
 
+SLOTS = 512  # most that an evaluation takes, as in scalerl.evaluate
 SAID = ("not enough memory", "can't allocate", "cannot allocate memory", "out of memory", "unable to mmap")
 # File and function of the frames of a traceback, outermost first, and what the process was at there.
 PLACES = {
-    ("evaluate.py", "grade"): "evaluation",
+    ("evaluate.py", "sample"): "evaluation",
     ("train.py", "_generate"): "generation",
     ("generate.py", "__init__"): "generation",
     ("train.py", "save"): "checkpoint",
@@ -68,7 +69,8 @@ def advice(phase: str, config: ScaleRLConfig) -> str:
     >>> print(advice("update", ScaleRLConfig()))
     out of memory in the update: lower micro_batch_tokens (32768) first, then max_length (16384); scalerl train ...
     """
-    values = {"slots": config.slots or config.batch_size}
+    slots = config.slots or (SLOTS if phase == "evaluation" else config.batch_size)
+    values = {"slots": min(slots, SLOTS) if phase == "evaluation" else slots}
     numbers = [name for name in KNOBS[phase] if name not in ("dtype", "in_flight", "model_name")]
     told = [f"{name} ({values.get(name, getattr(config, name))})" for name in numbers]
     wide = "dtype" in KNOBS[phase] and config.dtype in ("float32", "float64")
@@ -76,7 +78,7 @@ def advice(phase: str, config: ScaleRLConfig) -> str:
     if "in_flight" in KNOBS[phase] and config.in_flight == "kv":
         more.append("set in_flight to refresh (it is kv)")
     if "model_name" in KNOBS[phase]:
-        more.insert(0, f"take a smaller model than {config.model_name}")
+        more.insert(0, f"take a smaller model_name ({config.model_name})")
     lower = [f"lower {told[0]} first" + (f", then {', '.join(told[1:])}" if told[1:] else "")] if told else []
     return (
         f"out of memory in the {phase}: {', or '.join([*lower, *more])}; scalerl train --dry-run says what a run needs"
