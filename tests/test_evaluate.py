@@ -105,7 +105,7 @@ def test_slots_change_nothing_and_the_seed_does(made, run, tmp_path):
 
 def test_a_task_that_cannot_tell_its_answer_has_no_majority_and_says_why(made, run, tmp_path, monkeypatch, capsys):
     monkeypatch.delattr("scalerl.tasks.worked.WorkedTask.answer")
-    monkeypatch.setattr(Chain, "score", lambda self, item, text: text.endswith("#" + item["answer"]))
+    monkeypatch.setattr(Chain, "score", lambda _, item, text: text.endswith("#" + item["answer"]))
     assert evaluate(made, run / "model", "--k", 2, "--output-file", tmp_path / "r.json") == 0
     data = results(tmp_path / "r.json")["data"][0]
     assert data["majority_at_k"] is None

@@ -17,7 +17,8 @@ def place(tmp_path_factory):
     """A folder with a small configuration of the shipped checkpoint, in which the commands are typed."""
     folder = tmp_path_factory.mktemp("interface")
     small = {
-        "model_name": str(Path("data/checkpoints/chain").resolve()), "task": "chain", "max_length": 72, "prompt_tokens": 22, "thinking_tokens": 36,
+        "model_name": str(Path("data/checkpoints/chain").resolve()),
+        "task": "chain", "max_length": 72, "prompt_tokens": 22, "thinking_tokens": 36,
         "solution_tokens": 14, "batch_size": 16, "generations_per_prompt": 4, "eval_every": 1, "eval_generations": 2,
         "max_steps": 6, "learning_rate": 1.0e-4, "dtype": "float32", "device": "cpu",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""pass@k against exact fractions and against every subset; majority by hand; intervals by simulation and by formulas."""
+"""pass@k against exact fractions and every subset; majority by hand; intervals by simulation and by formulas."""
 
 from __future__ import annotations
 
