@@ -14,7 +14,8 @@ import numpy as np
 from scalerl.config import ScaleRLConfig
 from scalerl.data import load_data
 from scalerl.policy import Policy
-from scalerl.tasks import Item, get_task
+from scalerl.scoring import score
+from scalerl.tasks import Item
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 FIRST_NAMED = 3
@@ -106,12 +107,6 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
         taken=[index for index, good in enumerate(wrong) if good],
         prompt_tokens=config.prompt_tokens,
     )
-
-
-def score(config: ScaleRLConfig, pairs: Sequence[tuple[Item, str]]) -> list[bool]:
-    """Return which completions are right: the one place that asks for scores."""
-    task = get_task(config.task)
-    return [bool(task.score(item, text)) for item, text in pairs]
 
 
 def reference(item: Mapping[str, Any]) -> str:

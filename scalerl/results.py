@@ -25,7 +25,8 @@ from scalerl.policy import Policy
 from scalerl.runlog import COMPUTE_AXES, LOG_FILE, UserError, append_downstream, read_header, read_log
 from scalerl.sampler import interruption
 from scalerl.saved import Saved, step_of
-from scalerl.tasks import Item, Task, get_task
+from scalerl.scoring import answer_of, score
+from scalerl.tasks import get_task
 
 SCHEMA = "evaluation/1"
 T = TypeVar("T")
@@ -107,11 +108,11 @@ def evaluate_saved(
             completions = sample(config, policy, task, forward, weights, prompts=prompts, step=number)
         texts = [policy.decode(completion.tokens) for completion in completions]
         k = config.eval_generations
-        right = score(task, [(data.items[c.number // k], text) for c, text in zip(completions, texts, strict=True)])
+        right = score(config, [(data.items[c.number // k], text) for c, text in zip(completions, texts, strict=True)])
         graded = Graded(completions, texts, right)
         seconds = time.perf_counter() - began
         row = eval_row(config, data, graded)
-        tables.append({"name": name, **describe(task, data, graded, row), "evaluate_s": seconds})
+        tables.append({"name": name, **describe(config, data, graded, row), "evaluate_s": seconds})
         rows.append({"data_set": name, **row, "evaluate_s": seconds})
     if run is not None and axes is not None:
         about = {"model": saved.about["path"], "model_sha256": saved.about["sha256"]}
@@ -129,11 +130,6 @@ def evaluate_saved(
         "config": config.model_dump(),
         "versions": {"scalerl": scalerl.__version__, "python": platform.python_version(), "torch": torch.__version__},
     }
-
-
-def score(task: Task, pairs: Sequence[tuple[Item, str]]) -> list[bool]:
-    """Return which completions are right: the one place that asks for scores."""
-    return [bool(task.score(item, text)) for item, text in pairs]
 
 
 def eval_row(config: ScaleRLConfig, data: DataSet, graded: Graded) -> dict[str, Any]:
@@ -154,10 +150,10 @@ def eval_row(config: ScaleRLConfig, data: DataSet, graded: Graded) -> dict[str, 
     }
 
 
-def describe(task: Task, data: DataSet, graded: Graded, row: Mapping[str, Any]) -> dict[str, Any]:
+def describe(config: ScaleRLConfig, data: DataSet, graded: Graded, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scores of one data set, with what they are made from."""
     k, correct = row["k"], row["correct"]
-    answer = getattr(task, "answer", None)
+    answer = answer_of(config)
     votes = None
     if answer is not None:
         answers = batched([answer(text) for text in graded.texts], k)
@@ -170,7 +166,7 @@ def describe(task: Task, data: DataSet, graded: Graded, row: Mapping[str, Any]) 
         "mean_at_k": _score(over_prompts([c / k for c in correct])),
         "pass_at_k": {str(n): _score(over_prompts([pass_at_k(c, k, n) for c in correct])) for n in powers(k)},
         "majority_at_k": None if votes is None else _score(over_prompts(votes)),
-        "majority_missing": None if votes is not None else f"{task.name} cannot tell the answer from a completion",
+        "majority_missing": None if votes is not None else f"{config.task} cannot tell the answer from a completion",
         "length_mean": row["length_mean"],
         "truncation_rate": row["truncation_rate"],
         "correct": correct,
