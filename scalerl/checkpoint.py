@@ -104,6 +104,17 @@ def read_checkpoint(run: Path, check: Callable[[dict[str, Any]], None] = lambda 
     return None
 
 
+def read_folder(folder: Path) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged.
+    """
+    return _read(folder, ())
+
+
 def drop_newer(run: Path, step: int) -> None:
     """Remove checkpoints and unfinished ones that are newer than a step: a resumed run writes them again."""
     for folder in _folders(run):

@@ -65,9 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show a traceback instead of one line")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    from scalerl.commands import demo, prepare, recipes, train, warmup
+    from scalerl.commands import check_data, demo, evaluate, prepare, recipes, train, warmup
 
-    for command in (demo, prepare, warmup, train, recipes):
+    for command in (demo, prepare, check_data, warmup, train, evaluate, recipes):
         command.add_command(commands)
     add_commands(commands)
     return parser

@@ -1,8 +1,9 @@
 """What a run will need, before it is started: memory by part, seconds a step, GPU-hours to the end. Writes nothing.
 
 Memory is counted on a model without memory (torch's meta device) that goes through the trainer's own classes, so it
-is known for any size on any machine. What a step passes through and frees again (prefill, temporaries of a layer,
-the allocator's own share) is not in it.
+is known for any size on any machine. Parts that are held all the time are added up, and to them the largest of what
+comes in turn: an update, its optimizer call, an evaluation, a checkpoint. docs/hardware.md has the formulas, and the
+peaks of real runs beside them; ``python -m benchmarks.memory`` measures those.
 
 Seconds a step come from two updates that are really made, in a temporary folder, where the model is at hand and fits;
 otherwise from the floating-point operations of completions of full length, at a rate that is stated.
@@ -23,6 +24,7 @@ import torch
 from scalerl.config import ScaleRLConfig
 from scalerl.data import load_data
 from scalerl.describe import multiplying_weights
+from scalerl.evaluate import SLOTS
 from scalerl.forward import Cache, Forward, Weights
 from scalerl.runlog import LOG_FILE, UserError, read_log
 from scalerl.start import _build
@@ -41,6 +43,8 @@ class Part(NamedTuple):
     bytes: int
     inputs: str
     """What the figure is the product or sum of."""
+    phase: str = ""
+    """When it is needed, where it is not held all the time."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,18 @@ class Estimate:
 
     @property
     def total_bytes(self) -> int:
-        """All parts together."""
-        return sum(part.bytes for part in self.memory)
+        """At most at one time, see `peak`."""
+        return peak(self.memory)[0]
 
     def __str__(self) -> str:
         """Return the lines to print."""
         width = max(len(part.name) for part in self.memory)
+        total, largest = peak(self.memory)
         lines = [f"{'memory':<{width}}  {'GiB':>9}"]
-        lines += [f"{p.name:<{width}}  {p.bytes / GIB:>9.4g}  {p.inputs}" for p in self.memory]
-        lines += [f"{'total':<{width}}  {self.total_bytes / GIB:>9.4g}", ""]
+        for p in self.memory:
+            beside = "" if p.phase in ("", largest) else f"; in the {p.phase} alone, so not in the total"
+            lines.append(f"{p.name:<{width}}  {p.bytes / GIB:>9.4g}  {p.inputs}{beside}")
+        lines += [f"{'total':<{width}}  {total / GIB:>9.4g}  at most at one time, in the {largest}", ""]
         speed = self.speed
         mode = "at the same time" if speed.together else "one after the other"
         lines.append(
@@ -113,18 +120,43 @@ def estimate(config: ScaleRLConfig, train_data: str, eval_data: str) -> Estimate
     """
     config.trainable()
     prompts = len(load_data(train_data).items)
-    load_data(eval_data)  # not needed here, but a run would stop at it
+    eval_prompts = len(load_data(eval_data, limit=config.eval_prompts).items)
     model = skeleton(_architecture(config.model_name), torch.float64 if config.dtype == "float64" else torch.float32)
-    parts = memory(config, model)
-    why_not = _cannot_probe(config, sum(part.bytes for part in parts))
+    parts = memory(config, model, eval_prompts=eval_prompts)
+    why_not = _cannot_probe(config, peak(parts)[0])
     speed = _by_flops(config, model, why_not) if why_not else probe(config, train_data, eval_data)
     ahead = _ahead(config)
     steps, hours, limit = _to_the_end(config, speed, prompts, ahead)
     return Estimate(tuple(parts), speed, steps, ahead, hours, limit)
 
 
-def memory(config: ScaleRLConfig, model: Any) -> list[Part]:
-    """Return the parts of memory of a run; `model` may be without memory itself."""
+def peak(parts: Sequence[Part]) -> tuple[int, str]:
+    """Return the bytes needed at most at one time, and when: what is held, and the largest phase.
+
+    Examples
+    --------
+    >>> peak([Part("weights", 4, ""), Part("activations", 3, "", "update"), Part("cache", 2, "", "evaluation")])
+    (7, 'update')
+    """
+    phases: dict[str, int] = {}
+    for part in parts:
+        if part.phase:
+            phases[part.phase] = phases.get(part.phase, 0) + part.bytes
+    largest = max(phases, key=phases.__getitem__, default="")
+    return sum(part.bytes for part in parts if not part.phase) + phases.get(largest, 0), largest
+
+
+def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None) -> list[Part]:
+    """Return the parts of memory of a run.
+
+    Parameters
+    ----------
+    config : ScaleRLConfig
+    model : transformers.PreTrainedModel
+        May be without memory itself.
+    eval_prompts : int, optional
+        Prompts of an evaluation; not known, an evaluation is taken to fill all slots that it may have.
+    """
     forward = Forward(model, config.max_length, getattr(torch, config.dtype))
     weights = forward.weights(fp32_head=config.use_fp32_lm_head)
     slots = config.slots or config.batch_size
@@ -161,12 +193,37 @@ def memory(config: ScaleRLConfig, model: Any) -> list[Part]:
         ),
         Part("sampling", slots * vocabulary * 28, f"{slots} slots x {vocabulary:,} words x 28 B of scores"),
     ]
-    return parts + _activations(config, model, forward, weights)
+    parts += _activations(config, model, forward, weights)
+    looking = min(SLOTS, config.slots or SLOTS)
+    if eval_prompts is not None:
+        looking = min(looking, eval_prompts * config.eval_generations)
+    look = Cache(forward, looking, config.max_length)
+    parts += [
+        Part(
+            "optimizer's copy",
+            count * size,
+            f"{count:,} weights x {size} B: square roots of the moments",
+            "optimizer call",
+        ),
+        Part("new weights", generators, "a copy for the generator before the old one goes", "optimizer call"),
+        Part(
+            "evaluation",
+            generators + sum(t.nbytes for t in (*look.keys, *look.values)) + looking * vocabulary * 28,
+            f"weights, cache of {looking} slots and scores of its own",
+            "evaluation",
+        ),
+    ]
+    # Beside what is in use stand holes of what was freed: 2 to 24 % of it in the runs of docs/hardware.md.
+    return [
+        *parts,
+        Part("allocator", peak(parts)[0] // 8, "an eighth of the rest: freed memory that fits nothing else"),
+    ]
 
 
 def _activations(config: ScaleRLConfig, model: Any, forward: Forward, weights: Weights) -> list[Part]:
     """Return what the gradient of one micro-batch of longest completions keeps, each with a prompt of its own."""
     rows = max(1, min(config.micro_batch_tokens // config.max_length, config.batch_size))
+    prompts = min(rows, config.prompts_per_update)  # completions of one prompt share it
     before, after = config.prompt_tokens, config.max_new_tokens
     fed = after - 1  # the last token is predicted and not fed
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
@@ -178,24 +235,34 @@ def _activations(config: ScaleRLConfig, model: Any, forward: Forward, weights: W
     # turned and, where they are, normed.
     token = 4 * hidden + n * d + 4 * inner + (n + m) * d * (2 if normed else 1)
     statistics = (2 + (n + m if normed else 0)) * wide
-    prompt = before * (token + (n + 2 * m) * d)
-    completion = fed * token + 2 * m * d * (before + fed)
-    body = rows * layers * ((prompt + completion) * item + (before + fed) * statistics)
+    read, written = prompts * before, rows * fed  # tokens that are run
+    kept = read * (token + (n + 2 * m) * d) + written * token + rows * 2 * m * d * (before + fed)
+    body = layers * (kept * item + (read + written) * statistics)
     masks = rows * layers * fed * (before + fed) * item
-    ends = rows * (before + fed) * (hidden * item + wide) + rows * after * hidden * weights.head.dtype.itemsize
+    ends = (read + written) * (hidden * item + wide) + rows * after * hidden * weights.head.dtype.itemsize
     scores = rows * after * weights.head.shape[0] * max(4, weights.head.dtype.itemsize)
-    shape = f"{rows} x {before + after} tokens"
+    shape = f"{rows} x {after} tokens and {prompts} x {before} of prompts"
     return [
         Part(
             "activations",
             body + ends,
             f"micro-batch of {shape}, {layers} layers, width {hidden}, MLP {inner}, {n} + {m} heads of {d}, x {item} B",
+            "update",
         ),
-        Part("attention masks", masks, f"{layers} layers x {rows} x {fed} x {before + fed} tokens x {item} B"),
+        Part(
+            "attention masks", masks, f"{layers} layers x {rows} x {fed} x {before + fed} tokens x {item} B", "update"
+        ),
         Part(
             "logits",
             3 * scores,
             f"3 x {rows} x {after} tokens x {weights.head.shape[0]:,} words, kept and differentiated",
+            "update",
+        ),
+        Part(
+            "passing",
+            written * (3 * inner + 3 * hidden) * item,
+            f"{rows} x {fed} tokens x 3 x ({inner} + {hidden}) x {item} B: gradients within one layer",
+            "update",
         ),
     ]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from scalerl.completions import Request
+from scalerl.completions import Completion, Request
+from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet
+from scalerl.forward import Forward, Weights
 from scalerl.learner import Learner
 from scalerl.policy import Policy
 from scalerl.sampler import make_generator
@@ -37,18 +40,7 @@ def evaluate(learner: Learner, policy: Policy, task: Task, data: DataSet, step: 
     config = learner.config
     k = config.eval_generations
     prompts = [policy.encode(item["prompt"]) for item in data.items]
-    generator = make_generator(
-        config,
-        policy,
-        task,
-        learner.forward,
-        learner.weights(),
-        slots=min(SLOTS, config.slots or SLOTS, k * len(prompts)),
-        seed=config.eval_seed,
-        stream=1 + step,
-    )
-    generator.submit([Request(index * k, k, prompt) for index, prompt in enumerate(prompts)])
-    completions = generator.poll()
+    completions = sample(config, policy, task, learner.forward, learner.weights(), prompts=prompts, step=step)
     correct = [0] * len(prompts)
     samples = []
     for completion in completions:
@@ -70,3 +62,29 @@ def evaluate(learner: Learner, policy: Policy, task: Task, data: DataSet, step: 
         "truncation_rate": sum(c.truncated for c in completions) / len(completions),
     }
     return Evaluation(row, samples)
+
+
+def sample(
+    config: ScaleRLConfig,
+    policy: Policy,
+    task: Task,
+    forward: Forward,
+    weights: Weights,
+    *,
+    prompts: Sequence[tuple[int, ...]],
+    step: int,
+) -> list[Completion]:
+    """Sample `eval_generations` completions of every encoded prompt with the noise of a step, prompt by prompt."""
+    k = config.eval_generations
+    generator = make_generator(
+        config,
+        policy,
+        task,
+        forward,
+        weights,
+        slots=min(SLOTS, config.slots or SLOTS, k * len(prompts)),
+        seed=config.eval_seed,
+        stream=1 + step,
+    )
+    generator.submit([Request(index * k, k, prompt) for index, prompt in enumerate(prompts)])
+    return generator.poll()

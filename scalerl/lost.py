@@ -2,7 +2,8 @@
 
 Every file ``lost/attempt-N.jsonl`` begins with a row of kind ``lost`` that says how many GPU-hours went into it; the
 rows that follow are as they were in the log. N is the last attempt that wrote some of them, or the next free number.
-Each step can be repeated, so a kill in between loses or doubles nothing.
+Rows of kind ``downstream`` that score a policy from before the cut stay in the log as well. Each step can be repeated,
+so a kill in between loses or doubles nothing.
 """
 
 from __future__ import annotations
@@ -81,8 +82,21 @@ def cut_back(folder: Path, fd: int, at: Mapping[str, Any] | None) -> Cut:
         attempts.append(number)
         _cut_samples(folder, number, at["samples_bytes"] if at else 0)
     os.ftruncate(fd, end)
+    still_true = _downstream(tail, at["gpu_hours"] if at else 0.0)
+    if still_true:  # killed before this line, they are in `lost/` alone
+        os.pwrite(fd, still_true, end)
     os.fsync(fd)
     return Cut(max(attempts, default=0) + 1, len(lost), _billed(folder) + missing)
+
+
+def _downstream(tail: bytes, gpu_hours: float) -> bytes:
+    """Return the lines that score policies from before the cut, which stay what they are."""
+    kept = []
+    for line in tail.splitlines(keepends=True):
+        for row in _rows(line):
+            if row.get("kind") == "downstream" and all(at <= gpu_hours for at in _values([row], "gpu_hours")):
+                kept.append(line if line.endswith(b"\n") else line + b"\n")
+    return b"".join(kept)
 
 
 def _cut_samples(folder: Path, number: int, end: int) -> None:

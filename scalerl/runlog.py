@@ -3,7 +3,8 @@
 A run is a folder::
 
     run.json        what was run, written once before the first row (schema, recipe, seed, configuration, devices)
-    log.jsonl       append-only; one JSON object a line, flushed to disk row by row; kinds: step, eval, event
+    log.jsonl       append-only; one JSON object a line, flushed to disk row by row; kinds: step, eval, event,
+                    and downstream, which is written after the fact
     samples.jsonl   a few prompts, completions and rewards of every evaluation, to read
     model/          the final policy, where the trainer leaves one
     best/           the policy with the highest evaluation pass rate, where it is kept
@@ -93,6 +94,14 @@ EVAL_FIELDS: dict[str, str] = {
     "length_mean": "mean completion length, in tokens",
     "truncation_rate": "share of completions cut at the length limit",
     "evaluate_s": "wall seconds of this evaluation, not part of gpu_hours",
+}
+# Scores of a saved policy on any data set: a kind of its own, so that no reader takes one for a point of the run's
+# curve. They have the compute axes of the policy and the fields of eval rows, too, but for `attempt`.
+DOWNSTREAM_FIELDS: dict[str, str] = {
+    "data_set": "name of the data set, the same for every policy that was asked it",
+    "model": "what was evaluated, as it was named",
+    "model_sha256": "its hash; null where it has none",
+    "time": "when it was evaluated, UTC",
 }
 # What differs between two runs of one configuration and seed; every other field is equal. A run that was resumed
 # differs from one that was not in `attempt`, too, and has an event that says so.
@@ -299,14 +308,50 @@ class RunLog:
                 f"{path}: was replaced or removed while the run wrote to it, as some editors do; the run ends with the "
                 "rows that were there; go on by --resume"
             )
-        whole = os.fstat(self._fd).st_size
-        try:
-            if os.write(self._fd, line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._fd)
-        except OSError as error:
-            os.ftruncate(self._fd, whole)  # half a row would make a damaged line of the next one
-            raise RunLogError(f"{self.folder / LOG_FILE}: cannot be written: {error.strerror}") from error
+        _append_whole(self._fd, path, line)
+
+
+def append_downstream(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append scores of a saved policy to the log of a run that no process works on, all of them or none.
+
+    Parameters
+    ----------
+    folder : path
+    rows : sequence of mapping
+        The compute axes of the policy, and the fields of `DOWNSTREAM_FIELDS` and of eval rows.
+
+    Raises
+    ------
+    RunLogError
+        If the run is held, its log is damaged, or it cannot be written.
+    """
+    path = folder / LOG_FILE
+    whole = [{"kind": "downstream", **row, "time": now()} for row in rows]
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_APPEND)
+    except OSError as error:
+        raise RunLogError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        lock(fd, folder)
+        if read_log(path).cut:
+            raise RunLogError(f"{path}: its last line is cut; go on with the run by --resume first, which mends it")
+        ends = read_regular(path).endswith(b"\n")
+        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in whole)
+        _append_whole(fd, path, (lines if ends else "\n" + lines).encode())
+    finally:
+        os.close(fd)
+
+
+def _append_whole(fd: int, path: Path, data: bytes) -> None:
+    """Append to an open log and bring it to the disk, or leave it as it was."""
+    before = os.fstat(fd).st_size
+    try:
+        if os.write(fd, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(fd)
+    except OSError as error:
+        os.ftruncate(fd, before)  # half a row would make a damaged line of the next one
+        raise RunLogError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def refuse_if_held(folder: Path) -> tuple[int, ...] | None:

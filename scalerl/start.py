@@ -21,6 +21,7 @@ from scalerl.describe import header, machine
 from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.learner import Learner
 from scalerl.modelcard import settle
+from scalerl.outofmemory import memory_advice
 from scalerl.policy import checkpoint_hash, load_policy
 from scalerl.process import prepare_process
 from scalerl.runlog import (
@@ -74,7 +75,8 @@ def train(
     KeyboardInterrupt
         After SIGINT or SIGTERM, when the token in work and a checkpoint are done.
     """
-    trainer = _build(config, train_data, eval_data, output_dir, log_file=log_file, report=report)
+    with memory_advice(config):
+        trainer = _build(config, train_data, eval_data, output_dir, log_file=log_file, report=report)
     with closing(trainer.generator):
         trainer.log.refuse_if_taken()
         for data in (trainer.train_set, trainer.eval_set):
@@ -162,7 +164,8 @@ def resume(
     data = {name: given or run["data"][name]["file"] for name, given in (("train", train_data), ("eval", eval_data))}
     if csv_path is not None:
         refuse_foreign_csv(folder, Path(csv_path))
-    trainer = _build(config, data["train"], data["eval"], output_dir, log_file=csv_path, report=report, resume=at)
+    with memory_advice(config):
+        trainer = _build(config, data["train"], data["eval"], output_dir, log_file=csv_path, report=report, resume=at)
     with closing(trainer.generator):
         for name, found_set in (("train", trainer.train_set), ("eval", trainer.eval_set)):
             if found_set.sha256 != run["data"][name]["sha256"]:
@@ -192,7 +195,7 @@ def _header(folder: Path) -> dict[str, Any]:
 
 def _refuse_finished(trainer: Trainer) -> None:
     """Raise `UserError` if the run came to its end and would do so again at once."""
-    rows = lost.rows_of(trainer.log.folder)
+    rows = [row for row in lost.rows_of(trainer.log.folder) if row.get("kind") != "downstream"]
     if not rows or rows[-1].get("event") != "end":
         return
     limits = [name for name, share in trainer.limits().items() if share >= 1]
@@ -217,7 +220,8 @@ def _run(trainer: Trainer) -> Path:
                 settle(folder, None if best.best is None else best.step)
             if trainer.log_file is not None:
                 write_csv(folder, Path(trainer.log_file))
-        trainer.run()
+        with memory_advice(trainer.config):
+            trainer.run()
     return folder
 
 

@@ -19,6 +19,7 @@ from scalerl.runlog import (
     BEST_FOLDER,
     CHECKPOINT_FOLDER,
     COMPUTE_AXES,
+    DOWNSTREAM_FIELDS,
     EVAL_FIELDS,
     HEADER_FILE,
     LOG_FILE,
@@ -211,7 +212,12 @@ def table(head: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("head", "fields"),
-    [("Compute axes", COMPUTE_AXES), ("Rows of kind `step`", STEP_FIELDS), ("Rows of kind `eval`", EVAL_FIELDS)],
+    [
+        ("Compute axes", COMPUTE_AXES),
+        ("Rows of kind `step`", STEP_FIELDS),
+        ("Rows of kind `eval`", EVAL_FIELDS),
+        ("Rows of kind `downstream`", DOWNSTREAM_FIELDS),
+    ],
 )
 def test_every_field_is_described_in_the_docs_and_no_other(head, fields):
     assert table(head) == fields

@@ -21,8 +21,9 @@ def add_command(subparsers: Subparsers) -> None:
     fit.add_argument("--json", action="store_true", help="print JSON instead of a table")
     fit.add_argument(
         "--by",
-        metavar="COL|FIELD|difficulty",
-        help="fit groups: a column of one CSV, a field of the runs' configuration, or thirds of the prompts",
+        metavar="COL|FIELD|difficulty|data_set",
+        help="fit groups: a column of one CSV, a field of the runs' configuration, thirds of the prompts, or the data "
+        "sets that a run's policies were evaluated on",
     )
     fit.add_argument("--share", metavar="NAMES", help="with --by: what is tested to be the same (default: B,C_mid)")
     fit.add_argument("--next", dest="following", type=number_of, metavar="SIZE", help="with --by: size to predict")

@@ -25,6 +25,7 @@ from analysis.pooled.grouped import GroupFits, Line, Predicted
 from analysis.pooled.joint import fit_shared
 from analysis.pooled.secondstage import fit_line
 from analysis.pooled.shared import SharedFit
+from analysis.readers.datasets import data_sets
 from analysis.readers.frames import read_frame
 from analysis.schema import Run
 from scalerl.runlog import UserError
@@ -32,6 +33,7 @@ from scalerl.runlog import UserError
 BUCKETS = ("hard", "middle", "easy")
 SHARED = ("B", "C_mid")
 DIFFICULTY = "difficulty"
+DATA_SET = "data_set"
 
 
 def fit_groups(
@@ -51,8 +53,9 @@ def fit_groups(
     given : DataFrame, Run, or iterable of Run
         A table with a column that names each row's group; one run for ``by="difficulty"``; or runs.
     by : str or mapping of run to number
-        Column of the table; ``"difficulty"`` for thirds of the prompts by how often they were solved; for runs a field
-        of their configuration, such as ``batch_size``, or a number for each run by name.
+        Column of the table; ``"difficulty"`` for thirds of the prompts by how often they were solved; ``"data_set"``
+        for the data sets that policies of one run were evaluated on afterwards, beside its own evaluations; for runs a
+        field of their configuration, such as ``batch_size``, or a number for each run by name.
     share : names of {"R0", "A", "B", "C_mid"}
         What is tested to be one value for all groups.
     following : float, optional
@@ -113,10 +116,10 @@ def _groups(
     runs = [given] if isinstance(given, Run) else list(given)
     if any(not isinstance(r, Run) for r in runs):
         raise UserError("fit(by=...) takes a table, a run, or runs; read files with analysis.read(path)")
-    if by == DIFFICULTY:
+    if by in (DIFFICULTY, DATA_SET):
         if len(runs) != 1:
-            raise UserError(f"by: 'difficulty' takes one run; {len(runs)} given")
-        return difficulty_buckets(runs[0]), {}, []
+            raise UserError(f"by: {by!r} takes one run; {len(runs)} given")
+        return (difficulty_buckets if by == DIFFICULTY else data_sets)(runs[0]), {}, []
     sizes = {run.name: _size(run, by) for run in runs}
     return sorted(runs, key=lambda r: sizes[r.name]), dict(sorted(sizes.items(), key=lambda item: item[1])), []
 

@@ -182,8 +182,8 @@ def _read_log(path: Path, x: str | None, y: str | None, scale: float | None) -> 
         header = read_header(path.parent)
     else:
         said.append(finding("no-header", f"no {HEADER_FILE} beside the log: recipe and seed are unknown"))
-    extras, about = _describe(table, kept)
-    last = content.rows[-1]
+    extras, about = describe_rows(table, kept)
+    last = [row for row in content.rows if row.get("kind") != "downstream"][-1]  # those are written after the fact
     ended = not content.cut and last.get("event") in _ENDINGS  # a row behind an end belongs to a run that went on
     recipe = printable(str(header.get("recipe") or path.parent.resolve().name))
     seed = header.get("seed")
@@ -204,7 +204,7 @@ def _read_log(path: Path, x: str | None, y: str | None, scale: float | None) -> 
     )
 
 
-def _describe(table: Table, kept: Sequence[int]) -> tuple[dict[str, Any], list[Finding]]:
+def describe_rows(table: Table, kept: Sequence[int]) -> tuple[dict[str, Any], list[Finding]]:
     """Columns that describe an evaluation, kept as logged, and what they give away."""
     extras: dict[str, Any] = {}
     for name in ("n_prompts", "k", "correct", "prompt_set", "attempt"):

@@ -44,5 +44,9 @@ class WorkedTask(ABC):
 
     def score(self, item: Item, completion: str) -> bool:
         """Return whether what follows the first mark is the answer, to the last character."""
+        return self.answer(completion) == item["answer"]
+
+    def answer(self, completion: str) -> str | None:
+        """Return what follows the first mark, or None without one."""
         _, mark, answer = completion.partition(self.end_of_thinking)
-        return bool(mark) and answer == item["answer"]
+        return answer if mark else None

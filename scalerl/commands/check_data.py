@@ -1,0 +1,44 @@
+"""The command check-data. Importing this costs argparse and nothing more."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from scalerl.commands.common import natural
+
+if TYPE_CHECKING:
+    from scalerl.commands.common import Subparsers
+
+
+def add_command(subparsers: Subparsers) -> None:
+    """Add the command to a parser."""
+    parser = subparsers.add_parser("check-data", help="prompts as the model sees them, token lengths, reference scores")
+    parser.add_argument("--data", required=True, metavar="F")
+    parser.add_argument(
+        "--model", metavar="M", help="model directory or hub name; without it nothing is counted in tokens"
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="F", help="as in train: the reward and prompt_tokens are read"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="change one field; repeatable")
+    parser.add_argument("--n", type=natural, default=5, metavar="N", help="prompts to print")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print prompts, lengths and reference scores; return 1 if the data cannot be trained on as they are."""
+    from scalerl.checkdata import check_data
+    from scalerl.config import load_config
+
+    config = load_config(args.config, args.set)
+    policy = None
+    if args.model:
+        from scalerl.policy import load_policy
+
+        policy = load_policy(args.model)
+    found = check_data(args.data, config, policy, show=args.n)
+    print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if args.json else found)
+    return 0 if found.usable else 1

@@ -1,0 +1,242 @@
+"""Evaluate a saved policy on data sets: mean@k, pass@k, majority@k with intervals, as a file and as rows of a run.
+
+What is sampled is what the run's own evaluations would sample: the same generator, lengths, interruption and noise. The
+policy of step n, asked with the configuration of its run, gives the counts that the log has for step n.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+import scalerl
+from scalerl.completions import Completion
+from scalerl.config import ScaleRLConfig, change_config, load_config
+from scalerl.data import DataError, DataSet, encode_prompts, load_data
+from scalerl.evaluate import SAMPLES_KEPT, sample
+from scalerl.forward import Forward
+from scalerl.passk import Score, majority, over_prompts, pass_at_k, powers
+from scalerl.policy import Policy
+from scalerl.runlog import COMPUTE_AXES, LOG_FILE, UserError, append_downstream, read_header, read_log
+from scalerl.sampler import interruption
+from scalerl.saved import Saved, step_of
+from scalerl.scoring import answer_of, score
+from scalerl.tasks import get_task
+
+SCHEMA = "evaluation/1"
+T = TypeVar("T")
+
+
+class Graded(NamedTuple):
+    """Completions of a data set, prompt by prompt, their texts, and which of them are right."""
+
+    completions: list[Completion]
+    texts: list[str]
+    right: list[bool]
+
+
+def batched(values: Sequence[T], k: int) -> list[list[T]]:
+    """Return the values of each prompt: every k that follow one another."""
+    return [list(values[first : first + k]) for first in range(0, len(values), k)]
+
+
+def run_config(run: Path, settings: Sequence[str]) -> ScaleRLConfig:
+    """Return the configuration of a run with changes, for all prompts of a data set."""
+    config = read_header(run).get("config")
+    if not isinstance(config, dict):
+        raise UserError(f"{run}: its run.json has no configuration; give one with --config")
+    return change_config({**config, "eval_prompts": None}, settings)
+
+
+def fitting_config(policy: Policy, files: Sequence[str], settings: Sequence[str]) -> ScaleRLConfig:
+    """Return a configuration for a model alone: as long as the model and the defaults take, nothing forced.
+
+    Raises
+    ------
+    UserError
+        If the longest prompt leaves no room for a completion.
+    """
+    longest = max(len(policy.encode(item["prompt"])) for file in files for item in load_data(file).items)
+    default = load_config()
+    most = min(default.max_length, getattr(policy.model.config, "max_position_embeddings", None) or default.max_length)
+    before = max(1, min(longest, default.prompt_tokens))
+    if most - before < 2:
+        raise UserError(
+            f"max_length: the model takes {most} tokens and the longest prompt has {longest}; "
+            "give lengths with --set prompt_tokens=... and the others, or --config"
+        )
+    lengths = {"max_length": most, "prompt_tokens": before, "thinking_tokens": most - before - 1, "solution_tokens": 1}
+    return change_config({**lengths, "length_control": "none", "dtype": "float32"}, settings)
+
+
+def evaluate_saved(
+    saved: Saved,
+    config: ScaleRLConfig,
+    files: Sequence[str],
+    *,
+    run: Path | None = None,
+    step: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Evaluate a policy on data sets and return what ``results.json`` holds.
+
+    With `run`, a row for each data set is appended to the log of that run.
+
+    Raises
+    ------
+    UserError
+        If a data set, the configuration or the run cannot be used; before anything was sampled.
+    """
+    policy = saved.policy
+    task = get_task(config.task)
+    names = data_set_names(files)
+    interruption(config, policy, task)  # says what is wrong with the phrase
+    forward = Forward(policy.model, config.max_length, getattr(torch, config.dtype))
+    loaded = [_load(file, policy, config, say) for file in files]
+    axes = None if run is None else axes_at(run, saved, step)
+    weights = forward.weights(fp32_head=config.use_fp32_lm_head)
+    number = 0 if axes is None else int(axes["step"])
+    tables, rows = [], []
+    for name, (data, prompts) in zip(names, loaded, strict=True):
+        began = time.perf_counter()
+        with torch.inference_mode():
+            completions = sample(config, policy, task, forward, weights, prompts=prompts, step=number)
+        texts = [policy.decode(completion.tokens) for completion in completions]
+        k = config.eval_generations
+        right = score(config, [(data.items[c.number // k], text) for c, text in zip(completions, texts, strict=True)])
+        graded = Graded(completions, texts, right)
+        seconds = time.perf_counter() - began
+        row = eval_row(config, data, graded)
+        tables.append({"name": name, **describe(config, data, graded, row), "evaluate_s": seconds})
+        rows.append({"data_set": name, **row, "evaluate_s": seconds})
+    if run is not None and axes is not None:
+        about = {"model": saved.about["path"], "model_sha256": saved.about["sha256"]}
+        append_downstream(run, [{**axes, **row, **about} for row in rows])
+    return {
+        "schema": SCHEMA,
+        "model": {**saved.about, "parameters": sum(p.numel() for p in policy.model.parameters())},
+        "run": None if run is None else {"folder": str(run), **(axes or {})},
+        "k": config.eval_generations,
+        "sampling_seed": config.eval_seed,
+        "temperature": config.temperature,
+        "max_new_tokens": config.max_new_tokens,
+        "intervals": "95 %, over prompts; see scalerl.passk.over_prompts",
+        "data": tables,
+        "config": config.model_dump(),
+        "versions": {"scalerl": scalerl.__version__, "python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def eval_row(config: ScaleRLConfig, data: DataSet, graded: Graded) -> dict[str, Any]:
+    """Return the fields of an eval row."""
+    correct = [sum(right) for right in batched(graded.right, config.eval_generations)]
+    count = len(graded.completions)
+    return {
+        "pass_rate": sum(correct) / count,
+        "n_prompts": len(correct),
+        "k": config.eval_generations,
+        "correct": correct,
+        "prompt_set": data.sha256,
+        "temperature": config.temperature,
+        "max_new_tokens": config.max_new_tokens,
+        "sampling_seed": config.eval_seed,
+        "length_mean": sum(len(c.tokens) for c in graded.completions) / count,
+        "truncation_rate": sum(c.truncated for c in graded.completions) / count,
+    }
+
+
+def describe(config: ScaleRLConfig, data: DataSet, graded: Graded, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores of one data set, with what they are made from."""
+    k, correct = row["k"], row["correct"]
+    answer = answer_of(config)
+    votes = None
+    if answer is not None:
+        answers = batched([answer(text) for text in graded.texts], k)
+        votes = [majority(found, right) for found, right in zip(answers, batched(graded.right, k), strict=True)]
+    return {
+        "file": data.path,
+        "sha256": data.sha256,
+        "n_prompts": len(data.items),
+        "dropped": data.dropped,
+        "mean_at_k": _score(over_prompts([c / k for c in correct])),
+        "pass_at_k": {str(n): _score(over_prompts([pass_at_k(c, k, n) for c in correct])) for n in powers(k)},
+        "majority_at_k": None if votes is None else _score(over_prompts(votes)),
+        "majority_missing": None if votes is not None else f"{config.task} cannot tell the answer from a completion",
+        "length_mean": row["length_mean"],
+        "truncation_rate": row["truncation_rate"],
+        "correct": correct,
+        "majority": votes,
+        "samples": [
+            {
+                "prompt": item["prompt"],
+                "completion": graded.texts[index * k],
+                "answer": item["answer"],
+                "right": graded.right[index * k],
+                "truncated": graded.completions[index * k].truncated,
+            }
+            for index, item in enumerate(data.items[:SAMPLES_KEPT])
+        ],
+    }
+
+
+def _score(score: Score) -> dict[str, float]:
+    return score._asdict()
+
+
+def _load(
+    file: str, policy: Policy, config: ScaleRLConfig, say: Callable[[str], None]
+) -> tuple[DataSet, list[tuple[int, ...]]]:
+    unknown = policy.tokenizer.unk_token_id
+    data = load_data(file, limit=config.eval_prompts)
+    kept, prompts = encode_prompts(data, policy.encode, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
+    if kept.dropped:
+        say(f"{file}: {kept.dropped} of {len(data.items)} prompts, over prompt_tokens {config.prompt_tokens}, left out")
+    return kept, prompts
+
+
+def data_set_names(files: Sequence[str]) -> list[str]:
+    """Return the name of each data set: of its file, or where two files share one, of folder and file.
+
+    Raises
+    ------
+    DataError
+        If a file is given twice.
+
+    Examples
+    --------
+    >>> data_set_names(["math/test.json", "code/test.json", "aime.json"])
+    ['math/test', 'code/test', 'aime']
+    """
+    if len({Path(file).resolve() for file in files}) < len(files):
+        raise DataError("--eval-data: a file is given twice")
+    stems = [Path(file).stem for file in files]
+    return [
+        stem if stems.count(stem) == 1 else f"{Path(file).resolve().parent.name}/{stem}"
+        for file, stem in zip(files, stems, strict=True)
+    ]
+
+
+def axes_at(run: Path, saved: Saved, step: int | None) -> dict[str, Any]:
+    """Return the compute axes that a run had when it made the policy.
+
+    Raises
+    ------
+    UserError
+        If the update is not known, or the log has no row of it.
+    """
+    rows = read_log(run / LOG_FILE).rows
+    known = step_of(saved.about["path"], run, saved.about["sha256"], rows)
+    if step is not None and known is not None and step != known:
+        raise UserError(f"--step {step}: {saved.about['path']} is from step {known} of {run}")
+    number = known if step is None else step
+    if number is None:
+        raise UserError(f"{saved.about['path']}: it cannot be told at which step of {run} it was; give --step N")
+    for row in reversed(rows):
+        if row.get("kind") in ("step", "eval") and row.get("step") == number:
+            return {axis: row[axis] for axis in COMPUTE_AXES if axis in row}
+    raise UserError(f"{run / LOG_FILE}: has no row of step {number}, so its compute is not known")

@@ -1,0 +1,89 @@
+"""`scalerl check-data`: what the model will see, how long it is, and whether the reward knows its own answers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from scalerl.cli import main
+
+
+@pytest.fixture
+def file(prompts, tmp_path):
+    """A copy of the train prompts that a test may change: (path, items)."""
+    items = json.loads((prompts / "train.json").read_text())
+    return tmp_path / "mine.json", items
+
+
+def checked(path, items, *more, capsys):
+    path.write_text(json.dumps(items))
+    code = main(["check-data", "--data", str(path), "--config", "demo", *more])
+    return code, capsys.readouterr().out
+
+
+def test_prompts_lengths_and_scores_are_told(file, chain_model, capsys):
+    path, items = file
+    code, told = checked(path, items, "--model", str(chain_model), "--n", "2", capsys=capsys)
+    assert code == 0
+    assert told.count("reference '") == 2
+    assert items[0]["prompt"] in told and items[2]["prompt"] not in told
+    assert "24 of 24 right" in told and "0 of 24 taken for right" in told
+
+
+def test_the_json_has_the_same_and_the_quantiles_are_numpys(file, chain_model, capsys):
+    path, items = file
+    more = ["--model", str(chain_model), "--set", "prompt_tokens=14", "--json", "--n", "1"]
+    code, told = checked(path, items, *more, capsys=capsys)
+    found, lengths = json.loads(told), [len(item["prompt"]) for item in items]  # a character is a token
+    assert code == 0
+    assert found["tokens"]["median"] == np.quantile(lengths, 0.5, method="higher")
+    assert (found["tokens"]["least"], found["tokens"]["most"]) == (min(lengths), max(lengths))
+    assert found["over"] == sum(length > 14 for length in lengths) > 0
+    assert found["rendered"][0]["tokens"] == lengths[0]
+
+
+def test_a_reference_that_does_not_score_ends_with_1(file, capsys):
+    path, items = file
+    items[3]["solution"] = "#" + items[3]["answer"] + "0"
+    code, told = checked(path, items, capsys=capsys)
+    assert code == 1
+    assert "23 of 24 right: item 3" in told
+    assert "not known without --model" in told
+
+
+def test_a_reward_that_takes_any_answer_ends_with_1(file, capsys, monkeypatch):
+    path, items = file
+    monkeypatch.setattr("scalerl.tasks.chain.Chain.score", lambda *_: True)
+    code, told = checked(path, items, capsys=capsys)
+    assert code == 1
+    assert "24 of 24 taken for right: item 0, 1, 2, ..." in told
+
+
+def test_prompts_that_cannot_be_read_or_are_all_too_long_end_with_1(file, chain_model, capsys):
+    path, items = file
+    model = ["--model", str(chain_model)]
+    code, told = checked(path, items, *model, "--set", "prompt_tokens=3", capsys=capsys)
+    assert code == 1 and "24 over prompt_tokens 3" in told
+    items[5]["prompt"] = "what is 1+1?"
+    code, told = checked(path, items, *model, capsys=capsys)
+    assert code == 1 and "unread          1 prompts" in told
+
+
+def test_one_answer_for_all_makes_an_empty_completion_the_wrong_one(file, capsys):
+    path, items = file
+    same = [item for item in items if item["answer"] == items[0]["answer"]][:1]
+    code, told = checked(path, same, capsys=capsys)
+    assert code == 0 and "0 of 1 taken for right" in told
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    for argv, message in (
+        (["--data", str(tmp_path / "no.json")], "no.json: cannot be read"),
+        (["--data", str(tmp_path / "no.json"), "--model", str(tmp_path)], "no model directory"),
+        (["--data", str(tmp_path / "no.json"), "--set", "task=chess"], "cannot be read"),
+    ):
+        assert main(["check-data", *argv]) == 2
+        said = capsys.readouterr().err
+        assert message in said and said.count("\n") == 1

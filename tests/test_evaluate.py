@@ -1,0 +1,286 @@
+"""`scalerl evaluate`: the counts of the run itself, files that fit or are refused by name, rows that stay apart."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from math import comb
+
+import pytest
+import torch
+
+import analysis as an
+from analysis.readers.datasets import data_sets
+from scalerl.cli import main
+from scalerl.data import prepare
+from scalerl.runlog import DOWNSTREAM_FIELDS, EVAL_FIELDS, TIME_FIELDS, append_downstream, lock, read_log
+from scalerl.start import resume, train
+from scalerl.tasks.chain import Chain
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run of four updates from the shipped checkpoint, with a checkpoint at 2 and 4, and its data."""
+    from scalerl.config import load_config
+
+    folder = tmp_path_factory.mktemp("made")
+    prepare("chain", str(folder / "data"), sizes=(64, 12, 10))
+    settings = ["batch_size=32", "generations_per_prompt=4", "max_steps=4", "eval_every=2", "checkpoint_every=2"]
+    config = load_config(["scalerl", "demo"], settings)
+    train(config, str(folder / "data/train.json"), str(folder / "data/eval.json"), str(folder / "run"))
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of the run that a test may change."""
+    import shutil
+
+    shutil.copytree(made / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def evaluate(folder, model, *more, data="eval"):
+    argv = ["evaluate", "--model-path", str(model), "--eval-data", str(folder / f"data/{data}.json"), *map(str, more)]
+    return main(argv)
+
+
+def results(path):
+    return json.loads(path.read_text())
+
+
+def own(run, kind="eval"):
+    return [row for row in read_log(run / "log.jsonl").rows if row["kind"] == kind]
+
+
+def test_a_policy_of_the_run_gives_the_counts_that_the_run_logged(made, run, tmp_path):
+    """Checkpoint and model, loaded by other code, sampled with the same noise: the same completions."""
+    logged = {row["step"]: row for row in own(run)}
+    for step, model in ((2, run / "checkpoints/step-00000002"), (4, run / "model")):
+        assert evaluate(made, model, "--run", run, "--output-file", tmp_path / f"{step}.json") == 0
+        table = results(tmp_path / f"{step}.json")["data"][0]
+        assert table["correct"] == logged[step]["correct"]
+        assert table["sha256"] == logged[step]["prompt_set"]
+        row = own(run, "downstream")[-1]
+        same = set(EVAL_FIELDS) - TIME_FIELDS - {"attempt"}
+        assert {name: row[name] for name in same} == {name: logged[step][name] for name in same}
+        assert set(row) >= set(DOWNSTREAM_FIELDS) | set(EVAL_FIELDS) - {"attempt"}
+        axes = next(r for r in reversed(read_log(run / "log.jsonl").rows) if r.get("step") == step and "attempt" in r)
+        assert {a: row[a] for a in ("gpu_hours", "tokens_trained", "flops", "step")} == {
+            a: axes[a] for a in ("gpu_hours", "tokens_trained", "flops", "step")
+        }
+
+
+def test_the_scores_are_made_of_the_counts(made, run, tmp_path, capsys):
+    out = tmp_path / "r.json"
+    more = ["--k", 8, "--seed", 3, "--temperature", 0.9, "--eval-data", made / "data/test.json", "--output-file", out]
+    assert evaluate(made, run / "model", *more) == 0
+    told, found = capsys.readouterr().out, results(out)
+    assert (found["k"], found["sampling_seed"], found["temperature"]) == (8, 3, 0.9)
+    assert [data["name"] for data in found["data"]] == ["eval", "test"]
+    assert found["run"] is None
+    assert own(run, "downstream") == []
+    for data in found["data"]:
+        counts = data["correct"]
+        assert len(counts) == data["n_prompts"]
+        assert data["mean_at_k"]["value"] == pytest.approx(sum(counts) / (8 * len(counts)))
+        for k in (1, 2, 4, 8):
+            exact = sum(1 - Fraction(comb(8 - c, k), comb(8, k)) for c in counts) / len(counts)
+            assert data["pass_at_k"][str(k)]["value"] == pytest.approx(float(exact))
+        assert data["majority_at_k"]["value"] == pytest.approx(sum(data["majority"]) / len(counts))
+        assert 0 < data["length_mean"] <= 50
+        assert data["majority_missing"] is None
+    assert "pass@4" in told and "majority@8" in told
+
+
+def test_slots_change_nothing_and_the_seed_does(made, run, tmp_path):
+    def counts(*more):
+        assert evaluate(made, run / "model", *more, "--force", "--output-file", tmp_path / "r.json") == 0
+        return results(tmp_path / "r.json")["data"][0]["correct"]
+
+    first = counts("--k", 4)
+    assert counts("--k", 4, "--batch", 7) == first
+    assert counts("--k", 4, "--seed", 1) != first
+
+
+def test_a_task_that_cannot_tell_its_answer_has_no_majority_and_says_why(made, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr("scalerl.tasks.worked.WorkedTask.answer")
+    monkeypatch.setattr(Chain, "score", lambda _, item, text: text.endswith("#" + item["answer"]))
+    assert evaluate(made, run / "model", "--k", 2, "--output-file", tmp_path / "r.json") == 0
+    data = results(tmp_path / "r.json")["data"][0]
+    assert data["majority_at_k"] is None
+    assert "chain cannot tell the answer" in data["majority_missing"]
+    assert "no majority@2" in capsys.readouterr().out
+
+
+def test_a_model_alone_is_sampled_as_long_as_it_takes(made, chain_model, tmp_path):
+    """No run, no configuration: lengths from the model and the prompts."""
+    assert evaluate(made, chain_model, "--k", 1, "--output-file", tmp_path / "r.json") == 0
+    found = results(tmp_path / "r.json")
+    assert found["config"]["max_length"] == 72
+    assert found["max_new_tokens"] == 72 - found["config"]["prompt_tokens"]
+    assert found["config"]["length_control"] == "none"
+
+
+def test_a_file_of_weights_is_put_onto_its_base(made, run, tmp_path, chain_model, capsys):
+    from scalerl.policy import load_policy
+
+    state = load_policy(str(run / "model")).model.state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    config = ["--config", "scalerl", "--config", "demo", "--k", 2]
+
+    def tried(name, *more):
+        capsys.readouterr()
+        out = tmp_path / "r.json"
+        out.unlink(missing_ok=True)
+        code = evaluate(made, tmp_path / name, *config, *more, "--output-file", out)
+        return (code, results(out) if code == 0 else capsys.readouterr().err)
+
+    base = ["--base", "data/checkpoints/chain"]
+    code, found = tried("w.pt", *base)
+    assert code == 0
+    assert found["model"]["base"] == "data/checkpoints/chain"
+    evaluate(made, run / "model", *config, "--output-file", tmp_path / "whole.json")
+    assert found["data"][0]["correct"] == results(tmp_path / "whole.json")["data"][0]["correct"]
+    torch.save({"model": state, "step": 3}, tmp_path / "wrapped.pth")
+    assert tried("wrapped.pth", *base)[1]["data"][0]["correct"] == found["data"][0]["correct"]
+
+    code, said = tried("w.pt")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "--base DIR" in said
+    without = {name: w for name, w in state.items() if name != "model.norm.weight"}
+    torch.save({**without, "extra.weight": torch.zeros(2)}, tmp_path / "less.pt")
+    code, said = tried("less.pt", *base)
+    assert "1 weights are missing: model.norm.weight; 1 weights are unknown: extra.weight" in said
+    torch.save({**state, "lm_head.weight": torch.zeros(3, 64)}, tmp_path / "shape.pt")
+    assert "lm_head.weight (3, 64) for" in tried("shape.pt", *base)[1]
+    (tmp_path / "junk.pt").write_bytes(b"not a file of torch")
+    assert tried("junk.pt", *base)[0] == 2
+
+
+def test_nothing_in_a_file_of_weights_is_executed(made, tmp_path, capsys):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    torch.save({"model.norm.weight": Payload()}, tmp_path / "evil.pt")
+    argv = ["--base", "data/checkpoints/chain", "--output-file", tmp_path / "r.json"]
+    assert evaluate(made, tmp_path / "evil.pt", *argv) == 2
+    assert "nothing of it was executed" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists()
+
+
+def test_refusals_are_one_line_and_write_nothing(made, run, tmp_path, capsys, chain_model):
+    out = tmp_path / "r.json"
+    out.write_text("mine")
+    log = (run / "log.jsonl").read_bytes()
+    again = ["--eval-data", made / "data/eval.json", "--output-file", tmp_path / "n.json"]
+    for argv, message in (
+        ([run / "model", "--output-file", out], "exists already"),
+        ([run / "model", *again], "a file is given twice"),
+        ([run / "model", "--k", 0, "--output-file", tmp_path / "n.json"], "eval_generations"),
+        ([tmp_path / "none", "--output-file", tmp_path / "n.json"], "there is no directory"),
+        ([run / "model", "--base", chain_model, "--output-file", tmp_path / "n.json"], "--base: is read with"),
+        ([chain_model, "--run", run, "--output-file", tmp_path / "n.json"], "give --step N"),
+        ([run / "model", "--run", run, "--step", 2, "--output-file", tmp_path / "n.json"], "is from step 4"),
+        ([chain_model, "--run", run, "--step", 77, "--output-file", tmp_path / "n.json"], "no row of step 77"),
+    ):
+        assert evaluate(made, *argv) == 2
+        said = capsys.readouterr().err
+        assert message in said and said.count("\n") == 1, said
+    assert out.read_text() == "mine"
+    assert not (tmp_path / "n.json").exists()
+    assert (run / "log.jsonl").read_bytes() == log
+
+
+def test_a_run_that_is_being_written_is_left_alone(made, run, tmp_path, capsys):
+    log = (run / "log.jsonl").read_bytes()
+    with (run / "log.jsonl").open("rb") as held:
+        lock(held.fileno(), run)
+        assert evaluate(made, run / "model", "--run", run, "--output-file", tmp_path / "r.json") == 2
+        assert "another process works on this run" in capsys.readouterr().err
+    assert (run / "log.jsonl").read_bytes() == log
+    (run / "log.jsonl").write_bytes(log + b'{"kind": "st')
+    assert evaluate(made, run / "model", "--run", run, "--output-file", tmp_path / "r.json") == 2
+    assert "its last line is cut" in capsys.readouterr().err
+    assert (run / "log.jsonl").read_bytes() == log + b'{"kind": "st'
+
+
+def test_scores_of_other_data_sets_leave_the_curve_of_the_run_as_it_was(made, run, tmp_path):
+    """Every reader sees the run that was there before."""
+    before = an.read(run)[0]
+    health = an.check(before)[0]
+    csv = tmp_path / "log.csv"
+    for number, model in enumerate((run / "model", run / "checkpoints/step-00000002", "data/checkpoints/chain")):
+        more = ["--k", 6, "--run", run, "--output-file", tmp_path / f"{number}.json"]
+        assert evaluate(made, model, *more, data="test") == 0
+    after = an.read(run)[0]
+    assert after.frame.equals(before.frame)
+    assert after.events == before.events
+    assert (after.findings, after.end_time) == (before.findings, before.end_time)
+    assert repr(an.check(after)[0]) == repr(health)
+    from scalerl.evalcsv import write_csv
+
+    write_csv(run, csv)
+    assert len(csv.read_text().splitlines()) == 1 + len(before)
+    groups = data_sets(after)
+    assert [group.name for group in groups] == ["own evaluations", "test"]
+    assert groups[0].frame.equals(before.frame)
+    test = groups[1].frame
+    assert test["step"].tolist() == [0, 2, 4]
+    assert test["gpu_hours"].tolist() == before.frame["gpu_hours"].tolist()
+    assert [len(correct) for correct in test["correct"]] == [10, 10, 10]
+
+
+def test_a_resume_keeps_the_scores_of_policies_from_before_it(made, run, tmp_path):
+    for number, model in enumerate((run / "checkpoints/step-00000002", run / "model")):
+        more = ["--k", 1, "--run", run, "--output-file", tmp_path / f"{number}.json"]
+        assert evaluate(made, model, *more) == 0
+    import shutil
+
+    shutil.rmtree(run / "checkpoints/step-00000004")  # so that it goes on from 2, and what stood behind is lost
+    said = own(run, "downstream")
+    resume(str(run), ["max_steps=6"], say=lambda _: None)
+    assert own(run, "downstream") == [row for row in said if row["step"] == 2]
+    lost = [json.loads(line) for line in (run / "lost/attempt-1.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in lost if row["kind"] == "downstream"] == [2, 4]
+    assert [row["step"] for row in own(run)] == [0, 2, 4, 6]
+
+
+def test_a_finished_run_is_still_finished(made, run, tmp_path, capsys):
+    evaluate(made, run / "model", "--k", 1, "--run", run, "--output-file", tmp_path / "r.json")
+    capsys.readouterr()
+    assert main(["train", "--resume", "--output-dir", str(run)]) == 2
+    assert "is finished, max_steps 4 reached" in capsys.readouterr().err
+
+
+def test_a_log_without_a_last_newline_gets_one(run):
+    path = run / "log.jsonl"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    count = len(read_log(path).rows)
+    append_downstream(run, [{"data_set": "x", "step": 1, "gpu_hours": 0.0, "pass_rate": 0.5}])
+    assert len(read_log(path).rows) == count + 1
+
+
+def test_curves_of_data_sets_are_fitted_and_compared(run, capsys):
+    """Made scores: one curve a data set through `fit --by data_set`, none of it in the run's own fit."""
+    from analysis.curves.curve import R
+
+    row = {"step": 0, "attempt": 1, "k": 1, "n_prompts": 1}
+    rows, scores = [], []
+    for i in range(16):
+        hours = i / 3
+        rows.append({"kind": "eval", **row, "step": i, "gpu_hours": hours, "pass_rate": R(hours, 0.1, 0.7, 1.5, 1.0)})
+        for name, A in (("math", 0.6), ("code", 0.4)):
+            rate = R(hours, 0.05, A, 1.5, 1.2) + 0.004 * (-1) ** i
+            scores.append({"data_set": name, **row, "step": i, "gpu_hours": hours, "pass_rate": rate})
+    (run / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    alone = an.fit(an.read(run))[0].params["A"].value
+    append_downstream(run, scores[::-1])
+    assert an.fit(an.read(run))[0].params["A"].value == alone
+    told = an.fit(an.read(run), by="data_set")
+    assert {f.name: round(f.params["A"].value, 1) for f in told.fits} == {
+        "own evaluations": 0.7, "code": 0.4, "math": 0.6,
+    }  # fmt: skip
+    assert main(["fit", str(run), "--by", "data_set"]) in (0, 1)
+    assert "3 groups by data_set" in capsys.readouterr().out
