@@ -24,7 +24,7 @@ START_S = 120.0  # to import whatever a judge needs
 END_S = 5.0
 LOOK_S = 0.1
 LONGEST_ANSWER = 1 << 16  # bytes
-TOO_MANY, TOO_LARGE = 91, 92  # as in scalerl.rewards.worker
+TOO_LARGE = 92  # as in scalerl.rewards.worker
 MARK = "SCALERL_REWARD_WORKER"
 
 
@@ -46,6 +46,10 @@ class BrokenError(Exception):
     """The worker cannot be asked further; the message says what it did."""
 
 
+class LateError(BrokenError):
+    """It did not answer in time."""
+
+
 class Hand:
     """A worker process; `ask` never raises and never waits longer than the limits.
 
@@ -61,7 +65,8 @@ class Hand:
         self._process: subprocess.Popen[bytes] | None = None
         self._mark = ""
         self._isolated = False
-        self._count = 0
+        self._threads_left = False
+        self._count = self._asked = 0
         self._rest = b""
 
     def start(self) -> dict[str, Any]:
@@ -91,7 +96,7 @@ class Hand:
             )
         except OSError as error:
             raise UserError(f"reward: no process can be started: {error.strerror}") from error
-        self._rest, self._isolated = b"", False
+        self._rest, self._isolated, self._threads_left, self._asked = b"", False, False, 0
         for stream in (self._process.stdin, self._process.stdout):
             os.set_blocking(stream.fileno(), False)  # type: ignore[union-attr]
         try:
@@ -109,24 +114,31 @@ class Hand:
     def ask(self, item: dict[str, Any], text: str) -> Score:
         """Return the score of a completion; whatever goes wrong is the score's error."""
         try:
-            self.start()
+            return self._ask(item, text)
+        except BrokenError as broken:
+            late, suspect = isinstance(broken, LateError), self._threads_left
+            used, self._asked = self._asked > 1, 0
+            self.end()
+            # What an earlier completion left running can be at fault: it must not cost this one its score.
+            if used and (suspect or not late):
+                return self.ask(item, text)
+            return Score(0.0, str(broken))
         except UserError as error:
             return Score(0.0, str(error)[:LONGEST_MESSAGE])
+
+    def _ask(self, item: dict[str, Any], text: str) -> Score:
+        self.start()
         self._count += 1
-        try:
-            said = self._exchange({"id": self._count, "item": item, "text": text}, self._spec.time_limit_s)
-            if said.get("id") != self._count:
-                raise BrokenError("wrote what was no answer")
-            value, wrong = said.get("value"), said.get("error")
-            if isinstance(wrong, str) and wrong:
-                score = Score(0.0, wrong[:LONGEST_MESSAGE])
-            elif isinstance(value, float) and 0 <= value <= 1:
-                score = Score(value)
-            else:
-                raise BrokenError("wrote what was no answer")
-        except BrokenError as broken:
-            self.end()
-            return Score(0.0, str(broken))
+        self._asked += 1
+        said = self._exchange({"id": self._count, "item": item, "text": text}, self._spec.time_limit_s)
+        value, wrong = said.get("value"), said.get("error")
+        if said.get("id") == self._count and isinstance(wrong, str) and wrong:
+            score = Score(0.0, wrong[:LONGEST_MESSAGE])
+        elif said.get("id") == self._count and isinstance(value, float) and 0 <= value <= 1:
+            score = Score(value)
+        else:
+            raise BrokenError("wrote what was no answer")
+        self._threads_left = said.get("threads_left") is not False
         if said.get("last") or self._rest:  # a line that nobody asked for
             self.end()
         return score
@@ -166,7 +178,7 @@ class Hand:
         while b"\n" not in self._rest:
             left = until - time.monotonic()
             if left <= 0:
-                raise BrokenError(f"took longer than {limit_s:g} s")
+                raise LateError(f"took longer than {limit_s:g} s")
             if self._given_up():
                 raise BrokenError("was not waited for")
             for fd, event in both.poll(min(left, LOOK_S) * 1000):
@@ -204,8 +216,6 @@ def _how(process: subprocess.Popen[bytes]) -> str:
         code = process.wait(END_S)
     except subprocess.TimeoutExpired:
         return "closed its pipe"
-    if code == TOO_MANY:
-        return "was ended: it started too many processes"
     if code == TOO_LARGE:
         return "was ended: its processes together took more than reward_memory_gb"
     if code > 128 or code < 0:

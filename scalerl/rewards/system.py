@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import resource
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC = (
     0x00020000, 0x10000000, 0x20000000, 0x40000000, 0x08000000,
 )  # fmt: skip  # sched.h
+LEAST_PID_MAX = 301  # pid.h: RESERVED_PIDS + 1
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl.h
 
 
@@ -65,10 +69,21 @@ def own_processes() -> bool:
     return False
 
 
-def family(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    found = [pid]
+def limit_processes(most: int) -> None:
+    """Limit the processes of this process namespace, where that can be done: root needs Linux 6.14."""
+    if os.getuid() != 0:
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+    elif tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 14):  # before, it was the machine's
+        with suppress(OSError):
+            Path("/proc/sys/kernel/pid_max").write_text(str(max(most, LEAST_PID_MAX)))
+
+
+def family(pid: int, within_s: float) -> list[int]:
+    """Return a process and those below it, as many as are found in time: the kernel is slow to tell under a fork bomb."""
+    found, until = [pid], time.monotonic() + within_s
     for parent in found:
+        if time.monotonic() > until:
+            break
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
             with suppress(OSError):
                 found += [int(child) for child in task.read_text().split()]

@@ -2,7 +2,7 @@
 
 Two processes: a *keeper* that runs nothing of the user's, and below it the *judge*. Where the kernel allows it the
 judge is the first process of a process namespace, so that whatever it starts dies with it. The keeper ends the judge
-when the trainer closes the pipe or dies, and when its processes are too many or too large together.
+when the trainer closes the pipe or dies, and when its processes are too large together.
 
 The first line in says what to judge by, the first line out that it is ready (or why not). From then on each line
 ``{"id", "item", "text"}`` is answered by ``{"id", "value"}`` or ``{"id", "error"}``; ``last`` there asks for another
@@ -18,6 +18,7 @@ import resource
 import select
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -27,7 +28,7 @@ from scalerl.rewards.names import Judge, as_judge, find_judge
 from scalerl.rewards.scores import LONGEST_MESSAGE, after_thinking, as_score
 from scalerl.runlog import UserError
 
-TOO_MANY, TOO_LARGE = 91, 92  # exit codes of the keeper
+TOO_LARGE = 92  # exit code of the keeper
 MOST_PROCESSES = 256
 LOOK_S = 0.1
 GRACE_S = 0.1  # for processes that are just about to end when a score is there
@@ -58,9 +59,7 @@ def main() -> int:
             return code if code >= 0 else 128 - code
         if pipe.poll(LOOK_S * 1000):
             return _end(judge, 0)
-        family = system.family(judge)
-        if len(family) > MOST_PROCESSES:
-            return _end(judge, TOO_MANY)
+        family = system.family(judge, LOOK_S) if memory else []
         if memory and len(family) > 1 and system.resident_bytes(family) > memory:
             return _end(judge, TOO_LARGE)
 
@@ -90,6 +89,8 @@ def _judge(spec: dict[str, Any], isolated: bool) -> None:
     for fd in (0, 1, 2):
         os.dup2(nowhere, fd)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if isolated:
+        system.limit_processes(MOST_PROCESSES)
     if spec["memory_gb"]:
         most = int(spec["memory_gb"] * 1e9)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -101,7 +102,7 @@ def _judge(spec: dict[str, Any], isolated: bool) -> None:
     except BaseException as error:
         _say(outbox, {"refused": f"reward: {_message(error)}"})
         return
-    had_children = _children_live()
+    had_children, had_threads, me = _children_live(), _threads(), os.getpid()
     _say(outbox, {"ready": True, "end_of_thinking": judge.end_of_thinking, "isolated": isolated})
     with os.fdopen(inbox, "rb") as lines:
         for line in lines:
@@ -116,6 +117,9 @@ def _judge(spec: dict[str, Any], isolated: bool) -> None:
             except BaseException as error:
                 answer["error"] = _message(error)
                 answer["last"] = isinstance(error, MemoryError)
+            if os.getpid() != me:
+                os._exit(0)  # the score forked, and this is what it forked
+            answer["threads_left"] = _threads() > had_threads
             if not had_children and _children_live(GRACE_S):
                 answer |= {"error": "left processes behind", "last": True}
             _say(outbox, answer)
@@ -136,6 +140,13 @@ def _message(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}".strip().removesuffix(":")[:LONGEST_MESSAGE]
     except BaseException:  # a stranger's __str__
         return type(error).__name__[:LONGEST_MESSAGE]
+
+
+def _threads() -> int:
+    """Return how many threads this process has, those of C libraries included where the system tells."""
+    with suppress(OSError):
+        return len(os.listdir("/proc/self/task"))  # noqa: PTH208 - called for every score
+    return threading.active_count()
 
 
 def _children_live(grace_s: float = 0.0) -> bool:
