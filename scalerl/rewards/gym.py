@@ -17,6 +17,7 @@ from scalerl.runlog import UserError
 from scalerl.tasks import END_OF_THINKING, INTERRUPTION, Item, split_of
 
 INSTALL = "reward: reasoning-gym is not installed: in the repository pip install '.[rewards]'"
+NO_ANSWER = "(any that scores)"  # some data sets judge an answer and give none
 BLOCK = 256  # items made at a time; a data set of the package is a function of its seed and size
 
 
@@ -51,7 +52,10 @@ def data_set(name: str, size: int = 1, seed: int = 0) -> Any:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(sorted(known)[:8])}, ..."
         raise UserError(f"reasoning-gym has no data set {name!r}{hint}")
-    return package().create_dataset(name, size=size, seed=seed)
+    try:
+        return package().create_dataset(name, size=size, seed=seed)
+    except Exception as error:
+        raise UserError(f"reasoning-gym:{name} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def judge(name: str | None) -> Callable[[Mapping[str, Any], str], float]:
@@ -102,6 +106,7 @@ class GymTask:
     def __init__(self, name: str) -> None:
         self.name = name
         self._source = name.partition(":")[2]
+        self._checked = False
         data_set(self._source)
 
     @property
@@ -119,11 +124,27 @@ class GymTask:
         """Yield the items of a split; which split a prompt belongs to is a function of its text alone."""
         rng = np.random.default_rng([seed, *split.encode()])
         while True:
-            for entry in package().create_dataset(self._source, size=BLOCK, seed=int(rng.integers(2**31))):
-                prompt, answer = str(entry["question"]), str(entry["answer"])
+            data = package().create_dataset(self._source, size=BLOCK, seed=int(rng.integers(2**31)))
+            for entry in data:
+                answer = NO_ANSWER if entry["answer"] is None else str(entry["answer"])
                 metadata = json.loads(json.dumps(entry["metadata"], default=str))
-                if split_of(prompt) == split and answer:
-                    yield {"prompt": prompt, "answer": answer, "metadata": metadata}
+                item: Any = {"prompt": str(entry["question"]), "answer": answer, "metadata": metadata}
+                if not self._checked:
+                    self._refuse_what_json_breaks(data, entry, item)
+                if split_of(item["prompt"]) == split and answer:
+                    yield item
+
+    def _refuse_what_json_breaks(self, data: Any, entry: Any, item: Item) -> None:
+        """Raise `UserError` if an item that was written to a file is not what it was: some hold more than JSON can."""
+        try:
+            before, after = data.score_answer(entry["answer"], entry), judge(self._source)(item, item["answer"])
+        except Exception as error:
+            raise UserError(
+                f"task: {self.name} cannot score its own answer: {type(error).__name__}: {error}"
+            ) from error
+        if entry["answer"] is not None and before != after:
+            raise UserError(f"task: {self.name} cannot be used: its items do not survive being written to a file")
+        self._checked = True
 
     def demonstration(self, item: Item, rng: np.random.Generator) -> str:
         """Return the answer; the package shows no way to it."""

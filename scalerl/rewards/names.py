@@ -61,7 +61,7 @@ def load_plugin(name: str) -> Any:
         raise UserError(f"task: {name} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def find_judge(reward: str, path: str, *, allow_network: bool = False) -> Judge:
+def find_judge(reward: str, path: str, *, allow_network: bool = False, time_limit_s: float = 10.0) -> Judge:
     """Return the judge of a name; imports what it needs.
 
     Parameters
@@ -87,7 +87,7 @@ def find_judge(reward: str, path: str, *, allow_network: bool = False) -> Judge:
     if reward == "code":
         from scalerl.rewards import code
 
-        code.prepare(allow_network=allow_network)
+        code.prepare(allow_network=allow_network, time_limit_s=time_limit_s)
         return Judge(code.score)
     if reward.partition(":")[0] == GYM:
         from scalerl.rewards import gym

@@ -52,7 +52,7 @@ def unshare_user(flags: int) -> None:
     OSError
         If the kernel does not allow it.
     """
-    uid, gid = os.getuid(), os.getgid()
+    uid, gid = os.geteuid(), os.getegid()
     unshare(CLONE_NEWUSER | flags)
     with suppress(OSError):  # older kernels have no such file
         Path("/proc/self/setgroups").write_text("deny")
@@ -79,7 +79,7 @@ def limit_processes(most: int) -> None:
 
 
 def family(pid: int, within_s: float) -> list[int]:
-    """Return a process and those below it, as many as are found in time: the kernel is slow to tell under a fork bomb."""
+    """Return a process and those below it, as many as are found in time (it takes long in a fork bomb)."""
     found, until = [pid], time.monotonic() + within_s
     for parent in found:
         if time.monotonic() > until:

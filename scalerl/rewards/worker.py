@@ -129,7 +129,8 @@ def _judge(spec: dict[str, Any], isolated: bool) -> None:
 
 def _find(spec: dict[str, Any]) -> Judge:
     if spec["reward"] is not None:
-        return find_judge(spec["reward"], spec["path"], allow_network=spec["allow_network"])
+        limits = {"allow_network": spec["allow_network"], "time_limit_s": spec["time_limit_s"]}
+        return find_judge(spec["reward"], spec["path"], **limits)
     from scalerl.tasks import get_task
 
     return as_judge(get_task(spec["task"]), spec["task"])
