@@ -142,7 +142,8 @@ class GymTask:
             raise UserError(
                 f"task: {self.name} cannot score its own answer: {type(error).__name__}: {error}"
             ) from error
-        if entry["answer"] is not None and before != after:
+        same = _lists(entry["metadata"]) == item["metadata"] and (entry["answer"] is None or before == after)
+        if not same:
             raise UserError(f"task: {self.name} cannot be used: its items do not survive being written to a file")
         self._checked = True
 
@@ -154,3 +155,10 @@ class GymTask:
     def score(self, item: Item, completion: str) -> float:
         """Return the worth of what follows the thinking."""
         return judge(self._source)(item, completion.rpartition(self.end_of_thinking)[2])
+
+
+def _lists(value: Any) -> Any:
+    """Return a value with its tuples made lists, as JSON does; keys that are no text stay what they are."""
+    if isinstance(value, dict):
+        return {key: _lists(inner) for key, inner in value.items()}
+    return [_lists(inner) for inner in value] if isinstance(value, list | tuple) else value
