@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from scalerl.checkpoint import read_checkpoint
 from scalerl.config import load_config
-from scalerl.rewards import Inline, after_thinking, as_score, make_scorer
+from scalerl.rewards import Inline, after_thinking, as_score, make_scorer, system
 from scalerl.rewards.hand import Spec
 from scalerl.rewards.names import refuse_unknown
 from scalerl.rewards.pool import Pool
@@ -95,6 +95,7 @@ DEEDS = {
     "fork bomb": "",
     "leaves a thread": "RuntimeError: now it comes",
 }
+HERE = {**os.environ, "PYTHONPATH": "."}
 RIGHT = ({"answer": "7"}, "thinking</think>7")
 
 
@@ -114,11 +115,18 @@ def processes(word: bytes) -> list[Path]:
     return found
 
 
+def workers_of(trainer: subprocess.Popen) -> list[Path]:
+    """Folders in /proc of a trainer's workers and of what they run."""
+    pids = system.family(trainer.pid, 5.0)[1:]
+    assert len(pids) >= 2
+    return [Path(f"/proc/{pid}") for pid in pids]
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "hostile.py").write_text(HOSTILE)
-    pool = Pool(spec(folder), workers=1)
+    pool = Pool(spec(folder, memory_gb=0.4), workers=1)
     yield pool
     pool.close()
 
@@ -146,17 +154,12 @@ def test_no_worker_outlives_its_trainer(tmp_path):
         f"pool = Pool(Spec('hostile:score', 'chain', {str(tmp_path)!r}, '</think>', 600.0, None, False), workers=1)\n"
         "pool.submit(1, {'answer': ''}, 'python loop'); print('begun', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": "."}
-    ) as trainer:  # fmt: skip
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], env=HERE, **pipes) as trainer:
         assert trainer.stdout.readline() == b"begun\n"
-        mine = [
-            p.parent for p in processes(b"scalerl.rewards.worker")
-            if f"\nPPid:\t{trainer.pid}\n" in (p.parent / "status").read_text()
-        ]  # fmt: skip
+        mine = workers_of(trainer)
         time.sleep(0.3)
         trainer.kill()
-    assert mine
     until = time.monotonic() + 10
     while any(folder.exists() for folder in mine) and time.monotonic() < until:
         time.sleep(0.05)
@@ -195,7 +198,7 @@ def test_only_numbers_from_0_to_1_are_scores(value):
 
 def test_what_follows_the_last_end_of_thinking_is_judged():
     assert after_thinking("a</t>b</t>c", "</t>") == "c" and after_thinking("abc", "</t>") == "abc"
-    config = load_config(["demo"], ["reward=exact", "end_of_thinking=#"])
+    config = load_config(["demo"], ["reward=exact", 'end_of_thinking="#"'])
     scorer = make_scorer(config)
     assert isinstance(scorer, Inline)
     assert [s.right for s in scorer.score([({"answer": "7"}, "8#7"), ({"answer": "7"}, "7#8")])] == [True, False]
@@ -204,7 +207,8 @@ def test_what_follows_the_last_end_of_thinking_is_judged():
 
 
 MODULES = {
-    "fine": "def score(item, text): return True\nclass Mine:\n    end_of_thinking = '#'\n    def score(self, item, text): return text\n",
+    "fine": "def score(item, text): return True\n"
+    "class Mine:\n    end_of_thinking = '#'\n    def score(self, item, text): return text\n",
     "broken": "def score(item, text):\n    return (\n",
     "raising": "x = 1\nx / 0\n",
     "leaving": "raise SystemExit(0)\n",
@@ -269,7 +273,7 @@ def test_tasks_of_installed_packages_are_found_by_entry_point(tmp_path, monkeypa
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert get_task("parity").characters == "01"
     refuse_unknown("parity")
-    for settings in (["task=parity"], ["reward=parity", "end_of_thinking=#"]):
+    for settings in (["task=parity"], ["reward=parity", 'end_of_thinking="#"']):
         scorer = make_scorer(load_config(["demo"], settings))
         assert scorer.score([({"answer": "1"}, "0#1")])[0].right
         scorer.close()
@@ -294,13 +298,14 @@ import json, os, time
 
 def score(item, completion):
     """Share of the digits that are right; some completions break it."""
-    if len(completion) % 7 == 3: raise ValueError("seven")
-    return sum(a == b for a, b in zip(completion, item["answer"])) / len(item["answer"]) * (len(completion) == len(item["answer"]))
+    if len(completion) % 5 == 3: raise ValueError("seven")
+    same = sum(a == b for a, b in zip(completion, item["answer"]))
+    return same / max(len(completion), len(item["answer"]))
 
 def broken(item, completion):
     raise ValueError("never")
 '''
-OWN = {"reward": "own:score", "end_of_thinking": "#", "eval_every": 2, "checkpoint_every": 2, "max_steps": 5}
+OWN = {"reward": "own:score", "end_of_thinking": '"#"', "eval_every": 2, "checkpoint_every": 2, "max_steps": 5}
 
 
 @pytest.fixture
@@ -308,7 +313,7 @@ def own(tmp_path, quick, prompts):
     (tmp_path / "own.py").write_text(REWARD)
 
     def make(name: str, **fields) -> Path:
-        config = quick(**{**OWN, "reward_path": tmp_path, "interruption_phrase": "#", **fields})
+        config = quick(**{**OWN, "reward_path": tmp_path, "interruption_phrase": '"#"', **fields})
         return train(config, str(prompts / "train.json"), str(prompts / "eval.json"), str(tmp_path / name))
 
     return make
@@ -361,24 +366,24 @@ def test_an_interrupted_run_leaves_no_worker(tmp_path, prompts):
     (tmp_path / "slow.py").write_text("import time\ndef score(item, text):\n    time.sleep(0.05)\n    return 0.5\n")
     command = [sys.executable, "-m", "scalerl.cli", "train", "--config", "scalerl", "--config", "demo"]
     command += ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
-    command += ["--output-dir", str(tmp_path / "run"), "--set", "reward=slow:score", "--set", "end_of_thinking=#"]
-    command += ["--set", f"reward_path={tmp_path}", "--set", "batch_size=32", "--set", "interruption_phrase=#"]
+    command += ["--output-dir", str(tmp_path / "run"), "--set", "reward=slow:score", "--set", 'end_of_thinking="#"']
+    command += ["--set", f"reward_path={tmp_path}", "--set", "batch_size=32", "--set", 'interruption_phrase="#"']
     command += ["--set", "eval_generations=1", "--set", "generations_per_prompt=4"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": "."})
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=HERE)
     log = tmp_path / "run" / "log.jsonl"
     while process.poll() is None and not (log.exists() and '"kind": "step"' in log.read_text()):
         time.sleep(0.1)
+    workers = workers_of(process)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130, process.stderr.read()
     process.stderr.close()
     assert read_log(log).rows[-1]["event"] == "interrupted"
-    assert not [p for p in processes(b"scalerl.rewards.worker") if str(tmp_path).encode() in p.read_bytes()]
+    assert not any(folder.exists() for folder in workers)
 
 
 def test_workers_import_nothing_heavy():
-    probe = "import scalerl.rewards.worker, scalerl.rewards.pool, scalerl.rewards.code, sys; " \
-        "print([m for m in ('torch', 'numpy', 'transformers', 'pydantic', 'sympy') if m in sys.modules])"  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "."}
-    )
+    heavy = ("torch", "numpy", "transformers", "pydantic", "sympy")
+    imports = "import scalerl.rewards.worker, scalerl.rewards.pool, scalerl.rewards.code, sys"
+    probe = f"{imports}; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, env=HERE)
     assert done.stdout.strip() == "[]"
