@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from scalerl.rewards.hand import Hand, Spec
-from scalerl.rewards.scores import Score
+from scalerl.rewards.scores import LONGEST_MESSAGE, Score
 from scalerl.runlog import UserError
 
 
@@ -42,6 +42,7 @@ class Pool:
         self._changed = threading.Condition()
         self._numbered: deque[Job] = deque()
         self._pairs: deque[Job] = deque()
+        self._awaited: set[int] = set()
         self._scores: dict[int, Score] = {}
         self._tickets = itertools.count(1)
         self._apart = False
@@ -63,14 +64,22 @@ class Pool:
         """Hand over a completion."""
         with self._changed:
             self._numbered.append(Job(number, item, text))
+            self._awaited.add(number)
             self._changed.notify_all()
 
     def take(self, numbers: Iterable[int]) -> list[Score]:
-        """Return the scores of submitted completions; wait for those that are missing."""
+        """Return the scores of submitted completions; wait for those that are missing.
+
+        Raises
+        ------
+        KeyError
+            If one was never submitted.
+        """
         return [self._take(number) for number in numbers]
 
     def _take(self, number: int) -> Score:
         with self._changed:
+            self._awaited.remove(number)  # KeyError: it was never submitted, and waiting would not end
             self._changed.wait_for(lambda: number in self._scores)
             return self._scores.pop(number)
 
@@ -78,6 +87,7 @@ class Pool:
         """Return the scores of (item, completion) pairs."""
         tickets = [-next(self._tickets) for _ in pairs]
         with self._changed:
+            self._awaited.update(tickets)
             self._pairs += [Job(ticket, *pair) for ticket, pair in zip(tickets, pairs, strict=True)]
             self._changed.notify_all()
         return self.take(tickets)
@@ -104,7 +114,10 @@ class Pool:
 
     def _work(self, hand: Hand) -> None:
         while (job := self._next()) is not None:
-            score = hand.ask(dict(job.item), job.text)
+            try:
+                score = hand.ask(dict(job.item), job.text)
+            except Exception as error:  # whatever it is, the training must not wait for ever
+                score = Score(0.0, f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE])
             with self._changed:
                 self._scores[job.ticket] = score
                 self._changed.notify_all()

@@ -106,7 +106,7 @@ def get_task(name: str) -> Task:
     if name.startswith(f"{GYM}:"):
         from scalerl.rewards.gym import GymTask
 
-        return GymTask(name)
+        return cast("Task", GymTask(name))
     others = plugins()
     if name in others:
         return cast("Task", load_plugin(name))
