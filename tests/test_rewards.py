@@ -86,7 +86,6 @@ DEEDS = {
     "none": "returned None, which is no bool and no number from 0 to 1",
     "nan": "returned nan",
     "two": "returned 2",
-    "allocates": "MemoryError",
     "closes all": "ended itself",
     "floods stdout": "returned 'not flooded'",
     "floods all": "wrote what was no answer",
@@ -126,7 +125,7 @@ def workers_of(trainer: subprocess.Popen) -> list[Path]:
 def hostile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "hostile.py").write_text(HOSTILE)
-    pool = Pool(spec(folder, memory_gb=0.4), workers=1)
+    pool = Pool(spec(folder), workers=1)
     yield pool
     pool.close()
 
@@ -139,6 +138,14 @@ def test_a_hostile_reward_costs_one_completion_its_score_and_nothing_else(hostil
     assert before.right and all(score == (1.0, None) for score in after)
     assert time.monotonic() - began < 25
     assert not processes(b"sleep\x00984")
+
+
+def test_a_reward_that_allocates_without_end_meets_its_limit(tmp_path):
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    pool = Pool(spec(tmp_path, memory_gb=0.4, time_limit_s=60.0), workers=1)
+    bad, after = pool.score([({"answer": "7"}, "allocates"), RIGHT])
+    pool.close()
+    assert bad == (0.0, "MemoryError") and after.right
 
 
 def test_a_fork_that_comes_back_answers_once(hostile):
