@@ -15,7 +15,7 @@ import tokenize
 from pathlib import Path
 
 LIMIT = 2500
-NOT_CORE = {"tasks", "data.py", "warmup.py", "demo.py", "display.py", "cli.py", "estimate.py"}
+NOT_CORE = {"tasks", "rewards", "data.py", "warmup.py", "demo.py", "display.py", "cli.py", "estimate.py"}
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
     tokenize.ENCODING,

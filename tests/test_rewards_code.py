@@ -59,7 +59,7 @@ def pool():
 )  # fmt: skip
 def test_a_program_costs_its_own_score_at_most(pool, program, right):
     hostile, next_one = pool.score([({"tests": TESTS}, block(program)), ({"tests": TESTS}, block(ADDS))])
-    assert hostile == (1.0 if right else 0.0, None)
+    assert hostile.value == right and (hostile.error is None or "fork" in program)  # a bomb is slow to clear away
     assert next_one.right
     assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if b"sleep\x00986" in _read(p)]
 
