@@ -150,7 +150,7 @@ class GymTask:
     def demonstration(self, item: Item, rng: np.random.Generator) -> str:
         """Return the answer; the package shows no way to it."""
         del rng
-        return self.end_of_thinking + item["answer"]
+        return self.end_of_thinking + str(item["answer"])
 
     def score(self, item: Item, completion: str) -> float:
         """Return the worth of what follows the thinking."""
