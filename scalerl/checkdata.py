@@ -81,8 +81,8 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
     data = load_data(path)
     encoded = None if policy is None else [policy.encode(item["prompt"]) for item in data.items]
     references = [reference(item) for item in data.items]
-    right = score(config, list(zip(data.items, references, strict=True)))
-    wrong = score(config, list(zip(data.items, _wrong(data.items, references), strict=True)))
+    right = [s.right for s in score(config, list(zip(data.items, references, strict=True)))]
+    wrong = [s.right for s in score(config, list(zip(data.items, _wrong(data.items, references), strict=True)))]
     rendered = [
         {
             "item": index,

@@ -45,6 +45,21 @@ class ScaleRLConfig(BaseModel):
     """Model directory or hub name of a causal LM (ours; the paper's dense model has 8B parameters)."""
     task: str = "chain"
     """Task that scores the completions."""
+    reward: str | None = Field(None, min_length=1)
+    """What scores the completions in place of the task: math, exact, code, reasoning-gym:NAME, or a function of your
+    own as my_module:score; the task's own score if not set."""
+    reward_path: str | None = Field(None, min_length=1)
+    """Folder where the reward's module is looked for first; that of the file which names the reward if not set."""
+    end_of_thinking: str = Field("</think>", min_length=1)
+    """With a reward: text that ends the thinking; what follows the last one is scored, all where there is none."""
+    reward_workers: int = Field(1, ge=1, le=256)
+    """Processes that score, for all but the cheapest rewards."""
+    reward_time_limit_s: float = Field(10.0, gt=0, le=86400)
+    """Wall seconds that the score of one completion may take; over it the completion counts as wrong."""
+    reward_memory_gb: float | None = Field(4.0, gt=0, le=1e6)
+    """Address space of a scoring process, in 10^9 bytes; null for no limit."""
+    reward_allow_network: bool = False
+    """Let reward code run programs where the kernel does not allow to cut them off from the network."""
 
     max_length: int = Field(16384, ge=2)
     """Longest prompt plus completion, in tokens."""
@@ -274,6 +289,8 @@ def load_config(sources: Sequence[str | os.PathLike[str]] = (), settings: Sequen
         layer = _read_yaml(source)
         values |= layer
         origin |= dict.fromkeys(layer, str(source))
+        if "reward" in layer and "reward_path" not in layer:
+            values["reward_path"] = str(Path(source).parent)
     return _check(values, origin, settings)
 
 

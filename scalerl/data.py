@@ -15,6 +15,7 @@ from scalerl.runlog import read_regular, write_json
 from scalerl.tasks import Item, get_task
 
 SPLITS = ("train", "eval", "test")
+UNREAD = frozenset({"prompt", "answer", "thinking", "solution", "difficulty"})  # columns that no reward is given
 ROW_SUFFIXES = tuple(suffix for suffix, kind in SUFFIXES.items() if kind != "json")
 MOST_REPEATS = 1000  # so many prompts drawn in a row that were drawn before: there are hardly any others
 
@@ -146,9 +147,15 @@ def check_apart(train: DataSet, evaluation: DataSet) -> None:
 
 
 def hash_items(items: Sequence[Item]) -> str:
-    """Return the sha256 of prompts and answers in their order; other columns are not in it."""
-    pairs = [[item["prompt"], item["answer"]] for item in items]
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+    """Return the sha256 of prompts, answers and whatever else a reward may read, in their order.
+
+    Demonstrations and the recorded difficulty are not in it: they can change nothing of a run.
+    """
+    pairs = []
+    for item in items:
+        rest = {key: value for key, value in item.items() if key not in UNREAD}
+        pairs.append([item["prompt"], item["answer"], *([rest] if rest else [])])
+    return hashlib.sha256(json.dumps(pairs, sort_keys=True).encode()).hexdigest()
 
 
 def _distinct(items: Iterator[Item], size: int) -> list[Item]:

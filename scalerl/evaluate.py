@@ -11,8 +11,9 @@ from scalerl.data import DataSet
 from scalerl.forward import Forward, Weights
 from scalerl.learner import Learner
 from scalerl.policy import Policy
+from scalerl.rewards import Inline, Score, Scorer
 from scalerl.sampler import make_generator
-from scalerl.tasks import Task
+from scalerl.tasks import Thinking
 
 SLOTS = 512
 SAMPLES_KEPT = 4
@@ -23,6 +24,8 @@ class Evaluation(NamedTuple):
 
     row: dict[str, Any]
     samples: list[dict[str, Any]]
+    scores: list[Score]
+    """Of every completion, in the order in which they were finished."""
 
     @property
     def pass_rate(self) -> float:
@@ -31,26 +34,37 @@ class Evaluation(NamedTuple):
         return sum(correct) / (len(correct) * int(self.row["k"]))
 
 
-def evaluate(learner: Learner, policy: Policy, task: Task, data: DataSet, step: int) -> Evaluation:
+def evaluate(
+    learner: Learner,
+    policy: Policy,
+    task: Thinking,
+    data: DataSet,
+    step: int,
+    *,
+    scorer: Scorer | None = None,
+) -> Evaluation:
     """Sample `eval_generations` completions of every prompt and count the correct ones.
 
     The noise comes from a stream of its own for each step: evaluations neither disturb training nor share their
-    errors with one another, and two recipes are asked with the same noise at the same step.
+    errors with one another, and two recipes are asked with the same noise at the same step. Without a scorer the task
+    scores, in this process.
     """
     config = learner.config
     k = config.eval_generations
     prompts = [policy.encode(item["prompt"]) for item in data.items]
     completions = sample(config, policy, task, learner.forward, learner.weights(), prompts=prompts, step=step)
+    pairs = [(data.items[c.number // k], policy.decode(c.tokens)) for c in completions]
+    if scorer is None:
+        scorer = Inline(task.score)  # type: ignore[attr-defined]  # it is a whole Task then
+    scores = scorer.score(pairs)
     correct = [0] * len(prompts)
     samples = []
-    for completion in completions:
+    for completion, (item, text), score in zip(completions, pairs, scores, strict=True):
         index, copy = divmod(completion.number, k)
-        item, text = data.items[index], policy.decode(completion.tokens)
-        right = task.score(item, text)
-        correct[index] += right
+        correct[index] += score.right
         if copy == 0 and index < SAMPLES_KEPT:
             kept = {"step": step, "prompt": item["prompt"], "completion": text, "answer": item["answer"]}
-            samples.append({**kept, "reward": 1 if right else -1, "truncated": completion.truncated})
+            samples.append({**kept, "reward": score.reward, "truncated": completion.truncated})
     row = {
         "correct": correct,
         "k": k,
@@ -60,14 +74,15 @@ def evaluate(learner: Learner, policy: Policy, task: Task, data: DataSet, step: 
         "sampling_seed": config.eval_seed,
         "length_mean": sum(len(c.tokens) for c in completions) / len(completions),
         "truncation_rate": sum(c.truncated for c in completions) / len(completions),
+        "reward_errors": sum(score.error is not None for score in scores),
     }
-    return Evaluation(row, samples)
+    return Evaluation(row, samples, scores)
 
 
 def sample(
     config: ScaleRLConfig,
     policy: Policy,
-    task: Task,
+    task: Thinking,
     forward: Forward,
     weights: Weights,
     *,

@@ -15,6 +15,7 @@ TRUNCATION_RATE = 0.10
 ENTROPY_SHARE = 0.1
 RATIO_DEVIATION = 0.5
 REWARD_SHARE = 0.5
+REWARD_ERROR_SHARE = 1.0
 MEMORY = 10  # updates over which rewards and entropy are smoothed: weight 1 / 10 on the newest
 
 
@@ -25,6 +26,7 @@ class Guards:
     - ``truncation``: more than 10 % of the completions were cut at their limit.
     - ``entropy``: the smoothed entropy is under a tenth of its first value.
     - ``ratio``: the mean importance ratio left .5 to 1.5.
+    - ``reward_errors``: not one completion of the batch got a score; the reward is broken, or its limits are too tight.
     - ``reward``: the smoothed share of the largest reward gain was lost again: less than half of the best gain over
       the first rows is left, where that gain was at least .1.
 
@@ -49,6 +51,12 @@ class Guards:
                 events.append({"guard": name, "raised": bad, "figure": figure, "threshold": threshold})
         return events
 
+    def first(self, name: str) -> bool:
+        """Return whether this is the first time in the run that a name is asked for."""
+        new = name not in self.raised
+        self.raised.add(name)
+        return new
+
     def _figures(self, row: Mapping[str, Any]) -> dict[str, tuple[float, float, bool]]:
         found: dict[str, tuple[float, float, bool]] = {}
         truncated = row.get("truncation_rate")
@@ -62,6 +70,9 @@ class Guards:
         if ratio is not None:
             nearer = 1 + math.copysign(RATIO_DEVIATION, ratio - 1)
             found["ratio"] = ratio, nearer, abs(ratio - 1) > RATIO_DEVIATION
+        if row.get("reward_count") and row.get("reward_errors") is not None:
+            share = row["reward_errors"] / row["reward_count"]
+            found["reward_errors"] = share, REWARD_ERROR_SHARE, share >= REWARD_ERROR_SHARE
         if row.get("reward_count"):
             reward = self._smooth("reward", row["reward_sum"] / row["reward_count"])
             first = self.memory.setdefault("reward_first", reward)

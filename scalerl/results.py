@@ -17,16 +17,17 @@ import torch
 import scalerl
 from scalerl.completions import Completion
 from scalerl.config import ScaleRLConfig, change_config, load_config
-from scalerl.data import DataError, DataSet, encode_prompts, load_data
+from scalerl.data import DataSet, encode_prompts, load_data
 from scalerl.evaluate import SAMPLES_KEPT, sample
 from scalerl.forward import Forward
 from scalerl.passk import Score, majority, over_prompts, pass_at_k, powers
 from scalerl.policy import Policy
+from scalerl.preparing.readers import DataError
 from scalerl.runlog import COMPUTE_AXES, LOG_FILE, UserError, append_downstream, read_header, read_log
 from scalerl.sampler import interruption
 from scalerl.saved import Saved, step_of
 from scalerl.scoring import answer_of, score
-from scalerl.tasks import get_task
+from scalerl.tasks import thinking_of
 
 SCHEMA = "evaluation/1"
 T = TypeVar("T")
@@ -38,6 +39,8 @@ class Graded(NamedTuple):
     completions: list[Completion]
     texts: list[str]
     right: list[bool]
+    errors: int
+    """Scores that failed; they count as wrong."""
 
 
 def batched(values: Sequence[T], k: int) -> list[list[T]]:
@@ -93,7 +96,7 @@ def evaluate_saved(
         If a data set, the configuration or the run cannot be used; before anything was sampled.
     """
     policy = saved.policy
-    task = get_task(config.task)
+    task = thinking_of(config)
     names = data_set_names(files)
     interruption(config, policy, task)  # says what is wrong with the phrase
     forward = Forward(policy.model, config.max_length, getattr(torch, config.dtype))
@@ -108,8 +111,8 @@ def evaluate_saved(
             completions = sample(config, policy, task, forward, weights, prompts=prompts, step=number)
         texts = [policy.decode(completion.tokens) for completion in completions]
         k = config.eval_generations
-        right = score(config, [(data.items[c.number // k], text) for c, text in zip(completions, texts, strict=True)])
-        graded = Graded(completions, texts, right)
+        scores = score(config, [(data.items[c.number // k], text) for c, text in zip(completions, texts, strict=True)])
+        graded = Graded(completions, texts, [s.right for s in scores], sum(s.error is not None for s in scores))
         seconds = time.perf_counter() - began
         row = eval_row(config, data, graded)
         tables.append({"name": name, **describe(config, data, graded, row), "evaluate_s": seconds})
@@ -147,13 +150,14 @@ def eval_row(config: ScaleRLConfig, data: DataSet, graded: Graded) -> dict[str, 
         "sampling_seed": config.eval_seed,
         "length_mean": sum(len(c.tokens) for c in graded.completions) / count,
         "truncation_rate": sum(c.truncated for c in graded.completions) / count,
+        "reward_errors": graded.errors,
     }
 
 
 def describe(config: ScaleRLConfig, data: DataSet, graded: Graded, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scores of one data set, with what they are made from."""
     k, correct = row["k"], row["correct"]
-    answer = answer_of(config)
+    answer, asked = answer_of(config), config.reward or config.task
     votes = None
     if answer is not None:
         answers = batched([answer(text) for text in graded.texts], k)
@@ -166,9 +170,12 @@ def describe(config: ScaleRLConfig, data: DataSet, graded: Graded, row: Mapping[
         "mean_at_k": _score(over_prompts([c / k for c in correct])),
         "pass_at_k": {str(n): _score(over_prompts([pass_at_k(c, k, n) for c in correct])) for n in powers(k)},
         "majority_at_k": None if votes is None else _score(over_prompts(votes)),
-        "majority_missing": None if votes is not None else f"{config.task} cannot tell the answer from a completion",
+        "majority_missing": None
+        if votes is not None
+        else f"{asked} cannot tell the answer from a completion",
         "length_mean": row["length_mean"],
         "truncation_rate": row["truncation_rate"],
+        "reward_errors": graded.errors,
         "correct": correct,
         "majority": votes,
         "samples": [

@@ -55,6 +55,7 @@ STEP_FIELDS: dict[str, str] = {
     "reward_sum": "sum of the rewards of all completions",
     "reward_count": "number of completions",
     "reward_var": "population variance of their rewards",
+    "reward_errors": "completions whose score failed (an error, a limit, no number); they count as wrong",
     "prompts": "prompts drawn for this update",
     "zero_variance_share": "share of those prompts whose completions all got one reward",
     "filtered_share": "share of those prompts that the filter left out of the update",
@@ -93,6 +94,7 @@ EVAL_FIELDS: dict[str, str] = {
     "sampling_seed": "seed of the sampling noise",
     "length_mean": "mean completion length, in tokens",
     "truncation_rate": "share of completions cut at the length limit",
+    "reward_errors": "completions whose score failed; they count as wrong",
     "evaluate_s": "wall seconds of this evaluation, not part of gpu_hours",
 }
 # Scores of a saved policy on any data set: a kind of its own, so that no reader takes one for a point of the run's

@@ -8,13 +8,13 @@ from scalerl.forward import Forward, Weights
 from scalerl.generate import Generator
 from scalerl.policy import Policy
 from scalerl.runlog import UserError
-from scalerl.tasks import Task
+from scalerl.tasks import Thinking
 
 
 def make_generator(
     config: ScaleRLConfig,
     policy: Policy,
-    task: Task,
+    task: Thinking,
     forward: Forward,
     weights: Weights,
     *,
@@ -43,7 +43,7 @@ def make_generator(
     )
 
 
-def interruption(config: ScaleRLConfig, policy: Policy, task: Task) -> Interruption | None:
+def interruption(config: ScaleRLConfig, policy: Policy, task: Thinking) -> Interruption | None:
     """Return how thinking is ended by force, in training as in evaluation; None where it is not.
 
     Raises

@@ -24,6 +24,7 @@ from scalerl.modelcard import settle
 from scalerl.outofmemory import memory_advice
 from scalerl.policy import checkpoint_hash, load_policy
 from scalerl.process import prepare_process
+from scalerl.rewards import Scorer, make_scorer
 from scalerl.runlog import (
     HEADER_FILE,
     LOG_FILE,
@@ -36,16 +37,17 @@ from scalerl.runlog import (
 )
 from scalerl.sampler import interruption, make_generator
 from scalerl.schedule import Schedule
-from scalerl.tasks import get_task
+from scalerl.tasks import thinking_of
 from scalerl.train import Progress, Trainer
 from scalerl.worker import GeneratorProcess, JointMeter, devices_held
 
 # What may change when a run goes on: how long it runs, what it leaves behind, where the same checkpoint lies, and the
-# threads, which change the last bits and are named for it.
+# threads, which change the last bits and are named for it; and how many processes score.
 CHANGEABLE = frozenset(
     {
         *("max_steps", "max_epochs", "max_gpu_hours", "early_stopping_patience"),
         *("keep_checkpoints", "checkpoint_every", "threads", "model_name"),
+        *("reward_path", "reward_workers"),
     }
 )
 
@@ -77,7 +79,7 @@ def train(
     """
     with memory_advice(config):
         trainer = _build(config, train_data, eval_data, output_dir, log_file=log_file, report=report)
-    with closing(trainer.generator):
+    with closing(trainer.generator), closing(trainer.scorer):
         trainer.log.refuse_if_taken()
         for data in (trainer.train_set, trainer.eval_set):
             if data.dropped:
@@ -166,7 +168,7 @@ def resume(
         refuse_foreign_csv(folder, Path(csv_path))
     with memory_advice(config):
         trainer = _build(config, data["train"], data["eval"], output_dir, log_file=csv_path, report=report, resume=at)
-    with closing(trainer.generator):
+    with closing(trainer.generator), closing(trainer.scorer):
         for name, found_set in (("train", trainer.train_set), ("eval", trainer.eval_set)):
             if found_set.sha256 != run["data"][name]["sha256"]:
                 raise UserError(f"{found_set.path}: is not what the run in {folder} was trained with; its hash differs")
@@ -237,9 +239,28 @@ def _build(
 ) -> Trainer:
     """Load and check all parts of a run."""
     config.trainable()
+    scorer = make_scorer(config)
+    try:
+        return _assemble(config, scorer, train_data, eval_data, output_dir, log_file=log_file, report=report, at=resume)
+    except BaseException:
+        scorer.close()
+        raise
+
+
+def _assemble(
+    config: ScaleRLConfig,
+    scorer: Scorer,
+    train_data: str,
+    eval_data: str,
+    output_dir: str,
+    *,
+    log_file: str | None,
+    report: Callable[[Progress], None],
+    at: Resume | None,
+) -> Trainer:
     prepare_process(config.threads)
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    task = get_task(config.task)
+    task = thinking_of(config)
     train_set, eval_set = load_data(train_data), load_data(eval_data, limit=config.eval_prompts)
     master = "float64" if config.dtype == "float64" else "float32"
     policy = load_policy(config.model_name, device=device, dtype=master)
@@ -262,7 +283,7 @@ def _build(
         device_kind=torch.cuda.get_device_name() if device == "cuda" else "cpu process",
         header={**header(config, train_set, eval_set, device), "log_file": csv_path},
         start_meter=False,
-        resume=resume,
+        resume=at,
     )
     if isinstance(generator, GeneratorProcess):
         log.meter = JointMeter(generator, log.meter.devices)
@@ -270,6 +291,7 @@ def _build(
         config=config,
         policy=policy,
         task=task,
+        scorer=scorer,
         train_set=train_set,
         eval_set=eval_set,
         prompts=prompts,

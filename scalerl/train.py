@@ -1,7 +1,7 @@
 """The loop: prompts, completions, rewards, advantages, an update, new weights for what is half written; and again.
 
 What is left out against GRPO as usually written, and why: no reference model and no KL term (ScaleRL has none), no
-value function, no partial rewards. `scalerl.start` builds a `Trainer` for a new run or one that goes on.
+value function. `scalerl.start` builds a `Trainer` for a new run or one that goes on.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ from scalerl.learner import Batch, Learner
 from scalerl.lost import mark, rows_of
 from scalerl.modelcard import facts, take_place, write_best, write_card
 from scalerl.policy import Policy
+from scalerl.rewards import Score, Scorer
 from scalerl.runlog import MODEL_FOLDER, RunLog, read_header
 from scalerl.schedule import Schedule
-from scalerl.tasks import Task
+from scalerl.tasks import Thinking
+
+MESSAGES_KEPT = 5
 
 
 @dataclass
@@ -66,7 +69,8 @@ class Trainer:
 
     config: ScaleRLConfig
     policy: Policy
-    task: Task
+    task: Thinking
+    scorer: Scorer
     train_set: DataSet
     eval_set: DataSet
     prompts: list[tuple[int, ...]]
@@ -139,9 +143,18 @@ class Trainer:
         """Start what may start, and decode one token of all that is in work."""
         with self.log.meter.phase("generate"):
             self.generator.submit(self._requests(self.schedule.admit()))
-            for completion in self.generator.poll(ticks=1):
-                self.done[completion.number] = completion
-                self.schedule.finished([completion.number])
+            finished = self.generator.poll(ticks=1)
+        for completion in finished:
+            self.done[completion.number] = completion
+            self.schedule.finished([completion.number])
+            self._submit(completion)
+
+    def _submit(self, completion: Completion) -> None:
+        """Hand a completion over to be scored while others are generated."""
+        index, _ = self.drawn[completion.number // self.config.generations_per_prompt]
+        with self.log.meter.phase("score"):
+            item, text = self.train_set.items[index], self.policy.decode(completion.tokens)
+            self.scorer.submit(completion.number, item, text)
 
     def _requests(self, numbers: range) -> list[Request]:
         """Draw the prompts of the groups that begin, and ask for these completions."""
@@ -165,15 +178,16 @@ class Trainer:
         completions = [self.done.pop(number) for number in numbers]
         drawn = [self.drawn.pop(group) for group in range(numbers.start // count, numbers.stop // count)]
         with meter.phase("score"):
-            correct = self._score([index for index, _ in drawn], completions)
-            rewards, penalty = make_rewards(correct, completions, self.config)
+            scores = self.scorer.take(numbers)
+            values = torch.tensor([score.value for score in scores], dtype=torch.float64).view(-1, count)
+            rewards, penalty = make_rewards(values, completions, self.config)
         in_flight = self.schedule.in_flight
         with meter.phase("train"):
             batch = make_batch(rewards, completions, self.config)
             update = self.learner.update(batch, self.step + 1)
             self.schedule.updated()
             self.generator.load(self.step, self.learner.weights())
-        for (index, _), right in zip(drawn, correct.sum(dim=1).tolist(), strict=True):
+        for (index, _), right in zip(drawn, (values == 1).sum(dim=1).tolist(), strict=True):
             self.pool.record(index, correct=int(right), count=count)
         self.epoch = drawn[-1][1]
         self._count_generated()
@@ -182,6 +196,7 @@ class Trainer:
             "epoch": self.epoch,
             **asdict(self.compute),
             **reward_fields(rewards),
+            "reward_errors": sum(score.error is not None for score in scores),
             "penalty_mean": float(penalty.mean()),
             "filtered_share": 1 - len(batch.completions) / len(completions),
             "retired": len(self.pool.retired),
@@ -190,6 +205,7 @@ class Trainer:
             **update,
         }
         self.log.step(step=self.step, **row)
+        self._tell_errors("train", scores)
         for event in self.guards.watch(row):
             self.log.event("guard", step=self.step, **event)
         resized = self.controllers.batch_size.watch(len(completions), meter.wall_s, self.compute.flops)
@@ -198,14 +214,19 @@ class Trainer:
             self.log.event("batch_size", step=self.step, **resized)
         self._report()
 
-    def _score(self, drawn: list[int], completions: list[Completion]) -> torch.Tensor:
-        """Return which completions are right, (P, G) boolean."""
-        count = self.config.generations_per_prompt
-        right = [
-            self.task.score(self.train_set.items[drawn[place // count]], self.policy.decode(completion.tokens))
-            for place, completion in enumerate(completions)
-        ]
-        return torch.tensor(right, dtype=torch.bool).view(-1, count)
+    def _tell_errors(self, data: str, scores: list[Score]) -> None:
+        """Log what went wrong in scoring, the first time that it does; the rows count it every time."""
+        messages = list(dict.fromkeys(score.error for score in scores if score.error is not None))
+        if messages and self.guards.first(f"reward_errors_{data}"):
+            errors = sum(score.error is not None for score in scores)
+            self.log.event(
+                "reward_errors",
+                step=self.step,
+                data=data,
+                errors=errors,
+                scores=len(scores),
+                messages=messages[:MESSAGES_KEPT],
+            )
 
     def _count_generated(self) -> None:
         """Advance the compute axes by what was generated since the last call: 2 N for a token forward.
@@ -227,12 +248,13 @@ class Trainer:
         self.compute.flops += 6.0 * (backbone * (relearned + passed - len(batch.completions)) + head * passed)
 
     def _evaluate(self) -> None:
-        with self.log.meter.apart("evaluate"):
+        with self.log.meter.apart("evaluate"), self.scorer.apart():
             began = time.perf_counter()
-            result = evaluate(self.learner, self.policy, self.task, self.eval_set, self.step)
+            result = evaluate(self.learner, self.policy, self.task, self.eval_set, self.step, scorer=self.scorer)
             seconds = time.perf_counter() - began
             self.log.evaluate(step=self.step, evaluate_s=seconds, **asdict(self.compute), **result.row)
             self.log.samples(result.samples)
+            self._tell_errors("eval", result.scores)
             if self.log_file is not None:
                 write_csv(self.log.folder, Path(self.log_file))
             self.pass_rate = result.pass_rate
@@ -271,7 +293,7 @@ class Trainer:
         """Write a checkpoint of all that the next tick depends on."""
         # Off its turn, where a run ends or is stopped, the cache is kept: a run that goes on refreshes none there.
         refresh = self.config.in_flight == "refresh" and self.step % self.config.checkpoint_every == 0
-        with self.log.meter.apart("checkpoint"):
+        with self.log.meter.apart("checkpoint"), self.scorer.apart():
             self._count_generated()  # of a batch that is half written, where a signal stops the run
             generator = self.generator.state(cache=not refresh)
             tensors = {**self.learner.save(), "completions": pack(list(self.done.values()))}
@@ -313,6 +335,8 @@ class Trainer:
         self.pass_rate, self.epoch = state["pass_rate"], state["epoch"]
         self.done = {completion.number: completion for completion in unpack(tensors["completions"])}
         self.generator.load(self.step, self.learner.weights())
+        for completion in self.done.values():
+            self._submit(completion)
         self.saved = self.step
         if "generator" in tensors:
             self.generator.restore(tensors["generator"])
@@ -372,18 +396,18 @@ class _Stop:
 
 
 def make_rewards(
-    correct: torch.Tensor, completions: list[Completion], config: ScaleRLConfig
+    scores: torch.Tensor, completions: list[Completion], config: ScaleRLConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rewards and length penalties, both (P, G): +1 for a right completion, -1 for a wrong one.
+    """Return rewards and length penalties, both (P, G): 2 s - 1 for a score s, so +1 for right and -1 for worthless.
 
     The penalty, 0 to -1, is part of the reward of right completions only.
     """
-    rewards = correct.double() * 2 - 1
+    rewards = scores.double() * 2 - 1
     if config.length_control != "penalty":
         return rewards, torch.zeros_like(rewards)
     lengths = torch.tensor([len(c.tokens) for c in completions], dtype=torch.float64).view_as(rewards)
     longest, cache = config.penalty_range
-    penalty = length_penalty(lengths, max_tokens=longest, cache_tokens=cache) * correct
+    penalty = length_penalty(lengths, max_tokens=longest, cache_tokens=cache) * (scores == 1)
     return rewards + penalty, penalty
 
 

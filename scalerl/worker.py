@@ -40,7 +40,7 @@ from scalerl.policy import Policy
 from scalerl.process import prepare_process
 from scalerl.runlog import UserError
 from scalerl.sampler import make_generator
-from scalerl.tasks import get_task
+from scalerl.tasks import thinking_of
 
 WAIT_S = 0.005  # how long a poll waits for something to arrive
 REPORT_S = 0.05  # longest time between two words from a worker that works
@@ -421,7 +421,7 @@ def _generator(setup: _Setup) -> Generator:
     body.embed_tokens.to("meta")
     policy = Policy(model, setup.tokenizer, setup.end_ids)
     weights = setup.shared.weights(setup.device)
-    return make_generator(config, policy, get_task(config.task), forward, weights, slots=setup.slots, seed=config.seed)
+    return make_generator(config, policy, thinking_of(config), forward, weights, slots=setup.slots, seed=config.seed)
 
 
 def _receive(pipe: Connection, inbox: Inbox, ends: bool = False) -> None:

@@ -8,18 +8,44 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
 from scalerl.runlog import UserError
 
+if TYPE_CHECKING:
+    from scalerl.config import ScaleRLConfig
+
 Item = Mapping[str, Any]
 """``prompt`` and ``answer``, both text; demonstrations for the warm-up also have ``thinking`` and ``solution``. Further
 columns of a data set hold whatever JSON can."""
 
+END_OF_THINKING = "</think>"
+INTERRUPTION = "Okay, time is up. Let me stop thinking and formulate a final answer "
+"""What is forced in front of the end of the thinking (arXiv 2510.13786)."""
+
 # A prompt belongs to the split that its own text hashes to, so splits are disjoint for any seeds and any sizes.
 SPLIT_SHARES = {"warmup": 40, "train": 40, "eval": 10, "test": 10}
+
+
+class Thinking(Protocol):
+    """What generation must know: where thinking ends."""
+
+    @property
+    def end_of_thinking(self) -> str:
+        """Text that ends the thinking part of a completion; found by content, never by position."""
+
+    @property
+    def interruption(self) -> str:
+        """Text that is forced on a completion whose thinking budget is used up; it holds `end_of_thinking`."""
+
+
+class Marks(NamedTuple):
+    """Where thinking ends when a reward is set."""
+
+    end_of_thinking: str
+    interruption: str
 
 
 class Task(Protocol):
@@ -41,8 +67,8 @@ class Task(Protocol):
         """Return a completion to imitate in the warm-up."""
         ...
 
-    def score(self, item: Item, completion: str) -> bool:
-        """Return whether the completion is right."""
+    def score(self, item: Item, completion: str) -> bool | float:
+        """Return whether the completion is right, or its worth from 0 to 1; 1 is right."""
         ...
 
 
@@ -63,17 +89,33 @@ def split_of(prompt: str) -> str:
 
 
 def get_task(name: str) -> Task:
-    """Return the task of that name.
+    """Return the task of that name: one of ours, ``reasoning-gym:NAME``, or an entry point of group ``scalerl.tasks``.
 
     Raises
     ------
     UserError
         If there is none; the message lists the tasks.
     """
+    from scalerl.rewards.names import GYM, load_plugin, plugins
     from scalerl.tasks.addition import Addition
     from scalerl.tasks.chain import Chain
 
     tasks: dict[str, Task] = {task.name: task for task in (Chain(), Addition())}
-    if name not in tasks:
-        raise UserError(f"task: there is no task {name!r}; there are {', '.join(sorted(tasks))}")
-    return tasks[name]
+    if name in tasks:
+        return tasks[name]
+    if name.startswith(f"{GYM}:"):
+        from scalerl.rewards.gym import GymTask
+
+        return cast("Task", GymTask(name))
+    others = plugins()
+    if name in others:
+        return cast("Task", load_plugin(name))
+    known = ", ".join([*sorted({*tasks, *others}), f"{GYM}:NAME"])
+    raise UserError(f"task: there is no task {name!r}; there are {known}")
+
+
+def thinking_of(config: ScaleRLConfig) -> Thinking:
+    """Return where thinking ends in a configuration: by its task, or with a reward by `end_of_thinking`."""
+    if config.reward is None:
+        return get_task(config.task)
+    return Marks(config.end_of_thinking, INTERRUPTION + config.end_of_thinking)

@@ -44,7 +44,7 @@ class WorkedTask(ABC):
 
     def score(self, item: Item, completion: str) -> bool:
         """Return whether what follows the first mark is the answer, to the last character."""
-        return self.answer(completion) == item["answer"]
+        return self.answer(completion) == str(item["answer"])
 
     def answer(self, completion: str) -> str | None:
         """Return what follows the first mark, or None without one."""
