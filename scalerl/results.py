@@ -170,9 +170,7 @@ def describe(config: ScaleRLConfig, data: DataSet, graded: Graded, row: Mapping[
         "mean_at_k": _score(over_prompts([c / k for c in correct])),
         "pass_at_k": {str(n): _score(over_prompts([pass_at_k(c, k, n) for c in correct])) for n in powers(k)},
         "majority_at_k": None if votes is None else _score(over_prompts(votes)),
-        "majority_missing": None
-        if votes is not None
-        else f"{asked} cannot tell the answer from a completion",
+        "majority_missing": None if votes is not None else f"{asked} cannot tell the answer from a completion",
         "length_mean": row["length_mean"],
         "truncation_rate": row["truncation_rate"],
         "reward_errors": graded.errors,
