@@ -189,7 +189,8 @@ def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None
         Part(
             "KV cache",
             sum(t.nbytes for t in (*cache.keys, *cache.values)),
-            f"2 x {layers} layers x {slots} slots x {cached[0]} heads x {config.max_length} tokens x {cached[1]} x {item} B",
+            f"2 x {layers} layers x {slots} slots x {cached[0]} heads x {config.max_length} tokens x "
+            f"{cached[1]} x {item} B",
         ),
         Part(
             "slots",

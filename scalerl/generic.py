@@ -199,13 +199,11 @@ class GenericForward:
         largest = float(expected.abs().max())
         tolerance = largest * (WIDE_TOLERANCE if probe.dtype == torch.float64 else TOLERANCE)
         if not error <= tolerance:
-            raise ValueError(
-                f"logits differ by {error:.2g}, of {largest:.2g} at most, from those of the model's forward"
-            )
+            raise ValueError(f"logits differ from the model's own by {error:.2g}, where the largest is {largest:.2g}")
 
 
 class _Continued(ModelCache):
-    """What a module takes for its cache while sequences run: it puts a prefix before what it is given, and keeps that."""
+    """What a module takes for its cache while sequences run: a prefix is put before what comes, which is kept."""
 
     def __init__(self, prefix: Prefix | None) -> None:
         super().__init__(layers=[])
@@ -213,18 +211,20 @@ class _Continued(ModelCache):
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        self.keys[layer], self.values[layer] = keys, values
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        self.keys[layer_idx], self.values[layer_idx] = key_states, value_states
         if self.prefix is None:
-            return keys, values
-        before = self.prefix.keys[layer][self.prefix.source], self.prefix.values[layer][self.prefix.source]
-        return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
+            return key_states, value_states
+        keys, values = (kept[layer_idx][self.prefix.source] for kept in (self.prefix.keys, self.prefix.values))
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
-    def get_seq_length(self, layer: int = 0) -> int:
-        return 0 if self.prefix is None else int(self.prefix.keys[layer].shape[2])
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0 if self.prefix is None else int(self.prefix.keys[layer_idx].shape[2])
 
-    def get_mask_sizes(self, length: int, layer: int) -> tuple[int, int]:
-        return self.get_seq_length(layer) + length, 0
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self.get_seq_length(layer_idx) + query_length, 0
 
 
 class _Slots(ModelCache):
@@ -235,16 +235,18 @@ class _Slots(ModelCache):
         self.cache, self.positions, self.extent = cache, positions, extent
         self.rows = torch.arange(len(positions), device=positions.device)
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        mine, b = (self.cache.keys[layer], self.cache.values[layer]), len(self.rows)
-        mine[0][self.rows, :, self.positions] = keys[:, :, 0]
-        mine[1][self.rows, :, self.positions] = values[:, :, 0]
-        return mine[0][:b, :, : self.extent], mine[1][:b, :, : self.extent]
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys, values, b = self.cache.keys[layer_idx], self.cache.values[layer_idx], len(self.rows)
+        keys[self.rows, :, self.positions] = key_states[:, :, 0]
+        values[self.rows, :, self.positions] = value_states[:, :, 0]
+        return keys[:b, :, : self.extent], values[:b, :, : self.extent]
 
-    def get_seq_length(self, layer: int = 0) -> int:
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - the modules ask so
         return self.extent - 1
 
-    def get_mask_sizes(self, length: int, layer: int) -> tuple[int, int]:
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:  # noqa: ARG002
         return self.extent, 0
 
 
@@ -318,7 +320,7 @@ def _refuse(model: Any, config: Any, max_length: int) -> None:
 
 
 def _without_memory(module: nn.Module, device: torch.device | None = None) -> nn.Module:
-    """Return a copy of a module whose weights have no memory; its buffers, as tables of angles, are copied to a device."""
+    """Return a copy of a module whose weights have no memory; buffers, as tables of angles, are copied to a device."""
     memo: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in module.parameters()
     }

@@ -1,9 +1,9 @@
 """Low-rank adapters (LoRA): few weights are trained, and what multiplies is the matrix with its adapter merged in.
 
-`peft` makes the adapters and writes them to disk. The arithmetic is ours: a weight is gathered as ``W + alpha / r * B A``,
-differentiably, once for all tokens of a micro-batch, so that generator, generator process and trainer run the plain
-architecture and see one and the same matrix. The gradient of an adapted matrix is therefore a whole matrix for a moment;
-gradients, moments and checkpoints hold the adapters alone.
+`peft` makes the adapters and writes them to disk. The arithmetic is ours: a weight is gathered as
+``W + alpha / r * B A``, differentiably, once for all tokens of a micro-batch, so that generator, generator process and
+trainer run the plain architecture and see one and the same matrix. The gradient of an adapted matrix is therefore a
+whole matrix for a moment; gradients, moments and checkpoints hold the adapters alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def add_adapters(model: Any, *, rank: int, alpha: float, targets: Sequence[str] 
     except ImportError as error:
         raise UserError("lora_rank: needs peft, which is not installed: pip install 'scalerl[lora]'") from error
     wanted: Any = "all-linear" if targets is None else list(targets)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=wanted, lora_dropout=0.0, task_type="CAUSAL_LM")
+    about: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": wanted, "task_type": "CAUSAL_LM"}
+    config = LoraConfig(**about, lora_dropout=0.0)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -98,7 +99,7 @@ def plain_weights(module: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def adapted_weights(model: Any) -> tuple[int, int, int]:
-    """Return the weights of adapted matrices in the backbone and of an adapted head, and the multiplications of all B A."""
+    """Return the weights of adapted matrices in the backbone and head, and the multiplications of all B A."""
     head = model.get_output_embeddings()
     found = [module for module in model.modules() if _adapted(module)]
     of_head = head.base_layer.weight.numel() if _adapted(head) else 0

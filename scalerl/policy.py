@@ -240,7 +240,7 @@ def character_tokenizer(characters: str) -> Any:
 
 def local_folder(name: str | os.PathLike[str]) -> Path | None:
     """Return the directory of a model: the one of that name, or where the files of a hub name lie; None if nowhere."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     folder = Path(name)
     if folder.is_dir():
