@@ -8,6 +8,7 @@ whole matrix for a moment; gradients, moments and checkpoints hold the adapters 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def add_adapters(model: Any, *, rank: int, alpha: float, targets: Sequence[str] 
     about: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": wanted, "task_type": "CAUSAL_LM"}
     config = LoraConfig(**about, lora_dropout=0.0)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of peft and transformers among themselves
             torch.manual_seed(seed)
             wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
