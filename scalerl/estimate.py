@@ -258,12 +258,12 @@ def _counted_activations(config: ScaleRLConfig, model: Any, forward: AnyForward,
     return Part(
         "activations, logits",
         bytes_kept,
-        f"micro-batch of {rows} x {after} tokens and {prompts} x {before} of prompts, counted on modules without memory",
+        f"micro-batch of {rows} x {after} tokens and {prompts} x {before} of prompts, counted without memory",
         "update",
     )
 
 
-def _activations(config: ScaleRLConfig, model: Any, forward: Forward, weights: AnyWeights) -> list[Part]:
+def _activations(config: ScaleRLConfig, model: Any, forward: Forward, weights: Any) -> list[Part]:
     """Return what the gradient of one micro-batch of longest completions keeps, each with a prompt of its own."""
     rows = max(1, min(config.micro_batch_tokens // config.max_length, config.batch_size))
     prompts = min(rows, config.prompts_per_update)  # completions of one prompt share it

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from scalerl.completions import Completion, Request
 from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet
-from scalerl.forward import Forward, Weights
+from scalerl.forward import AnyForward, AnyWeights
 from scalerl.learner import Learner
 from scalerl.policy import Policy
 from scalerl.rewards import Inline, Score, Scorer
@@ -83,8 +83,8 @@ def sample(
     config: ScaleRLConfig,
     policy: Policy,
     task: Thinking,
-    forward: Forward,
-    weights: Weights,
+    forward: AnyForward,
+    weights: AnyWeights,
     *,
     prompts: Sequence[tuple[int, ...]],
     step: int,

@@ -34,6 +34,25 @@ class Policy(NamedTuple):
     """Whether a prompt is a user's turn, rendered by the tokenizer's chat template."""
     system_prompt: str | None = None
 
+    def formatted(self, prompt_format: str, system_prompt: str | None = None) -> Policy:
+        """Return the same policy with prompts rendered as a configuration says.
+
+        Raises
+        ------
+        UserError
+            If a chat is asked for and the tokenizer has no template, or one that cannot be used.
+        """
+        template = bool(getattr(self.tokenizer, "chat_template", None))
+        name = self.tokenizer.name_or_path or "this policy"
+        if prompt_format == "chat" and not template:
+            raise UserError(f"prompt_format: the tokenizer of {name} has no chat template; set prompt_format to plain")
+        chat = template and prompt_format != "plain"
+        if system_prompt is not None and not chat:
+            raise UserError(f"system_prompt: the tokenizer of {name} has no chat template, so there is no system turn")
+        policy = self._replace(chat=chat, system_prompt=system_prompt)
+        policy.render("a")  # a template that cannot be used is told here
+        return policy
+
     @property
     def unknown_id(self) -> int | None:
         """Id of what the tokenizer does not know; None where that token also has another use, as an end or a start."""
@@ -149,15 +168,7 @@ def load_policy(
         ends.append(tokenizer.eos_token_id)
     if not ends:
         raise UserError(f"model_name: {name} names no end-of-sequence token, so completions could not end")
-    template = bool(getattr(tokenizer, "chat_template", None))
-    if prompt_format == "chat" and not template:
-        raise UserError(f"prompt_format: the tokenizer of {name} has no chat template; set prompt_format to plain")
-    chat = template and prompt_format != "plain"
-    if system_prompt is not None and not chat:
-        raise UserError(f"system_prompt: the tokenizer of {name} has no chat template, so there is no system turn")
-    policy = Policy(model.eval(), tokenizer, tuple(ends), chat, system_prompt)
-    policy.render("a")  # a template that cannot be used is told here
-    return policy
+    return Policy(model.eval(), tokenizer, tuple(ends)).formatted(prompt_format, system_prompt)
 
 
 def _load_model(name: str, dtype: str) -> tuple[Any, dict[str, Any]]:
