@@ -315,3 +315,16 @@ def test_a_model_that_this_path_does_not_run_as_its_own_forward_does_is_refused(
     difference(model, monkeypatch)
     with pytest.raises(UserError, match=rf"a '{kind}' model cannot be trained: logits differ from the model's own by"):
         GenericForward(model, 72)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "gemma2", "llama"])
+def test_memory_is_estimated_for_any_architecture_and_of_adapters_only_they_are_trained(quick, kind):
+    from scalerl.estimate import memory
+
+    model = made(kind)
+    told, lora = (
+        {part.name: part.bytes for part in memory(quick(**fields), model)} for fields in ({}, {"lora_rank": 2})
+    )
+    assert told["activations, logits"] > 1e5
+    assert told["AdamW moments"] == 8 * sum(p.numel() for p in model.parameters())
+    assert 0 < lora["AdamW moments"] < told["AdamW moments"] / 3 and lora["KV cache"] == told["KV cache"]
