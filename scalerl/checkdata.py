@@ -79,7 +79,8 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
         If the file cannot be read or the task is not known.
     """
     data = load_data(path)
-    encoded = None if policy is None else [policy.encode(item["prompt"]) for item in data.items]
+    policy = None if policy is None else policy.formatted(config.prompt_format, config.system_prompt)
+    encoded = None if policy is None else [policy.encode_prompt(item["prompt"]) for item in data.items]
     references = [reference(item) for item in data.items]
     right = [s.right for s in score(config, list(zip(data.items, references, strict=True)))]
     wrong = [s.right for s in score(config, list(zip(data.items, _wrong(data.items, references), strict=True)))]
@@ -94,7 +95,7 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
         for index, item in enumerate(data.items[:show])
     ]
     lengths = [] if encoded is None else [len(tokens) for tokens in encoded]
-    unknown = None if policy is None else policy.tokenizer.unk_token_id
+    unknown = None if policy is None else policy.unknown_id
     return Checked(
         file=path,
         items=len(data.items),

@@ -61,6 +61,18 @@ class ScaleRLConfig(BaseModel):
     reward_allow_network: bool = False
     """Let reward code run programs where the kernel does not allow to cut them off from the network."""
 
+    prompt_format: Literal["auto", "plain", "chat"] = "auto"
+    """``chat`` renders a prompt as a user's turn by the tokenizer's chat template, ``plain`` gives it as it stands;
+    ``auto`` is chat where the tokenizer has a template."""
+    system_prompt: str | None = Field(None, min_length=1)
+    """System turn before every prompt; chat only."""
+    lora_rank: int | None = Field(None, ge=1)
+    """Train low-rank adapters of this rank (LoRA) instead of all weights; needs peft."""
+    lora_alpha: float | None = Field(None, gt=0)
+    """Adapters are multiplied by lora_alpha / lora_rank; 2 x lora_rank if not set."""
+    lora_targets: list[str] | None = Field(None, min_length=1)
+    """Modules that get an adapter, as ``[q_proj, v_proj]``; every linear layer but the head if not set."""
+
     max_length: int = Field(16384, ge=2)
     """Longest prompt plus completion, in tokens."""
     prompt_tokens: int = Field(2048, ge=1)
@@ -204,6 +216,11 @@ class ScaleRLConfig(BaseModel):
         return self.batch_size // self.generations_per_prompt
 
     @property
+    def lora_scale(self) -> float:
+        """lora_alpha, or its default."""
+        return self.lora_alpha or 2.0 * (self.lora_rank or 0)
+
+    @property
     def max_new_tokens(self) -> int:
         """Length limit of a completion, in tokens."""
         return self.thinking_tokens + self.solution_tokens
@@ -251,6 +268,14 @@ class ScaleRLConfig(BaseModel):
             )
         if self.off_policy == "ppo" and not self.off_policy_steps:
             wrong.append("off_policy_steps: 0: ppo generates at least one batch before it updates; set it to 1 or more")
+        if self.lora_rank is None:
+            wrong += [
+                f"{name}: has no meaning without lora_rank"
+                for name in ("lora_alpha", "lora_targets")
+                if getattr(self, name) is not None
+            ]
+        if self.system_prompt is not None and self.prompt_format == "plain":
+            wrong.append("system_prompt: plain prompts have no system turn; set prompt_format to chat or auto")
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

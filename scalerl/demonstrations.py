@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 
 from scalerl.data import load_data
-from scalerl.forward import Forward, logits
+from scalerl.forward import AnyForward, logits
+from scalerl.generic import make_forward
 from scalerl.policy import Policy, load_policy
 from scalerl.runlog import UserError
 from scalerl.tasks import Item
@@ -86,7 +87,7 @@ def warmup_on_data(
     began = time.process_time()
     data = load_data(train_data)
     texts = _texts(data.path, data.items, end_of_thinking, thinking)
-    policy = load_policy(model, device=device)
+    policy = load_policy(model, device=device, prompt_format="auto")  # as in generation
     longest = min(max_length or LONGEST, getattr(policy.model.config, "max_position_embeddings", None) or LONGEST)
     rows = [row for row in _encoded(data.path, policy, texts) if len(row[0]) + len(row[1]) <= longest]
     if not rows:
@@ -161,20 +162,19 @@ def _texts(path: str, items: Sequence[Item], mark: str, thinking: bool) -> list[
 def _encoded(path: str, policy: Policy, texts: Sequence[tuple[str, str]]) -> list[Encoded]:
     own = policy.tokenizer.eos_token_id
     end = own if own in policy.end_ids else policy.end_ids[0]
-    unknown = policy.tokenizer.unk_token_id
-    encode_prompt = getattr(policy, "encode_prompt", policy.encode)  # as in generation
+    unknown = policy.unknown_id
     rows = []
     for prompt, completion in texts:
-        ids: Encoded = (tuple(encode_prompt(prompt)), policy.encode(completion))
+        ids: Encoded = (policy.encode_prompt(prompt), policy.encode(completion))
         if not ids[0] or not ids[1] or (unknown is not None and unknown in ids[0] + ids[1]):
             raise UserError(f"{path}: the tokenizer does not know all of the text of the item {prompt[:60]!r}")
         rows.append((ids[0], (*ids[1], end)))
     return rows
 
 
-def _forward(policy: Policy, longest: int) -> Forward:
+def _forward(policy: Policy, longest: int) -> AnyForward:
     """Return the forward pass; the one place that chooses it."""
-    return Forward(policy.model, longest)
+    return make_forward(policy.model, longest)
 
 
 def _batches(rows: Sequence[Encoded], epochs: int, batch_size: int, seed: int) -> Iterator[list[Encoded]]:

@@ -15,7 +15,8 @@ import scalerl
 from scalerl.completions import Completion
 from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet
-from scalerl.policy import checkpoint_hash
+from scalerl.lora import adapted_weights, has_adapters
+from scalerl.policy import Policy, checkpoint_hash
 
 
 def reward_fields(rewards: torch.Tensor) -> dict[str, Any]:
@@ -52,16 +53,45 @@ def completion_fields(completions: list[Completion], version: int) -> dict[str, 
     }
 
 
-def multiplying_weights(model: Any) -> tuple[int, int]:
-    """Return how many weights of backbone and head multiply a token; an embedding is looked up, not multiplied."""
+def multiplying_weights(model: Any) -> tuple[float, int]:
+    """Return how many weights of backbone and head multiply a token; what is looked up, not multiplied, is left out.
+
+    Adapters are left out, too, for they are merged; of experts the share counts that a token is sent to.
+    """
     head = model.get_output_embeddings().weight
-    looked_up = model.get_input_embeddings().weight
-    backbone = sum(p.numel() for p in model.parameters()) - looked_up.numel()
-    backbone -= 0 if head is looked_up else head.numel()  # a tied head is one parameter with the embedding
+    looked_up = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    architecture = model.config.get_text_config(decoder=True)
+    experts = getattr(architecture, "num_local_experts", None) or getattr(architecture, "num_experts", None)
+    share = (getattr(architecture, "num_experts_per_tok", None) or 1) / experts if experts else 1.0
+    backbone: float = 0
+    for name, p in model.named_parameters():
+        if not (".lora_" in name or id(p) in looked_up or p is head):
+            backbone += p.numel() * share if ".experts." in name and share != 1 else p.numel()
     return backbone, head.numel()
 
 
-def header(config: ScaleRLConfig, train_set: DataSet, eval_set: DataSet, device: str) -> dict[str, Any]:
+def training_flops(model: Any, *, backbone_tokens: int, head_tokens: int, gathers: int) -> float:
+    """Return the operations of tokens run forward and backward: 6 N; of weights that are not trained, 4 N.
+
+    With adapters (LoRA) the gradient passes through every weight, but is taken for the adapted matrices only; each time
+    that weights are gathered their products are computed, and differentiated.
+
+    Parameters
+    ----------
+    backbone_tokens, head_tokens : int
+        Tokens run through backbone and head.
+    gathers : int
+        Micro-batches.
+    """
+    backbone, head = multiplying_weights(model)
+    if not has_adapters(model):
+        return 6.0 * (backbone * backbone_tokens + head * head_tokens)
+    of_backbone, of_head, products = adapted_weights(model)
+    once = backbone * backbone_tokens + head * head_tokens
+    return 4.0 * once + 2.0 * (of_backbone * backbone_tokens + of_head * head_tokens) + 6.0 * products * gathers
+
+
+def header(config: ScaleRLConfig, policy: Policy, train_set: DataSet, eval_set: DataSet, device: str) -> dict[str, Any]:
     """Return what ``run.json`` says of a run besides what `RunLog` writes itself."""
     import transformers
 
@@ -71,6 +101,10 @@ def header(config: ScaleRLConfig, train_set: DataSet, eval_set: DataSet, device:
         "command": shlex.join(["scalerl", *sys.argv[1:]]) if Path(sys.argv[0]).stem in {"scalerl", "cli"} else None,
         "note": note,
         "config": config.model_dump(),
+        "prompt": {
+            "format": "chat" if policy.chat else "plain",
+            "example": policy.render(train_set.items[0]["prompt"]),
+        },
         "checkpoint": {"name": config.model_name, "sha256": checkpoint_hash(config.model_name)},
         "data": {
             name: {"file": d.path, "items": len(d.items), "dropped": d.dropped, "sha256": d.sha256}

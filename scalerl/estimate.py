@@ -25,10 +25,12 @@ from scalerl.config import ScaleRLConfig
 from scalerl.data import load_data
 from scalerl.describe import multiplying_weights
 from scalerl.evaluate import SLOTS
-from scalerl.forward import Cache, Forward, Weights
+from scalerl.forward import AnyForward, AnyWeights, Cache, Forward, Prefix, logits
+from scalerl.generic import make_forward
+from scalerl.lora import add_adapters
 from scalerl.runlog import LOG_FILE, UserError, read_log
 from scalerl.start import _build
-from scalerl.worker import GeneratorProcess, flat, skeleton
+from scalerl.worker import GeneratorProcess, skeleton
 
 GIB = 2.0**30
 PROBE_STEPS = 2
@@ -153,27 +155,31 @@ def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None
     ----------
     config : ScaleRLConfig
     model : transformers.PreTrainedModel
-        May be without memory itself.
+        Its architecture and precision are read.
     eval_prompts : int, optional
         Prompts of an evaluation; not known, an evaluation is taken to fill all slots that it may have.
     """
-    forward = Forward(model, config.max_length, getattr(torch, config.dtype))
+    model = skeleton(model.config, next(model.parameters()).dtype)
+    forward = make_forward(model, config.max_length, getattr(torch, config.dtype))
+    if config.lora_rank is not None:
+        add_adapters(model, rank=config.lora_rank, alpha=config.lora_scale, targets=config.lora_targets, seed=0)
     weights = forward.weights(fp32_head=config.use_fp32_lm_head)
     slots = config.slots or config.batch_size
     parameters = list(model.parameters())
     count, size = sum(p.numel() for p in parameters), parameters[0].itemsize
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
     cache = Cache(forward, slots, config.max_length)
-    layers, item = len(cache.keys), forward.dtype.itemsize
+    layers, item, cached = len(cache.keys), forward.dtype.itemsize, forward.cache_shapes[0]
     generators = _bytes(weights)
     masters = {id(p) for p in parameters}
-    working = sum(w.nbytes for w in flat(weights) if w is not None and id(w) not in masters)
+    working = sum(w.nbytes for w in weights.tensors() if w is not None and id(w) not in masters)
     vocabulary = weights.head.shape[0]
     head = f"{forward.dtype}, head in {weights.head.dtype}".replace("torch.", "")
     copies = 2 if config.generator == "process" else 1
     parts = [
         Part("master weights", count * size, f"{count:,} weights x {size} B"),
-        Part("gradients", count * size, f"{count:,} weights x {size} B"),
-        Part("AdamW moments", 2 * count * size, f"2 x {count:,} weights x {size} B"),
+        Part("gradients", trained * size, f"{trained:,} weights x {size} B"),
+        Part("AdamW moments", 2 * trained * size, f"2 x {trained:,} weights x {size} B"),
         Part("trainer's working copy", working, f"weights that are cast or put side by side, {head}"),
         Part(
             "generator's weights",
@@ -183,8 +189,8 @@ def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None
         Part(
             "KV cache",
             sum(t.nbytes for t in (*cache.keys, *cache.values)),
-            f"2 x {layers} layers x {slots} slots x {forward.kv_heads} heads x {config.max_length} tokens x "
-            f"{forward.head_dim} x {item} B",
+            f"2 x {layers} layers x {slots} slots x {cached[0]} heads x {config.max_length} tokens x "
+            f"{cached[1]} x {item} B",
         ),
         Part(
             "slots",
@@ -193,7 +199,10 @@ def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None
         ),
         Part("sampling", slots * vocabulary * 28, f"{slots} slots x {vocabulary:,} words x 28 B of scores"),
     ]
-    parts += _activations(config, model, forward, weights)
+    if isinstance(forward, Forward):
+        parts += _activations(config, model, forward, weights)
+    else:
+        parts.append(_counted_activations(config, model, forward, weights))
     looking = min(SLOTS, config.slots or SLOTS)
     if eval_prompts is not None:
         looking = min(looking, eval_prompts * config.eval_generations)
@@ -201,8 +210,8 @@ def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None
     parts += [
         Part(
             "optimizer's copy",
-            count * size,
-            f"{count:,} weights x {size} B: square roots of the moments",
+            trained * size,
+            f"{trained:,} weights x {size} B: square roots of the moments",
             "optimizer call",
         ),
         Part("new weights", generators, "a copy for the generator before the old one goes", "optimizer call"),
@@ -220,7 +229,41 @@ def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None
     ]
 
 
-def _activations(config: ScaleRLConfig, model: Any, forward: Forward, weights: Weights) -> list[Part]:
+def _counted_activations(config: ScaleRLConfig, model: Any, forward: AnyForward, weights: AnyWeights) -> Part:
+    """Return what the gradient of a micro-batch as in `_activations` keeps, from a pass without memory."""
+    rows = max(1, min(config.micro_batch_tokens // config.max_length, config.batch_size))
+    prompts = min(rows, config.prompts_per_update)  # completions of one prompt share it
+    alive: list[torch.Tensor] = []
+    kept: dict[int, int] = {}
+    given = {w.untyped_storage()._cdata for w in (*model.parameters(), *weights.tensors()) if w is not None}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)  # so that no storage's number is used twice
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    before, after = config.prompt_tokens, config.max_new_tokens
+
+    def ids(count: int, length: int) -> torch.Tensor:
+        return torch.zeros((count, length), dtype=torch.long, device="meta")
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run = forward.hidden(ids(prompts, before), weights)
+        source = torch.zeros(rows, dtype=torch.long, device="meta")
+        lengths = torch.full((prompts,), before, device="meta")
+        rest = forward.hidden(ids(rows, after - 1), weights, Prefix(run.keys, run.values, lengths, source))
+        states = torch.cat([run.states[source, -1:], rest.states], dim=1)
+        logits(states.flatten(0, 1), weights).log_softmax(-1)
+    bytes_kept = sum(size for storage, size in kept.items() if storage not in given)
+    return Part(
+        "activations, logits",
+        bytes_kept,
+        f"micro-batch of {rows} x {after} tokens and {prompts} x {before} of prompts, counted without memory",
+        "update",
+    )
+
+
+def _activations(config: ScaleRLConfig, model: Any, forward: Forward, weights: Any) -> list[Part]:
     """Return what the gradient of one micro-batch of longest completions keeps, each with a prompt of its own."""
     rows = max(1, min(config.micro_batch_tokens // config.max_length, config.batch_size))
     prompts = min(rows, config.prompts_per_update)  # completions of one prompt share it
@@ -238,7 +281,7 @@ def _activations(config: ScaleRLConfig, model: Any, forward: Forward, weights: W
     read, written = prompts * before, rows * fed  # tokens that are run
     kept = read * (token + (n + 2 * m) * d) + written * token + rows * 2 * m * d * (before + fed)
     body = layers * (kept * item + (read + written) * statistics)
-    masks = rows * layers * fed * (before + fed) * item
+    masks = rows * fed * (before + fed) * item
     ends = (read + written) * (hidden * item + wide) + rows * after * hidden * weights.head.dtype.itemsize
     scores = rows * after * weights.head.shape[0] * max(4, weights.head.dtype.itemsize)
     shape = f"{rows} x {after} tokens and {prompts} x {before} of prompts"
@@ -250,7 +293,7 @@ def _activations(config: ScaleRLConfig, model: Any, forward: Forward, weights: W
             "update",
         ),
         Part(
-            "attention masks", masks, f"{layers} layers x {rows} x {fed} x {before + fed} tokens x {item} B", "update"
+            "attention mask", masks, f"{rows} x {fed} x {before + fed} tokens x {item} B, one for all layers", "update"
         ),
         Part(
             "logits",
@@ -387,6 +430,5 @@ def _to_the_end(config: ScaleRLConfig, speed: Speed, prompts: int, ahead: int) -
     return steps_left, hours, limit
 
 
-def _bytes(weights: Weights) -> int:
-    tensors: Sequence[torch.Tensor] = [w for w in flat(weights) if w is not None]
-    return sum(w.nbytes for w in tensors)
+def _bytes(weights: AnyWeights) -> int:
+    return sum(w.nbytes for w in weights.tensors() if w is not None)

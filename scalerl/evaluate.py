@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from scalerl.completions import Completion, Request
 from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet
-from scalerl.forward import Forward, Weights
+from scalerl.forward import AnyForward, AnyWeights
 from scalerl.learner import Learner
 from scalerl.policy import Policy
 from scalerl.rewards import Inline, Score, Scorer
@@ -51,7 +51,7 @@ def evaluate(
     """
     config = learner.config
     k = config.eval_generations
-    prompts = [policy.encode(item["prompt"]) for item in data.items]
+    prompts = [policy.encode_prompt(item["prompt"]) for item in data.items]
     completions = sample(config, policy, task, learner.forward, learner.weights(), prompts=prompts, step=step)
     pairs = [(data.items[c.number // k], policy.decode(c.tokens)) for c in completions]
     if scorer is None:
@@ -83,8 +83,8 @@ def sample(
     config: ScaleRLConfig,
     policy: Policy,
     task: Thinking,
-    forward: Forward,
-    weights: Weights,
+    forward: AnyForward,
+    weights: AnyWeights,
     *,
     prompts: Sequence[tuple[int, ...]],
     step: int,

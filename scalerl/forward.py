@@ -5,20 +5,76 @@ one it is trained with differ by rounding only; the decode step keeps finished c
 both are faster on a CPU than the general modules. The model of `transformers` stays the owner of the weights, the
 format on disk, and the oracle in the tests. Both passes and their cache stand in one file because they must agree.
 
+Other architectures run through the modules of `transformers`, behind the same interface: see `scalerl.generic`.
+
 Shapes: B sequences, T tokens, H hidden width, N query heads, M key-value heads, D head width, P prompts, S cache slots.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import copy
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalerl.lora import merged
 from scalerl.runlog import UserError
 
 FAMILY = ("llama", "qwen3")
+
+
+class Finish(NamedTuple):
+    """What is done to the product with the head: ``scale`` multiplies it, then ``cap * tanh(product / cap)``."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+
+class AnyWeights(Protocol):
+    """Weights of either forward pass, in the precision that they multiply in."""
+
+    @property
+    def head(self) -> Tensor:
+        """LM head (V, H)."""
+
+    @property
+    def head_bias(self) -> Tensor | None:
+        """Its bias (V,), if it has one."""
+
+    @property
+    def finish(self) -> Finish:
+        """What makes logits of the product."""
+
+    def tensors(self) -> list[Tensor | None]:
+        """Return all tensors in one order."""
+
+    def form(self) -> Callable[[Sequence[Tensor | None]], Any]:
+        """Return what makes such weights of such a list; it can be sent to another process."""
+
+
+class AnyForward(Protocol):
+    """What generator and learner ask of a forward pass: `Forward`, or `scalerl.generic.GenericForward`."""
+
+    device: torch.device
+    dtype: torch.dtype
+    cache_shapes: list[tuple[int, int, int]]
+    """Of every layer: key-value heads, width of a key, width of a value."""
+
+    def weights(self, *, fp32_head: bool = True) -> Any:
+        """Gather the weights in the precision they multiply in, differentiably."""
+
+    def hidden(self, ids: Tensor, weights: Any, prefix: Prefix | None = None) -> Hidden:
+        """Run sequences, from their start or as continuations."""
+
+    def step(self, ids: Tensor, positions: Tensor, weights: Any, cache: Cache, extent: int) -> Tensor:
+        """Run one more token of the sequences in the cache's first slots."""
+
+    def bare(self, device: torch.device) -> Self:
+        """Return a copy without the model, for a process that is given weights and gathers none."""
 
 
 class LayerWeights(NamedTuple):
@@ -48,6 +104,26 @@ class Weights(NamedTuple):
     head: Tensor
     head_bias: Tensor | None
 
+    @property
+    def finish(self) -> Finish:
+        """Return what makes logits of the product with the head: nothing."""
+        return Finish()
+
+    def tensors(self) -> list[Tensor | None]:
+        """Return all tensors in one order."""
+        return [self.embedding, *chain.from_iterable(self.layers), self.norm, self.head, self.head_bias]
+
+    def form(self) -> Callable[[Sequence[Tensor | None]], Weights]:
+        """Return what makes such weights of such a list."""
+        return Weights.of
+
+    @classmethod
+    def of(cls, found: Sequence[Tensor | None]) -> Weights:
+        """Make weights of a list as `tensors` returns it."""
+        width = len(LayerWeights._fields)
+        layers = [LayerWeights(*found[i : i + width]) for i in range(1, len(found) - 3, width)]  # type: ignore[arg-type]
+        return cls(found[0], layers, *found[-3:])  # type: ignore[arg-type]
+
 
 class Prefix(NamedTuple):
     """What sequences continue: keys and values of P prompts, per layer (P, M, T_p, D), and who continues which."""
@@ -56,6 +132,21 @@ class Prefix(NamedTuple):
     values: list[Tensor]
     lengths: Tensor  # (P,)
     source: Tensor  # (B,): sequence b continues prompt source[b]
+
+    def continued(self, t: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return where the next T tokens stand (B, T), and what they see as a mask to add, (B, 1, T, T_p + T).
+
+        The mask is made once for all layers, of numbers: a boolean one would be turned into numbers, and kept for the
+        gradient, in every layer.
+        """
+        lengths = self.lengths[self.source][:, None]  # (B, 1)
+        steps = torch.arange(t, device=lengths.device)
+        b, extent = len(lengths), self.keys[0].shape[2]
+        hidden = torch.empty((b, 1, t, extent + t), dtype=torch.bool, device=lengths.device)
+        hidden[..., :extent] = (torch.arange(extent, device=lengths.device) >= lengths)[:, None, None]
+        hidden[..., extent:] = steps[:, None] < steps
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=lengths.device).masked_fill_(hidden, -torch.inf)
+        return lengths + steps, mask
 
 
 class Hidden(NamedTuple):
@@ -69,13 +160,12 @@ class Hidden(NamedTuple):
 class Cache:
     """Keys and values (S, M, length, D) of S sequences for every layer, each sequence from column 0 on."""
 
-    def __init__(self, forward: Forward, slots: int, length: int) -> None:
-        def zeros() -> list[Tensor]:
-            shape = (slots, forward.kv_heads, length, forward.head_dim)
-            layers = range(len(forward.model.model.layers))
-            return [torch.zeros(shape, dtype=forward.dtype, device=forward.device) for _ in layers]
+    def __init__(self, forward: AnyForward, slots: int, length: int) -> None:
+        def zeros(heads: int, width: int) -> Tensor:
+            return torch.zeros((slots, heads, length, width), dtype=forward.dtype, device=forward.device)
 
-        self.keys, self.values = zeros(), zeros()
+        self.keys = [zeros(heads, key) for heads, key, _ in forward.cache_shapes]
+        self.values = [zeros(heads, value) for heads, _, value in forward.cache_shapes]
 
     def put(self, prompts: Prefix, first: int) -> None:
         """Write prompts, sequence b into slot ``first + b``; what stands behind a prompt's end is never seen."""
@@ -110,18 +200,17 @@ class Forward:
 
     def __init__(self, model: Any, max_length: int, dtype: torch.dtype | None = None) -> None:
         config = model.config
-        windows = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or [])
-        rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        grows = rope in {"dynamic", "longrope"}  # angles that change with the length cannot stand in a table
-        if config.model_type not in FAMILY or config.hidden_act != "silu" or windows or grows:
+        if not Forward.covers(config):
             raise UserError(
-                f"model_name: a {config.model_type!r} model of this configuration cannot be trained yet; "
+                f"a {config.model_type!r} model of this configuration is not written out here; "
                 f"families: {', '.join(FAMILY)} with full attention"
             )
         self.model = model
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.cache_shapes = [(self.kv_heads, self.head_dim, self.head_dim)] * len(model.model.layers)
         self.eps = config.rms_norm_eps
+        self.padding_idx = model.model.embed_tokens.padding_idx
         embedding = model.model.embed_tokens.weight
         self.device, self.dtype = embedding.device, dtype or embedding.dtype
         with torch.no_grad():
@@ -130,6 +219,21 @@ class Forward:
         # Turning (left, right) by an angle adds (-right, left) sin: the sign is kept in the table.
         sign = torch.ones_like(sin).index_fill_(-1, torch.arange(self.head_dim // 2, device=self.device), -1)
         self.cos, self.sin = cos[0, :, None], (sin * sign)[0, :, None]  # (max_length, 1, D)
+
+    @staticmethod
+    def covers(config: Any) -> bool:
+        """Return whether an architecture is written out here."""
+        windows = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or [])
+        rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+        grows = rope in {"dynamic", "longrope"}  # angles that change with the length cannot stand in a table
+        return config.model_type in FAMILY and config.hidden_act == "silu" and not windows and not grows
+
+    def bare(self, device: torch.device) -> Forward:
+        """Return a copy without the model, for a process that is given weights and gathers none."""
+        bare = copy.copy(self)
+        bare.model, bare.device = None, device
+        bare.cos, bare.sin = self.cos.to(device), self.sin.to(device)
+        return bare
 
     def weights(self, *, fp32_head: bool = True) -> Weights:
         """Gather the weights in the precision they multiply in, differentiably; call it anew after every update.
@@ -160,15 +264,11 @@ class Forward:
             The prompts that these ids continue.
         """
         b, t = ids.shape
-        steps = torch.arange(t, device=self.device)
         if prefix is None:
             mask, cos, sin = None, self.cos[:t], self.sin[:t]
         else:
-            lengths = prefix.lengths[prefix.source][:, None]  # (B, 1)
-            before = torch.arange(prefix.keys[0].shape[2], device=self.device) < lengths  # (B, T_p)
-            causal = steps[:, None] >= steps
-            mask = torch.cat([before[:, None].expand(b, t, -1), causal.expand(b, t, t)], dim=2)[:, None]
-            cos, sin = self.cos[lengths + steps], self.sin[lengths + steps]
+            positions, mask = prefix.continued(t, self.dtype)
+            cos, sin = self.cos[positions], self.sin[positions]
         x = self._embed(ids, weights)
         keys, values = [], []
         for layer, w in enumerate(weights.layers):
@@ -212,7 +312,7 @@ class Forward:
 
     def _embed(self, ids: Tensor, weights: Weights) -> Tensor:
         # As in the model, the row of a padding id learns nothing.
-        return F.embedding(ids, weights.embedding, self.model.model.embed_tokens.padding_idx)
+        return F.embedding(ids, weights.embedding, self.padding_idx)
 
     def _qkv(self, x: Tensor, w: LayerWeights, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project (..., H) to turned queries (..., N, D) and keys (..., M, D), and values (..., M, D)."""
@@ -244,47 +344,46 @@ class Forward:
             qk_norm = torch.cat(heads)
         columns = {
             "input_norm": layer.input_layernorm.weight,
-            "qkv": torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]),
+            "qkv": torch.cat([merged(a.q_proj), merged(a.k_proj), merged(a.v_proj)]),
             "qkv_bias": None if a.q_proj.bias is None else torch.cat([a.q_proj.bias, a.k_proj.bias, a.v_proj.bias]),
             "qk_norm": qk_norm,
-            "out": a.o_proj.weight,
+            "out": merged(a.o_proj),
             "out_bias": a.o_proj.bias,
             "mlp_norm": layer.post_attention_layernorm.weight,
-            "gate": m.gate_proj.weight,
+            "gate": merged(m.gate_proj),
             "gate_bias": m.gate_proj.bias,
-            "up": m.up_proj.weight,
+            "up": merged(m.up_proj),
             "up_bias": m.up_proj.bias,
-            "down": m.down_proj.weight,
+            "down": merged(m.down_proj),
             "down_bias": m.down_proj.bias,
         }
         return LayerWeights(**{name: cast(w) for name, w in columns.items()})  # type: ignore[arg-type]
 
 
-def own(weights: Weights) -> Weights:
+def own(weights: Any) -> Any:
     """Copy weights, without gradient, so that a later change of the model's does not reach them."""
-
-    def copy(w: Tensor | None) -> Tensor | None:
-        return None if w is None else w.detach().clone()
-
-    layers = [LayerWeights(*map(copy, layer)) for layer in weights.layers]  # type: ignore[arg-type]
-    rest = {name: copy(w) for name, w in weights._asdict().items() if name != "layers"}
-    return Weights(layers=layers, **rest)  # type: ignore[arg-type]
+    return weights.form()([None if w is None else w.detach().clone() for w in weights.tensors()])
 
 
 def head_weights(model: Any) -> tuple[Tensor, Tensor | None]:
     """Return weight (V, H) and bias (V,), if there is one, of the LM head."""
     head = model.get_output_embeddings()
-    return head.weight, getattr(head, "bias", None)
+    return merged(head), getattr(head, "bias", None)
 
 
-def logits(hidden: Tensor, weights: Weights) -> Tensor:
-    """Apply the LM head to hidden states (..., H) and return logits (..., V), in FP32 at least.
+def logits(hidden: Tensor, weights: AnyWeights) -> Tensor:
+    """Apply the LM head, and what the model does behind it, to hidden states (..., H); return logits (..., V), in FP32
+    at least.
 
     The product is computed in the head's own precision: hidden states are widened to it (see `Forward.weights`).
     Generator and trainer both call this, so that neither can do without what the other has.
     """
     out = F.linear(hidden.to(weights.head.dtype), weights.head, weights.head_bias)
-    return out.to(torch.promote_types(out.dtype, torch.float32))
+    out = out.to(torch.promote_types(out.dtype, torch.float32))
+    scale, cap = weights.finish
+    if scale != 1:
+        out = out * scale
+    return out if cap is None else torch.tanh(out / cap) * cap
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -27,7 +27,7 @@ from scalerl.completions import (
     Request,
     sampling_noise,
 )
-from scalerl.forward import Cache, Forward, Hidden, Prefix, Weights, logits, own
+from scalerl.forward import AnyForward, AnyWeights, Cache, Hidden, Prefix, logits, own
 
 REFRESH_SLOTS = 64  # sequences that are run at once when their keys and values are made anew
 # What a slot knows of its completion besides tokens, in the order in which a checkpoint keeps it.
@@ -39,9 +39,9 @@ class Generator:
 
     Parameters
     ----------
-    forward : Forward
+    forward : AnyForward
         The model's arithmetic.
-    weights : Weights
+    weights : AnyWeights
         Those of version 0.
     slots : int
         Completions decoded at once.
@@ -59,8 +59,8 @@ class Generator:
 
     def __init__(
         self,
-        forward: Forward,
-        weights: Weights,
+        forward: AnyForward,
+        weights: AnyWeights,
         *,
         slots: int,
         max_new_tokens: int,
@@ -106,7 +106,7 @@ class Generator:
         return self._live + sum(request.count for request in self._waiting)
 
     @torch.inference_mode()
-    def load(self, version: int, weights: Weights) -> None:
+    def load(self, version: int, weights: AnyWeights) -> None:
         """Take over a copy of weights, as policy `version`; completions in work go on with them."""
         self.version, self._weights = version, own(weights)
 

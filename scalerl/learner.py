@@ -12,7 +12,9 @@ from torch import Tensor
 
 from scalerl.completions import Completion
 from scalerl.config import ScaleRLConfig
-from scalerl.forward import Forward, Prefix, Weights, logits
+from scalerl.forward import AnyWeights, Prefix, logits
+from scalerl.generic import make_forward
+from scalerl.lora import add_adapters
 from scalerl.loss import TokenLoss, cispo, clipped_surrogate, gspo, reinforce
 from scalerl.runlog import UserError
 
@@ -69,16 +71,21 @@ class Learner:
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        Its parameters are the master copy, which the optimizer changes; `dtype` below FP32 computes with copies.
+        Its parameters are the master copy, which the optimizer changes; `dtype` below FP32 computes with copies. With
+        `lora_rank` it is given adapters, and they alone are trained.
     config : ScaleRLConfig
         Loss, optimizer, precision and micro-batch fields are read.
     """
 
     def __init__(self, model: Any, config: ScaleRLConfig) -> None:
         self.model, self.config = model, config
-        self.forward = Forward(model, config.max_length, getattr(torch, config.dtype))
+        self.forward = make_forward(model, config.max_length, getattr(torch, config.dtype))
+        if config.lora_rank is not None:
+            add_adapters(
+                model, rank=config.lora_rank, alpha=config.lora_scale, targets=config.lora_targets, seed=config.seed
+            )
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
+            self.trainable().values(),
             lr=config.learning_rate,
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
@@ -92,10 +99,17 @@ class Learner:
         """Prompt tokens run since it was last set to 0."""
         self.peak_rate = config.learning_rate
         """Learning rate after the warm-up; a plateau lowers it."""
+        self.micro_batches = 0
+        """Micro-batches run since it was last set to 0."""
 
-    def weights(self) -> Weights:
+    def trainable(self) -> dict[str, Tensor]:
+        """Return the parameters that are trained, by name; a tied weight is there once."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def weights(self) -> AnyWeights:
         """Return the current weights, in the precision that they multiply in."""
-        return self.forward.weights(fp32_head=self.config.use_fp32_lm_head)
+        weights: AnyWeights = self.forward.weights(fp32_head=self.config.use_fp32_lm_head)
+        return weights
 
     def update(self, batch: Batch, step: int) -> dict[str, Any]:
         """Make update number `step` (from 1) and return its fields of the step row.
@@ -118,7 +132,7 @@ class Learner:
                 numbers = sorted(batch.completions[i].number for i in chosen)
                 raise self._not_finite(step, f"the loss ({loss}) of completions {numbers[0]} to {numbers[-1]}")
         self.scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trainable().values(), self.config.max_grad_norm))
         overflow = not math.isfinite(norm)
         if overflow and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
             wrong = next(n for n, p in self.model.named_parameters() if p.grad is not None and not _finite(p.grad))
@@ -135,8 +149,8 @@ class Learner:
         }
 
     def save(self) -> dict[str, dict[str, Tensor]]:
-        """Return all that the next updates depend on: parameters and optimizer, by name."""
-        parameters = dict(self.model.named_parameters())  # a tied weight is there once
+        """Return all that the next updates depend on: what is trained and its moments, by name."""
+        parameters = self.trainable()
         moments = {
             f"{name}.{key}": torch.as_tensor(value)
             for name, p in parameters.items()
@@ -151,7 +165,7 @@ class Learner:
         device = self.forward.device
         scaler = {key: kept["optimizer"].get(f"scaler.{key}") for key in self.scaler.state_dict()}
         self.scaler.load_state_dict({key: value.item() for key, value in scaler.items() if value is not None})
-        for name, p in self.model.named_parameters():
+        for name, p in self.trainable().items():
             p.copy_(kept["model"][name])
             moments = {key: kept["optimizer"].get(f"{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
             self.optimizer.state[p] = {
@@ -173,6 +187,7 @@ class Learner:
         device = self.forward.device
         prompts = list(dict.fromkeys(c.prompt for c in completions))  # each is run once, whoever shares it
         self.prompt_tokens += sum(map(len, prompts))
+        self.micro_batches += 1
         row = {prompt: index for index, prompt in enumerate(prompts)}
         source = torch.tensor([row[c.prompt] for c in completions], device=device)
         weights = self.weights()

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
+from scalerl.lora import has_adapters, save_merged
 from scalerl.runlog import UserError
 
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each 30 tensors would drown ours
@@ -24,11 +25,68 @@ PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
 
 
 class Policy(NamedTuple):
-    """A model, its tokenizer, and the ids that end a completion."""
+    """A model, its tokenizer, the ids that end a completion, and how prompts are rendered."""
 
     model: Any
     tokenizer: Any
     end_ids: tuple[int, ...]
+    chat: bool = False
+    """Whether a prompt is a user's turn, rendered by the tokenizer's chat template."""
+    system_prompt: str | None = None
+
+    def formatted(self, prompt_format: str, system_prompt: str | None = None) -> Policy:
+        """Return the same policy with prompts rendered as a configuration says.
+
+        Raises
+        ------
+        UserError
+            If a chat is asked for and the tokenizer has no template, or one that cannot be used.
+        """
+        template = bool(getattr(self.tokenizer, "chat_template", None))
+        name = self.tokenizer.name_or_path or "this policy"
+        if prompt_format == "chat" and not template:
+            raise UserError(f"prompt_format: the tokenizer of {name} has no chat template; set prompt_format to plain")
+        chat = template and prompt_format != "plain"
+        if system_prompt is not None and not chat:
+            raise UserError(f"system_prompt: the tokenizer of {name} has no chat template, so there is no system turn")
+        policy = self._replace(chat=chat, system_prompt=system_prompt)
+        policy.render("a")  # a template that cannot be used is told here
+        return policy
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Id of what the tokenizer does not know; None where that token also has another use, as an end or a start."""
+        tokenizer = self.tokenizer
+        used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        unknown: int | None = tokenizer.unk_token_id
+        return None if unknown in used else unknown
+
+    def render(self, prompt: str) -> str:
+        """Return the text that the policy is given for a prompt: the prompt itself, or the turns of a chat.
+
+        Raises
+        ------
+        UserError
+            If the chat template cannot be used.
+        """
+        if not self.chat:
+            return prompt
+        system = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
+        turns = [*system, {"role": "user", "content": prompt}]
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # a template is a program of its own and can raise anything
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            what = "system_prompt" if system else "prompt_format"
+            raise UserError(f"{what}: the chat template of this tokenizer cannot be used: {reason}") from error
+
+    def encode_prompt(self, prompt: str) -> tuple[int, ...]:
+        """Return the token ids of a rendered prompt, begun as this tokenizer begins a text."""
+        ids = self.encode(self.render(prompt))
+        start = self.tokenizer.bos_token_id
+        begun = self.chat or start is None or ids[:1] == (start,)  # a chat template writes the start itself
+        begins = begun or self.tokenizer("a")["input_ids"][:1] == [start]
+        return ids if begun or not begins else (start, *ids)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a text as it stands, with nothing added."""
@@ -42,7 +100,7 @@ class Policy(NamedTuple):
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write a directory that `AutoModelForCausalLM` and `AutoTokenizer` load.
+        """Write a directory that `AutoModelForCausalLM` and `AutoTokenizer` load, adapters merged and kept beside it.
 
         Raises
         ------
@@ -50,19 +108,35 @@ class Policy(NamedTuple):
             If it cannot be written.
         """
         try:
-            self.model.save_pretrained(folder)
+            if has_adapters(self.model):
+                save_merged(self.model, Path(folder))
+            else:
+                self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{folder}: the model cannot be written: {error}") from error
 
 
-def load_policy(name: str, *, device: str = "cpu", dtype: str = "float32") -> Policy:
+def load_policy(
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    prompt_format: str = "plain",
+    system_prompt: str | None = None,
+) -> Policy:
     """Load a policy from a model directory or hub name.
+
+    Parameters
+    ----------
+    prompt_format : {"plain", "chat", "auto"}
+        See `scalerl.config.ScaleRLConfig.prompt_format`.
+    system_prompt : str, optional
 
     Raises
     ------
     UserError
-        If there is no causal LM with a tokenizer under that name.
+        If there is no causal LM with a tokenizer under that name, or no chat template for a chat.
     """
     path = Path(name)
     if path.exists() and not (path / "config.json").is_file():
@@ -78,6 +152,8 @@ def load_policy(name: str, *, device: str = "cpu", dtype: str = "float32") -> Po
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # a broken directory can fail anywhere inside transformers and safetensors
         reason = str(error).strip().splitlines() or [type(error).__name__]
+        if not path.exists() and local_folder(name) is None:
+            reason = [f"it is no directory here, and the hub does not give it ({reason[0]})"]
         raise UserError(f"model_name: {name} cannot be loaded: {reason[0]}") from error
     absent = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
     if absent:
@@ -92,7 +168,7 @@ def load_policy(name: str, *, device: str = "cpu", dtype: str = "float32") -> Po
         ends.append(tokenizer.eos_token_id)
     if not ends:
         raise UserError(f"model_name: {name} names no end-of-sequence token, so completions could not end")
-    return Policy(model.eval(), tokenizer, tuple(ends))
+    return Policy(model.eval(), tokenizer, tuple(ends)).formatted(prompt_format, system_prompt)
 
 
 def _load_model(name: str, dtype: str) -> tuple[Any, dict[str, Any]]:
@@ -173,13 +249,29 @@ def character_tokenizer(characters: str) -> Any:
     return fast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
 
 
-def checkpoint_hash(folder: str | os.PathLike[str]) -> str | None:
-    """Return the sha256 over names and contents of a directory's weights and tokenizer, or None for a hub name."""
-    folder = Path(folder)
-    if not folder.is_dir():
+def local_folder(name: str | os.PathLike[str]) -> Path | None:
+    """Return the directory of a model: the one of that name, or where the files of a hub name lie; None if nowhere."""
+    from transformers.utils.hub import cached_file
+
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or str(name).count("/") != 1:
+        return None
+    try:
+        found = cached_file(str(name), "config.json", local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    return None if found is None else Path(found).parent
+
+
+def checkpoint_hash(name: str | os.PathLike[str]) -> str | None:
+    """Return the sha256 over names and contents of a model's weights and tokenizer, or None if they are not here."""
+    folder = local_folder(name)
+    if folder is None:
         return None
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix in {".safetensors", ".json"}:
+        if file.suffix in {".safetensors", ".json", ".jinja"}:
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()

@@ -19,7 +19,7 @@ from scalerl.completions import Completion
 from scalerl.config import ScaleRLConfig, change_config, load_config
 from scalerl.data import DataSet, encode_prompts, load_data
 from scalerl.evaluate import SAMPLES_KEPT, sample
-from scalerl.forward import Forward
+from scalerl.generic import make_forward
 from scalerl.passk import Score, majority, over_prompts, pass_at_k, powers
 from scalerl.policy import Policy
 from scalerl.preparing.readers import DataError
@@ -64,7 +64,8 @@ def fitting_config(policy: Policy, files: Sequence[str], settings: Sequence[str]
     UserError
         If the longest prompt leaves no room for a completion.
     """
-    longest = max(len(policy.encode(item["prompt"])) for file in files for item in load_data(file).items)
+    policy = policy.formatted(load_config().prompt_format)
+    longest = max(len(policy.encode_prompt(item["prompt"])) for file in files for item in load_data(file).items)
     default = load_config()
     most = min(default.max_length, getattr(policy.model.config, "max_position_embeddings", None) or default.max_length)
     before = max(1, min(longest, default.prompt_tokens))
@@ -95,11 +96,11 @@ def evaluate_saved(
     UserError
         If a data set, the configuration or the run cannot be used; before anything was sampled.
     """
-    policy = saved.policy
+    policy = saved.policy.formatted(config.prompt_format, config.system_prompt)
     task = thinking_of(config)
     names = data_set_names(files)
     interruption(config, policy, task)  # says what is wrong with the phrase
-    forward = Forward(policy.model, config.max_length, getattr(torch, config.dtype))
+    forward = make_forward(policy.model, config.max_length, getattr(torch, config.dtype))
     loaded = [_load(file, policy, config, say) for file in files]
     axes = None if run is None else axes_at(run, saved, step)
     weights = forward.weights(fp32_head=config.use_fp32_lm_head)
@@ -196,9 +197,9 @@ def _score(score: Score) -> dict[str, float]:
 def _load(
     file: str, policy: Policy, config: ScaleRLConfig, say: Callable[[str], None]
 ) -> tuple[DataSet, list[tuple[int, ...]]]:
-    unknown = policy.tokenizer.unk_token_id
+    unknown = policy.unknown_id
     data = load_data(file, limit=config.eval_prompts)
-    kept, prompts = encode_prompts(data, policy.encode, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
+    kept, prompts = encode_prompts(data, policy.encode_prompt, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
     if kept.dropped:
         say(f"{file}: {kept.dropped} of {len(data.items)} prompts, over prompt_tokens {config.prompt_tokens}, left out")
     return kept, prompts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scalerl.completions import TRAIN_STREAM, Interruption
 from scalerl.config import ScaleRLConfig
-from scalerl.forward import Forward, Weights
+from scalerl.forward import AnyForward, AnyWeights
 from scalerl.generate import Generator
 from scalerl.policy import Policy
 from scalerl.runlog import UserError
@@ -15,8 +15,8 @@ def make_generator(
     config: ScaleRLConfig,
     policy: Policy,
     task: Thinking,
-    forward: Forward,
-    weights: Weights,
+    forward: AnyForward,
+    weights: AnyWeights,
     *,
     slots: int,
     seed: int,
@@ -60,7 +60,7 @@ def interruption(config: ScaleRLConfig, policy: Policy, task: Thinking) -> Inter
         raise UserError(f"interruption_phrase: {text!r} does not hold {task.end_of_thinking!r}, so thinking goes on")
     if len(phrase) >= low or not phrase:
         raise UserError(f"interruption_phrase: its {len(phrase)} tokens leave nothing of interruption_tokens = {low}")
-    if {policy.tokenizer.unk_token_id, *policy.end_ids} & set(phrase):
+    if {policy.unknown_id, *policy.end_ids} & set(phrase):
         raise UserError(f"interruption_phrase: {text!r} holds an end token, or characters the tokenizer does not know")
     return Interruption(
         low, high, phrase, config.solution_tokens, lambda tokens: task.end_of_thinking in policy.decode(tokens)

@@ -145,12 +145,12 @@ def resume(
     csv_path = run.get("log_file")
     if log_file is not None and str(Path(log_file).resolve()) != csv_path:
         raise UserError(f"--log-file: was {csv_path or 'none'} and cannot become {log_file} on a resume")
-    if not Path(config.model_name).is_dir():
+    found = checkpoint_hash(config.model_name)
+    if found is None:
         raise UserError(
             f"model_name: {config.model_name} is no folder here; resume from the folder that the run was started in, "
             "or name the same checkpoint by --set model_name=DIR"
         )
-    found = checkpoint_hash(config.model_name)
     if found != run["checkpoint"]["sha256"]:
         raise UserError(f"model_name: {config.model_name} is not what the run in {folder} began with; its hash differs")
     damaged = list(kept.damaged) if kept else []
@@ -263,13 +263,19 @@ def _assemble(
     task = thinking_of(config)
     train_set, eval_set = load_data(train_data), load_data(eval_data, limit=config.eval_prompts)
     master = "float64" if config.dtype == "float64" else "float32"
-    policy = load_policy(config.model_name, device=device, dtype=master)
-    check_apart(train_set, eval_set)
-    unknown = policy.tokenizer.unk_token_id
-    train_set, prompts = encode_prompts(
-        train_set, policy.encode, prompt_tokens=config.prompt_tokens, unknown_id=unknown
+    policy = load_policy(
+        config.model_name,
+        device=device,
+        dtype=master,
+        prompt_format=config.prompt_format,
+        system_prompt=config.system_prompt,
     )
-    eval_set, _ = encode_prompts(eval_set, policy.encode, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
+    check_apart(train_set, eval_set)
+    unknown = policy.unknown_id
+    train_set, prompts = encode_prompts(
+        train_set, policy.encode_prompt, prompt_tokens=config.prompt_tokens, unknown_id=unknown
+    )
+    eval_set, _ = encode_prompts(eval_set, policy.encode_prompt, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
     interruption(config, policy, task)  # says what is wrong with the phrase
     learner = Learner(policy.model, config)
     slots = config.slots or config.batch_size
@@ -281,7 +287,7 @@ def _assemble(
         seed=config.seed,
         devices=devices_held(learner.forward.device) if config.generator == "process" else 1,
         device_kind=torch.cuda.get_device_name() if device == "cuda" else "cpu process",
-        header={**header(config, train_set, eval_set, device), "log_file": csv_path},
+        header={**header(config, policy, train_set, eval_set, device), "log_file": csv_path},
         start_meter=False,
         resume=at,
     )
@@ -317,7 +323,7 @@ def _assemble(
 
 def _generator(config: ScaleRLConfig, policy: Any, task: Any, learner: Learner, slots: int) -> Generation:
     if config.generator == "process":
-        return GeneratorProcess(config, policy, learner.weights(), slots=slots)
+        return GeneratorProcess(config, policy, learner.forward, learner.weights(), slots=slots)
     return make_generator(config, policy, task, learner.forward, learner.weights(), slots=slots, seed=config.seed)
 
 

@@ -24,7 +24,13 @@ from scalerl.config import ScaleRLConfig
 from scalerl.controllers import Controllers
 from scalerl.curriculum import PromptPool
 from scalerl.data import DataSet
-from scalerl.describe import completion_fields, machine, multiplying_weights, reward_fields
+from scalerl.describe import (
+    completion_fields,
+    machine,
+    multiplying_weights,
+    reward_fields,
+    training_flops,
+)
 from scalerl.evalcsv import write_csv
 from scalerl.evaluate import evaluate
 from scalerl.guards import Guards
@@ -240,12 +246,15 @@ class Trainer:
         self.compute.flops += 2.0 * (backbone * (counts.prefilled + counts.decoded) + head * counts.sampled)
 
     def _count_trained(self, batch: Batch) -> None:
-        """Advance the compute axes by an update: 6 N for a token forward and backward."""
+        """Advance the compute axes by an update: 6 N for a token forward and backward, see `training_flops`."""
         trained, passed = sum(c.sampled for c in batch.completions), sum(len(c.tokens) for c in batch.completions)
         relearned, self.learner.prompt_tokens = self.learner.prompt_tokens, 0
-        backbone, head = multiplying_weights(self.policy.model)
+        gathers, self.learner.micro_batches = self.learner.micro_batches, 0
+        run = relearned + passed - len(batch.completions)
         self.compute.tokens_trained += trained
-        self.compute.flops += 6.0 * (backbone * (relearned + passed - len(batch.completions)) + head * passed)
+        self.compute.flops += training_flops(
+            self.policy.model, backbone_tokens=run, head_tokens=passed, gathers=gathers
+        )
 
     def _evaluate(self) -> None:
         with self.log.meter.apart("evaluate"), self.scorer.apart():

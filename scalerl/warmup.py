@@ -17,7 +17,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from scalerl.forward import Forward, logits
+from scalerl.forward import AnyForward, logits
+from scalerl.generic import make_forward
 from scalerl.policy import Policy, new_policy
 from scalerl.runlog import UserError
 from scalerl.tasks import get_task
@@ -60,7 +61,7 @@ def warmup(
     task = get_task(task_name)
     began = time.process_time()
     policy = new_policy(task.characters, max_length=max_length, layers=layers, width=width, seed=seed)
-    forward = Forward(policy.model, max_length)
+    forward = make_forward(policy.model, max_length)
     items, rng = task.prompts("warmup", seed), np.random.default_rng([seed, 1])
     optimizer = torch.optim.AdamW(policy.model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
     step, loss = 0, torch.tensor(float("nan"))
@@ -82,7 +83,7 @@ def warmup(
     return {"loss": loss.item(), "cpu_s": time.process_time() - began, "parameters": parameters}
 
 
-def _loss(policy: Policy, forward: Forward, texts: list[tuple[str, str]]) -> torch.Tensor:
+def _loss(policy: Policy, forward: AnyForward, texts: list[tuple[str, str]]) -> torch.Tensor:
     """Return the mean cross-entropy of the completions' tokens, end token included."""
     rows = [(policy.encode(prompt), (*policy.encode(text), policy.end_ids[0])) for prompt, text in texts]
     ids, target = shifted(rows)

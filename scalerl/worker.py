@@ -19,10 +19,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from scalerl.completions import Completion, Counts, GenerationError, Request
 from scalerl.config import ScaleRLConfig
-from scalerl.forward import Forward, LayerWeights, Weights
+from scalerl.forward import AnyForward, AnyWeights
 from scalerl.generate import Generator
 from scalerl.meter import Meter
 from scalerl.policy import Policy
@@ -58,8 +57,10 @@ class GeneratorProcess:
     ----------
     config : ScaleRLConfig
     policy : Policy
-        Architecture, tokenizer and end tokens.
-    weights : Weights
+        Tokenizer and end tokens.
+    forward : AnyForward
+        The model's arithmetic.
+    weights : AnyWeights
         Those of version 0.
     slots : int
         Completions decoded at once.
@@ -70,12 +71,12 @@ class GeneratorProcess:
         From any method but `pause` and `close`, once the process failed or died.
     """
 
-    def __init__(self, config: ScaleRLConfig, policy: Policy, weights: Weights, *, slots: int) -> None:
+    def __init__(
+        self, config: ScaleRLConfig, policy: Policy, forward: AnyForward, weights: AnyWeights, *, slots: int
+    ) -> None:
         self._shared = share(weights)
-        here = self._shared.memory.device
-        self._setup = _Setup(
-            config, policy.model.config, policy.tokenizer, policy.end_ids, self._shared, device(here), slots
-        )
+        there = device(self._shared.memory.device)
+        self._setup = _Setup(config, policy._replace(model=None), forward.bare(there), self._shared, slots)
         self._process: Any = None
         self._pipe: Connection | None = None
         self._close: Any = None
@@ -118,7 +119,7 @@ class GeneratorProcess:
         self._owed -= len(arrived)
         return sorted(arrived, key=lambda completion: completion.number)
 
-    def load(self, version: int, weights: Weights) -> None:
+    def load(self, version: int, weights: AnyWeights) -> None:
         """Hand over new weights; completions in work go on with them."""
         self.begin()  # its first answer is of the start
         self._answered()  # the memory that is shared may be written again
@@ -265,21 +266,19 @@ class Shared(NamedTuple):
 
     memory: Tensor  # (bytes,), on the trainer's device
     places: tuple[tuple[int, tuple[int, ...], torch.dtype] | None, ...]  # first byte, shape, dtype of each weight
+    form: Callable[[Sequence[Tensor | None]], AnyWeights]
 
     @torch.no_grad()
-    def write(self, weights: Weights) -> None:
+    def write(self, weights: AnyWeights) -> None:
         """Copy weights into the memory."""
-        for view, weight in zip(self._views(), flat(weights), strict=True):
+        for view, weight in zip(self._views(), weights.tensors(), strict=True):
             if view is not None and weight is not None:
                 view.copy_(weight)
         _finish(self.memory.device)
 
-    def weights(self, where: torch.device) -> Weights:
+    def weights(self, where: torch.device) -> AnyWeights:
         """Return the weights as they are seen from a device; on the memory's own they are views of it."""
-        found = [None if view is None else view.to(where) for view in self._views()]
-        width = len(LayerWeights._fields)
-        layers = [LayerWeights(*found[i : i + width]) for i in range(1, len(found) - 3, width)]  # type: ignore[arg-type]
-        return Weights(found[0], layers, *found[-3:])  # type: ignore[arg-type]
+        return self.form([None if view is None else view.to(where) for view in self._views()])
 
     def _views(self) -> Iterator[Tensor | None]:
         for place in self.places:
@@ -291,17 +290,17 @@ class Shared(NamedTuple):
                 yield self.memory[first : first + size].view(dtype).view(shape)
 
 
-def share(weights: Weights) -> Shared:
+def share(weights: AnyWeights) -> Shared:
     """Put a copy of weights where another process can see it."""
     places: list[tuple[int, tuple[int, ...], torch.dtype] | None] = []
     size = 0
-    for weight in flat(weights):
+    for weight in weights.tensors():
         places.append(None if weight is None else (size, tuple(weight.shape), weight.dtype))
         if weight is not None:
             size += -(-weight.numel() * weight.dtype.itemsize // ALIGNMENT) * ALIGNMENT
-    memory = torch.empty(size, dtype=torch.uint8, device=weights.embedding.device)
+    memory = torch.empty(size, dtype=torch.uint8, device=weights.head.device)
     memory.share_memory_()  # type: ignore[no-untyped-call]
-    shared = Shared(memory, tuple(places))
+    shared = Shared(memory, tuple(places), weights.form())
     shared.write(weights)
     return shared
 
@@ -329,11 +328,9 @@ class _Setup(NamedTuple):
     """All that the process needs to begin."""
 
     config: ScaleRLConfig
-    architecture: Any
-    tokenizer: Any
-    end_ids: tuple[int, ...]
+    policy: Policy
+    forward: AnyForward
     shared: Shared
-    device: torch.device
     slots: int
 
 
@@ -389,8 +386,8 @@ def _serve(pipe: Connection, inbox: Inbox, setup: _Setup) -> None:
             if kind == "submit":
                 generator.submit(content[0])
             elif kind == "load":
-                generator.load(content[0], setup.shared.weights(setup.device))
-                for place in {setup.device, setup.shared.memory.device}:
+                generator.load(content[0], setup.shared.weights(setup.forward.device))
+                for place in {setup.forward.device, setup.shared.memory.device}:
                     _finish(place)  # before the trainer may write there again
                 busy_s += time.perf_counter() - entered
                 say(answers=True)
@@ -410,18 +407,10 @@ def _serve(pipe: Connection, inbox: Inbox, setup: _Setup) -> None:
 
 
 def _generator(setup: _Setup) -> Generator:
-    config = setup.config
+    config, forward = setup.config, setup.forward
     prepare_process(config.threads)
-    model = skeleton(setup.architecture, torch.float64 if config.dtype == "float64" else torch.float32)
-    body = model.model
-    # The table of rotary angles needs a device and real frequencies; nothing else of the model is read.
-    body.rotary_emb = type(body.rotary_emb)(config=model.config).to(setup.device)
-    body.embed_tokens.to_empty(device=setup.device)
-    forward = Forward(model, config.max_length, getattr(torch, config.dtype))
-    body.embed_tokens.to("meta")
-    policy = Policy(model, setup.tokenizer, setup.end_ids)
-    weights = setup.shared.weights(setup.device)
-    return make_generator(config, policy, thinking_of(config), forward, weights, slots=setup.slots, seed=config.seed)
+    thinking, weights = thinking_of(config), setup.shared.weights(forward.device)
+    return make_generator(config, setup.policy, thinking, forward, weights, slots=setup.slots, seed=config.seed)
 
 
 def _receive(pipe: Connection, inbox: Inbox, ends: bool = False) -> None:
@@ -453,11 +442,6 @@ def _death(process: Any) -> GenerationError:
         f"generator process {process.pid}: died in the middle of its work ({how}); "
         "go on from the latest checkpoint with --resume"
     )
-
-
-def flat(weights: Weights) -> list[Tensor | None]:
-    """Return all weights in one order."""
-    return [weights.embedding, *chain.from_iterable(weights.layers), weights.norm, weights.head, weights.head_bias]
 
 
 def _finish(where: torch.device) -> None:

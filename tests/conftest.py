@@ -6,6 +6,27 @@ from pathlib import Path
 
 import pytest
 
+from tests import skips
+
+
+def pytest_runtest_logreport(report):
+    skips.note(report)
+
+
+def pytest_collectreport(report):
+    skips.note(report)
+
+
+def pytest_terminal_summary(terminalreporter):
+    skips.report(terminalreporter)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    here = not hasattr(session.config, "workerinput")  # under xdist the process that reports decides
+    if here and session.exitstatus == pytest.ExitCode.OK and skips.refused(skips.skipped, skips.ALLOWED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():

@@ -83,7 +83,7 @@ def test_the_parts_have_the_bytes_of_the_tensors_of_a_real_trainer(data, tmp_pat
     assert told["master weights"] == nbytes(parameters)
     assert told["gradients"] == nbytes([p.grad for p in parameters])
     assert told["AdamW moments"] == nbytes(moments)
-    assert told["generator's weights"] == nbytes(generator._weights)
+    assert told["generator's weights"] == nbytes(generator._weights.tensors())
     assert told["KV cache"] == nbytes([generator._cache.keys, generator._cache.values])
     assert told["slots"] == nbytes(slots)
 
@@ -117,7 +117,7 @@ def test_activations_are_what_a_real_backward_pass_keeps(name, dtype):
     told = sizes(config, model)
     # The weights' casts are kept, too, but not all of them: an embedding's is not.
     working = told["trainer's working copy"]
-    expected = told["activations"] + told["attention masks"] + told["logits"] // 3
+    expected = told["activations"] + told["attention mask"] + told["logits"] // 3
     assert expected * 0.97 < found - working * 0.5 < expected * 1.03 + working * 0.5
 
 

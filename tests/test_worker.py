@@ -94,7 +94,7 @@ def both():
         config = load_config(["scalerl", "demo"], settings(**fields))
         policy = load_policy(config.model_name)
         forward = Forward(policy.model, config.max_length, getattr(torch, config.dtype))
-        process = GeneratorProcess(config, policy, forward.weights(), slots=16)
+        process = GeneratorProcess(config, policy, forward, forward.weights(), slots=16)
         made.append(process)
         inline = Generator(
             forward, forward.weights(), slots=16, max_new_tokens=config.max_new_tokens, max_length=config.max_length,
@@ -239,7 +239,8 @@ from scalerl.policy import load_policy
 from scalerl.worker import GeneratorProcess
 config = load_config(["scalerl", "demo"])
 policy = load_policy(config.model_name)
-process = GeneratorProcess(config, policy, Forward(policy.model, config.max_length).weights(), slots=16)
+forward = Forward(policy.model, config.max_length)
+process = GeneratorProcess(config, policy, forward, forward.weights(), slots=16)
 process.begin()
 print(process.pid, flush=True)
 time.sleep(100)

@@ -1,0 +1,155 @@
+"""Adapters: they alone are trained and kept, what is sampled is what is trained, and the final model is a plain one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
+
+from scalerl.checkpoint import read_checkpoint
+from scalerl.describe import multiplying_weights, training_flops
+from scalerl.learner import Learner
+from scalerl.lora import adapted_weights
+from scalerl.policy import load_policy
+from scalerl.runlog import UserError
+from scalerl.start import resume
+from scalerl.tasks.chain import Chain
+from tests.test_generic import folders, learner_of, rows_of, run_of, sampled  # noqa: F401 - a fixture
+
+LORA = {"lora_rank": 2, "lora_targets": "null"}
+
+
+@pytest.fixture(autouse=True)
+def _random_policies_score(monkeypatch):
+    monkeypatch.setattr(Chain, "score", lambda _, __, completion: len(completion) % 2 == 0)
+
+
+def moved(learner: Learner) -> None:
+    """Let every adapter do something."""
+    with torch.no_grad():
+        for p in learner.trainable().values():
+            p.add_(torch.randn_like(p) * 0.1)
+
+
+def peft_logprobs(learner: Learner, done) -> torch.Tensor:
+    """Log-probabilities by peft's own forward, which adds ``B A x`` to ``W x``; no code is shared."""
+    model = learner.model.__dict__["scalerl_adapters"]
+    out = []
+    for c in done:
+        scores = model(torch.tensor([c.prompt + c.tokens])).logits[0, len(c.prompt) - 1 : -1]
+        out.append(scores.log_softmax(-1)[torch.arange(len(c.tokens)), list(c.tokens)])
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt_neox", "gemma2", "gpt2"])
+def test_sampler_trainer_and_peft_agree_and_so_do_the_gradients_of_the_adapters(folders, kind):  # noqa: F811
+    policy = load_policy(folders(kind), dtype="float64")
+    learner = learner_of(policy, **LORA)
+    moved(learner)
+    done = sampled(policy, learner)
+    new = learner.logprobs(done)
+    assert np.abs(np.concatenate([c.logprobs for c in done]) - new.detach().numpy()).max() < 1e-10
+    theirs = peft_logprobs(learner, done)
+    assert (theirs - new).abs().max() < 1e-5
+    for logprobs in (new, theirs):
+        learner.optimizer.zero_grad()
+        logprobs.sum().backward()
+        if logprobs is new:
+            ours = {name: p.grad.clone() for name, p in learner.trainable().items()}
+    assert ours and all(".lora_" in name for name in ours)
+    for name, p in learner.trainable().items():
+        assert (ours[name] - p.grad).abs().max() < 1e-4 * max(1, p.grad.abs().max()), name
+    assert all(p.grad is None for name, p in policy.model.named_parameters() if ".lora_" not in name)
+
+
+def test_a_policy_begins_as_it_was_and_the_same_seed_gives_the_same_adapters(folders):  # noqa: F811
+    plain = load_policy(folders("llama"))
+    learners = [learner_of(load_policy(folders("llama")), **LORA, seed=seed) for seed in (3, 3, 4)]
+    done = sampled(plain, learner_of(plain))
+    expected = learner_of(plain).logprobs(done)
+    assert all(torch.equal(learner.logprobs(done), expected) for learner in learners)
+    a, b, c = ([p for p in learner.trainable().values() if p.any()] for learner in learners)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) and not torch.equal(a[0], c[0])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's, where it loads
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
+def test_a_run_keeps_adapters_goes_on_exactly_and_ends_with_a_plain_model(folders, prompts, tmp_path, kind):  # noqa: F811
+    fields = {**LORA, "lora_alpha": 8, "learning_rate": "1e-2"}
+    short, long = (run_of(folders(kind), prompts, tmp_path / str(n), max_steps=n, **fields) for n in (3, 5))
+    kept = read_checkpoint(short).tensors
+    assert kept["model"] and all(".lora_" in name for name in kept["model"])
+    resume(str(short), ["max_steps=5"], say=pytest.fail)
+    assert rows_of(short) == rows_of(long)
+    start = load_file(f"{folders(kind)}/model.safetensors")
+    final, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (short, long))
+    assert start.keys() == final.keys() and all(torch.equal(final[name], theirs[name]) for name in final)
+    changed = {name for name in start if not torch.equal(start[name], final[name])}
+    assert changed and all(start[name].ndim == 2 and "embed" not in name for name in changed)
+    model = AutoModelForCausalLM.from_pretrained(short / "model")
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folders(kind)), short / "model" / "adapter"
+    )
+    ids = torch.tensor([[3, 4, 5, 6, 7]])
+    assert (model(ids).logits - adapted(ids).logits).abs().max() < 1e-5
+    about = json.loads((short / "model" / "adapter" / "adapter_config.json").read_text())
+    assert (about["r"], about["lora_alpha"]) == (2, 8)
+
+
+@pytest.mark.parametrize("targets", ["null", "[q_proj, v_proj]"])
+def test_operations_are_what_torch_counts(folders, targets):  # noqa: F811
+    policy = load_policy(folders("llama"))
+    learner = learner_of(policy, lora_rank=2, lora_targets=targets)
+    done = sampled(policy, learner)
+    with FlopCounterMode(display=False) as counter:
+        learner.logprobs(done).sum().backward()
+    counts = counter.get_flop_counts()["Global"]
+    matrices = sum(n for op, n in counts.items() if "attention" not in str(op))
+    # What the log counts: tokens as they are. Here every sequence is padded to the longest, so they are counted so.
+    prompts = {c.prompt for c in done}
+    run = len(prompts) * max(map(len, prompts)) + len(done) * (max(len(c.tokens) for c in done) - 1)
+    passed = sum(len(c.tokens) for c in done)
+    told = training_flops(policy.model, backbone_tokens=run, head_tokens=passed, gathers=1)
+    backbone, _ = multiplying_weights(policy.model)
+    norms = sum(p.numel() for p in policy.model.parameters() if p.ndim == 1)
+    # No gradient goes below the first layer: what reads its input is not passed back to, which is left out of account.
+    first = policy.model.model.layers[0].self_attn
+    below = sum(m.base_layer.weight.numel() if hasattr(m, "base_layer") else m.weight.numel()
+                for m in (first.q_proj, first.k_proj, first.v_proj))  # fmt: skip
+    # Queries, keys and values are one product: where two of the three are adapted, the third's gradient is taken, too.
+    beside = (
+        0 if targets == "null" else sum(layer.self_attn.k_proj.weight.numel() for layer in policy.model.model.layers)
+    )
+    assert told - (4 * norms + 2 * below - 2 * beside) * run == pytest.approx(matrices, rel=2e-3)
+    of_backbone, of_head, products = adapted_weights(policy.model)
+    assert 0 < of_backbone <= backbone and of_head == 0 and products == 2 * of_backbone
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lora_targets": "[nothing]"}, r"lora_targets: \['nothing'\]: fits no layer of this model; it has .*q_proj"),
+        ({"lora_targets": "[embed_tokens]"}, "embed_tokens is looked up, not multiplied"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(folders, fields, message):  # noqa: F811
+    with pytest.raises(UserError, match=message):
+        learner_of(load_policy(folders("llama")), **{**LORA, **fields})
+
+
+def test_fields_that_need_a_rank_are_refused_without_one(quick):
+    with pytest.raises(UserError, match="lora_alpha: has no meaning without lora_rank"):
+        quick(lora_alpha=4)
+
+
+def test_without_peft_the_extra_is_named(folders, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    with pytest.raises(UserError, match=r"lora_rank: needs peft.*pip install 'scalerl\[lora\]'"):
+        learner_of(load_policy(folders("llama")), **LORA)

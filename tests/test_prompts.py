@@ -1,0 +1,155 @@
+"""How a prompt reaches the policy: as it stands, or as the turn of a chat; and what ends a completion."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import transformers.utils.hub
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from scalerl.policy import checkpoint_hash, load_policy, local_folder, new_policy
+from scalerl.runlog import UserError, read_header
+from scalerl.start import resume, train
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role[0] + '#' + message.content + '*' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '=' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Make a directory whose tokenizer has these attributes, and whose generation config has these ends."""
+
+    def make(template: str | None = TEMPLATE, ends: list[int] | None = None, **attributes) -> str:
+        policy = new_policy("0123456789+-*=#us", max_length=72, width=32, heads=2, seed=1)
+        policy.tokenizer.chat_template = template
+        for name, value in attributes.items():
+            setattr(policy.tokenizer, name, value)
+        if ends is not None:
+            policy.model.generation_config.eos_token_id = ends
+        policy.save(tmp_path / "model")
+        return str(tmp_path / "model")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("prompt_format", "system", "rendered"),
+    [
+        ("auto", None, "u#1+2=*="),
+        ("chat", None, "u#1+2=*="),
+        ("auto", "9", "s#9*u#1+2=*="),
+        ("plain", None, "1+2="),
+    ],
+)
+def test_a_prompt_is_rendered_by_the_template_unless_it_is_plain(model, prompt_format, system, rendered):
+    policy = load_policy(model(), prompt_format=prompt_format, system_prompt=system)
+    assert policy.render("1+2=") == rendered
+    assert policy.encode_prompt("1+2=") == policy.encode(rendered)
+
+
+def test_without_a_template_auto_is_plain_and_chat_is_refused(model):
+    name = model(template=None)
+    assert load_policy(name, prompt_format="auto").render("1+2=") == "1+2="
+    with pytest.raises(UserError, match=r"prompt_format: the tokenizer of .* has no chat template; set prompt_format"):
+        load_policy(name, prompt_format="chat")
+    with pytest.raises(UserError, match=r"system_prompt: the tokenizer of .* has no chat template"):
+        load_policy(name, prompt_format="auto", system_prompt="9")
+
+
+def test_a_template_that_cannot_be_used_is_told_in_a_line(model):
+    name = model(template="{% for m in messages %}{{ raise_exception('no system here') }}{% endfor %}")
+    with pytest.raises(UserError, match=r"prompt_format: the chat template .* cannot be used: no system here"):
+        load_policy(name, prompt_format="chat")
+    assert load_policy(name, prompt_format="plain").render("1") == "1"
+
+
+def test_plain_prompts_begin_as_the_tokenizer_begins_a_text(model):
+    from tokenizers.processors import TemplateProcessing
+
+    name = model(template=None, bos_token="<pad>")  # noqa: S106
+    policy = load_policy(name)
+    assert policy.encode_prompt("1+") == policy.encode("1+")
+    policy.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<pad> $A <end>", special_tokens=[("<pad>", 0), ("<end>", 1)]
+    )
+    assert policy.tokenizer("1+")["input_ids"] == [0, *policy.encode("1+"), 1]
+    assert policy.encode_prompt("1+") == (0, *policy.encode("1+"))
+
+
+def test_ends_are_those_of_the_generation_config_and_of_the_tokenizer(model):
+    policy = load_policy(model(ends=[5, 7]))
+    assert policy.end_ids == (5, 7, 1)
+    assert policy.decode([3, 7]) == policy.decode([3]) and policy.decode([3, 5, 4])[1:] != ""
+
+
+@pytest.mark.parametrize(("attributes", "unknown"), [({}, 2), ({"unk_token": "<end>"}, None)])
+def test_an_unknown_token_with_another_use_is_not_taken_for_text_that_is_not_known(model, attributes, unknown):
+    assert load_policy(model(**attributes)).unknown_id == unknown
+
+
+def test_train_and_evaluation_see_the_rendered_prompt_and_the_header_keeps_it(model, quick, prompts, tmp_path):
+    files = [str(prompts / "train.json"), str(prompts / "eval.json")]
+    config = quick(model_name=model(), system_prompt="'7'", prompt_tokens=40, max_length=96, max_steps=1, batch_size=16)
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        import scalerl.generate
+
+        real = scalerl.generate.Generator.submit
+        patch.setattr(
+            scalerl.generate.Generator, "submit", lambda self, asked: (seen.extend(asked), real(self, asked))[1]
+        )
+        folder = train(config, *files, str(tmp_path / "run"))
+    policy = load_policy(config.model_name, prompt_format="auto", system_prompt="7")
+    texts = {policy.tokenizer.decode(request.prompt) for request in seen}
+    assert texts and all(text.startswith("s#7*u#") and text.endswith("=*=") for text in texts)
+    given = {policy.render(item["prompt"]) for file in files for item in json.loads(Path(file).read_text())}
+    assert texts <= given and len({request.prompt for request in seen}) > 8
+    header = read_header(folder)
+    first = json.loads((prompts / "train.json").read_text())[0]["prompt"]
+    assert header["prompt"] == {"format": "chat", "example": policy.render(first)}
+
+
+def test_the_hash_of_a_checkpoint_covers_its_chat_template(model):
+    name = model()
+    before = checkpoint_hash(name)
+    files = [*Path(name).glob("*.jinja")]
+    assert files, "transformers keeps the template in a file of its own"
+    files[0].write_text(TEMPLATE.replace("#", "-"))
+    assert checkpoint_hash(name) != before
+
+
+def test_a_hub_name_that_is_nowhere_is_told_in_a_line(monkeypatch):
+    monkeypatch.setattr(transformers.utils.hub, "is_offline_mode", lambda: True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def offline(*_, **__):
+        raise OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr(transformers.utils.hub, "hf_hub_download", offline)
+    with pytest.raises(
+        UserError, match="model_name: some/where cannot be loaded: it is no directory here, and the hub"
+    ):
+        load_policy("some/where")
+    assert local_folder("some/where") is None and checkpoint_hash("some/where") is None
+
+
+def test_a_hub_name_that_was_fetched_is_hashed_and_a_run_of_it_goes_on(model, quick, prompts, tmp_path, monkeypatch):
+    snapshot = tmp_path / "hub" / "models--some--where" / "snapshots" / "abc"
+    shutil.copytree(model(template=None), snapshot)
+    (tmp_path / "hub" / "models--some--where" / "refs").mkdir()
+    (tmp_path / "hub" / "models--some--where" / "refs" / "main").write_text("abc")
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert local_folder("some/where") == snapshot
+    files = [str(prompts / "train.json"), str(prompts / "eval.json")]
+    config = quick(model_name="some/where", max_steps=1, batch_size=16)
+    folder = train(config, *files, str(tmp_path / "run"))
+    assert read_header(folder)["checkpoint"]["sha256"] == checkpoint_hash(snapshot)
+    resume(str(folder), ["max_steps=2"], say=pytest.fail)
