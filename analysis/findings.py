@@ -49,6 +49,7 @@ CODES: dict[str, tuple[str, str]] = {
     "window-sensitive": ("warning", "A depends on where the fit begins by more than its own intervals allow"),
     "peak-fit": ("note", "fitted up to the peak, on request; nothing is claimed past it"),
     # intervals and what they rest on
+    "refitted": ("note", "a fit of another method, fitted again by the posterior for what rests on draws"),
     "grade": ("note", "P(C_max > 2 C_mid), from which it follows whether A can be used"),
     "one-seed": ("note", "one seed: the interval holds no variance between seeds"),
     "seed-repeated": ("warning", "one seed counts as two, so the spread between seeds comes out too small"),

@@ -287,8 +287,13 @@ def test_what_cannot_be_compared_is_refused(fits):
         an.compare(fits[:6], seed_sd=-1.0)
     with pytest.raises(an.UserError, match="no run is called"):
         an.compare(fits[:6], recipes={"nobody": "mine"})
-    with pytest.raises(an.UserError, match="no draws"):
-        an.compare(an.fit([f.run for f in fits[:6]], method="lsq"))
+
+
+def test_fits_of_another_method_are_compared_by_the_posterior_and_say_so(fits):
+    runs = [f.run for f in fits[:6]]
+    told, usual = an.compare(an.fit(runs, method="lsq")), an.compare(fits[:6])
+    assert told.pairs[0].A == usual.pairs[0].A
+    assert told.findings[0].code == "refitted" and "refitted" not in [f.code for f in usual.findings]
 
 
 def test_a_recipe_without_a_curve_is_named_and_left_out(fits):

@@ -110,6 +110,7 @@ def after(
     tolerance: float,
     level: float,
     priors: Priors | None = None,
+    r0: float | None = None,
     futures: int = FUTURES,
     seed: int = 0,
 ) -> After:
@@ -122,7 +123,7 @@ def after(
     times = np.array([past.widening(float(h), "sigmoid", level).times for h in MULTIPLES])
     told = []
     for row in rows:
-        later = cut_at(continued(data, cut.draws, int(row), multiple, rng), priors=priors, averaged=("sigmoid",))
+        later = cut_at(continued(data, cut.draws, int(row), multiple, rng), priors=priors, r0=r0, averaged=("sigmoid",))
         if later is None:
             continue
         d = later.draws

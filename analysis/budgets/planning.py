@@ -20,13 +20,12 @@ from analysis.budgets.plans import GO, STOP, UNSURE, Budget, Candidate, Plan, Pl
 from analysis.comparisons import contrasts
 from analysis.findings import finding
 from analysis.fits.arguments import checked_share
-from analysis.fits.evaluations import evaluations_of, inside
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
+from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of
 from analysis.fits.results import LEVEL, Fit
 from analysis.posteriors.draws import tail
 from analysis.predict.ahead import AVERAGED, INFLATION, Calibration, Cut, calibrate, cut_at
-from analysis.predict.forecasting import NOTHING_AHEAD
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
@@ -130,7 +129,7 @@ def plan(
         seed_sd = checked_share("seed_sd", seed_sd)
     if futures < 2:
         raise UserError(f"futures: {futures} is too few; 2 or more (--futures)")
-    fits = [g if isinstance(g, Fit) and g.trusted_draws is not None else _fit(g, x) for g in given]
+    fits = [posterior_fit(g) if isinstance(g, Fit) else fit(g, x=x) for g in given]
     if len(axes := dict.fromkeys(f.x for f in fits)) > 1:
         raise UserError(f"the runs are on different compute axes ({', '.join(axes)}); choose one (--x)")
     farthest = max((float(f.compute[-1]) for f in fits if f.n), default=0.0)
@@ -141,7 +140,7 @@ def plan(
     asked = _Asked(
         tuple(wanted), reach, horizon, least_gain, difference, seed_sd, tuple(counts), tolerance, level, futures, seed
     )
-    told = [_told(k, asked) for k in known]
+    told = [_told(f, k, asked) for f, k in zip(fits, known, strict=True)]
     plans = [
         _plan(f, k, mine, _rivals(i, fits, told), asked)
         for i, (f, k, mine) in enumerate(zip(fits, known, told, strict=True))
@@ -152,20 +151,16 @@ def plan(
 Known = tuple[Cut, Calibration] | None
 
 
-def _fit(g: Run | Fit, x: str | None) -> Fit:
-    return fit(g.run, x=g.x, window=g.window) if isinstance(g, Fit) else fit(g, x=x)
-
-
 def _known(fitted: Fit) -> Known:
     """The run as it stands, and its earlier cuts; None where nothing is claimed past the data."""
-    if fitted.trusted_draws is None or any(f.code in NOTHING_AHEAD for f in fitted.findings):
+    if fitted.trusted_draws is None or fitted.nothing_ahead is not None:
         return None
-    data = evaluations_of(fitted.run, fitted.x)
-    data = data.some(inside(data.compute, fitted.window))
+    data = points_of(fitted)
     cut = cut_at(data, draws=fitted.trusted_draws, averaged=AVERAGED)
     if cut is None or not cut.last > 0.0:
         return None
-    return cut, calibrate(data, inflation=INFLATION["accuracy curves"])
+    assumed = INFLATION["accuracy curves"]
+    return cut, calibrate(data, inflation=assumed, priors=priors_of(fitted), r0=held_R0(fitted))
 
 
 def gain(cut: Cut, past: Calibration, C: float, *, level: float = LEVEL, method: str = METHOD) -> Limits:
@@ -188,7 +183,7 @@ def verdict_of(gained: Limits, least_gain: float) -> str:
     return STOP if hi < least_gain else GO if lo > least_gain else UNSURE
 
 
-def _told(known: Known, asked: _Asked) -> list[After]:
+def _told(fitted: Fit, known: Known, asked: _Asked) -> list[After]:
     """What a run says today and after each budget; nothing where nothing is claimed past its data."""
     if known is None:
         return []
@@ -197,7 +192,7 @@ def _told(known: Known, asked: _Asked) -> list[After]:
         _today(cut, past, asked.tolerance, asked.level),
         *(
             after(
-                past.data, cut, past, b,
+                past.data, cut, past, b, priors=priors_of(fitted), r0=held_R0(fitted),
                 tolerance=asked.tolerance, level=asked.level, futures=asked.futures, seed=asked.seed,
             )
             for b in asked.budgets
@@ -215,8 +210,9 @@ def _plan(fitted: Fit, known: Known, told: list[After], rivals: list[list[After]
     last = float(fitted.compute[-1]) if fitted.n else 0.0
     findings = list(fitted.findings)
     if known is None:
-        why = next((f.message for f in fitted.findings if f.code in NOTHING_AHEAD), "too little of a curve")
-        findings.append(finding("no-forecast", f"nothing is planned: {why}"))
+        why = fitted.nothing_ahead
+        said = "too little of a curve" if why is None else why.message
+        findings.append(finding("no-forecast", f"nothing is planned: {said}"))
         nothing = (), asked.reach, None, None, (), asked.until, None, None
         return Plan(fitted.name, fitted.x, last, *nothing, asked.least_gain, asked.level, tuple(findings))
     cut, past = known

@@ -22,6 +22,7 @@ from analysis.comparisons.ranking import Table, draws_of, rows_and_pairs
 from analysis.comparisons.standings import Comparison
 from analysis.findings import Finding, finding
 from analysis.fits.fitting import fit
+from analysis.fits.refits import posterior_fit
 from analysis.fits.results import LEVEL, Fit, Param
 from analysis.pooled.recipes import RecipeFit
 from analysis.pooled.seeds import by_recipe, pool_seeds
@@ -49,7 +50,7 @@ def compare(
     Parameters
     ----------
     runs : iterable of Run or Fit
-        Runs are fitted with the posterior; fits are taken as they are, of one compute axis, with draws.
+        Runs are fitted with the posterior; fits are of one compute axis, and one of another method is fitted again.
     at : iterable of float or str
         Computes to compare at, in the unit of `x`, or ``"2x"`` for a multiple of the compute that every recipe has
         reached. By default that compute.
@@ -94,7 +95,7 @@ def compare(
     tail(level)
     if seed_sd is not None and not 0.0 < seed_sd < 1.0:
         raise UserError(f"seed_sd: {seed_sd:g} is not a standard deviation of pass rates between 0 and 1")
-    given = [r if isinstance(r, Fit) else fit(r, x=x) for r in runs]
+    given = [posterior_fit(r) if isinstance(r, Fit) else fit(r, x=x) for r in runs]
     groups = _groups(given, recipes)
     pooled, left_out = _pooled(groups, seed_sd, level)
     usable = {name: [f for f in groups[name] if f.name in pooled[name].runs] for name in pooled}
@@ -111,7 +112,9 @@ def compare(
     table = Table(joint, tuple(usable), like, _tested(usable, seed_sd, like), level, _starts(usable), seed_sd)
     rows, pairs = rows_and_pairs(table, usable, pooled, computes, targets, by_compute)
     rows += [_row_left_out(name, groups[name], why) for name, why in left_out.items()]
-    findings = [*like.findings, *_said(table, rows)]
+    again = [f.name for f in given if any(d.code == "refitted" for d in f.findings)]
+    what = f"{', '.join(again)}: fitted by another method; compared by the posterior of the same points"
+    findings = [*([finding("refitted", what)] if again else []), *like.findings, *_said(table, rows)]
     return Compared(
         axis,
         by_compute,
@@ -150,14 +153,10 @@ def _pooled(
     """Recipes with their values, and why others are left out."""
     pooled, left_out = {}, {}
     for name, fits in groups.items():
-        if without := [f.name for f in fits if f.draws is None and f.fitted and f.params["B"].value is not None]:
-            methods = ", ".join(sorted({f.method for f in fits} - {"posterior"}))
-            why = next(
-                (d.message for f in fits if f.name in without for d in f.findings[::-1] if d.severity != "note"), ""
-            )
-            why = why or next(f.findings[-1].message for f in fits if f.name in without) if not methods else ""
-            what = f"method {methods} has no draws to compare; use the posterior" if methods else why
-            left_out[name] = f"{', '.join(without)}: {what}"
+        if without := [f for f in fits if f.draws is None and f.fitted and f.params["B"].value is not None]:
+            said = [d for f in without for d in f.findings[::-1]]
+            why = next((d.message for d in said if d.severity != "note"), said[0].message)
+            left_out[name] = f"{', '.join(f.name for f in without)}: {why}"
             continue
         try:
             pooled[name] = pool_seeds(fits, seed_sd=seed_sd, level=level, recipe=name)[0]

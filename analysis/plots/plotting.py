@@ -39,8 +39,6 @@ CURVE_POINTS = 200
 BAND_POINTS = 60  # each costs a weighted quantile of all draws
 BAND_ALPHA = 0.15
 BAND_ROOM = 0.5  # a band widens the axis of pass rates by this share of what points, curves and bars span, at most
-# Findings under which a band past the data would claim what the fit takes back.
-NOT_AHEAD = frozenset({"decay", "peak-fit"})
 DRAWABLE = (1e-200, 1e200)  # beyond, the room that a log axis needs left and right is no number any more
 LEGEND_RUNS = 15  # more than these are counted and not named; twice as many would leave the axes no room
 
@@ -257,7 +255,7 @@ def _bands(ax: Axes, shaded: Iterable[tuple[Fit, Look]], scale: _Scale, extend: 
     low, high = ax.dataLim.intervaly
     room = BAND_ROOM * (high - low)
     for fit, look in shaded:
-        ahead = 1.0 if NOT_AHEAD & {f.code for f in fit.findings} else extend
+        ahead = 1.0 if fit.nothing_ahead is not None else extend  # a band there would claim what the fit takes back
         first, last = float(fit.compute[fit.compute > 0.0][0]), float(fit.compute[-1])
         areas = [("band", C := np.geomspace(first, last * ahead, BAND_POINTS), C)]
         if fit.compute[0] == 0.0:

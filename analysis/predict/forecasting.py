@@ -18,10 +18,11 @@ import numpy as np
 
 from analysis.findings import Finding, finding
 from analysis.fits.arguments import checked_level, checked_share, checked_window
-from analysis.fits.evaluations import Window, evaluations_of, inside
+from analysis.fits.evaluations import Window
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
-from analysis.fits.results import FARTHEST, WITHHELD, Fit
+from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of
+from analysis.fits.results import FARTHEST, Fit
 from analysis.posteriors.priors import Priors
 from analysis.predict.ahead import AVERAGED, CALIBRATED, METHODS, ORIGINS, Calibration, Cut, calibrate, cut_at
 from analysis.predict.forecasts import Forecast, Forecasts, Path, Row
@@ -34,7 +35,6 @@ GRID = np.concatenate([[1.0, 1.05, 1.1, 1.25], np.geomspace(1.5, FARTHEST, 20)])
 FEW, FEW_REACH = 6, 2.0  # fewer evaluations than this carry no forecast further than that
 # Past errors this many times what the sigmoid's own band allows (root mean square) are a wrong law, not noise.
 MISFIT = 2.0
-NOTHING_AHEAD = frozenset({"no-fit", "flat-curve", "decay", "falling-curve", *WITHHELD})
 At = str | float
 
 
@@ -81,7 +81,7 @@ def forecast(
     Parameters
     ----------
     runs : Run, Fit, or iterable of these
-        A Fit by the posterior is used as it is, with its axis and window.
+        A Fit is used with its axis, window, R0 and priors; one of another method is fitted again by the posterior.
     at : str or float, or iterable of these
         Multiples of the last compute (``"2x"``) or computes in the unit of the axis (``100000``).
     x, window, priors
@@ -137,8 +137,9 @@ def forecast(
     assumed = checked_inflation(inflation)
     made = []
     for g in given:
-        fitted, own = _fitted(g, x, checked_window(window), priors)
-        made.append(_forecast(fitted, own, wanted, tuple(methods), level, tolerance, assumed))
+        run_window = checked_window(window)
+        fitted = fit(g, x=x, window=run_window, priors=priors) if isinstance(g, Run) else posterior_fit(g, priors)
+        made.append(_forecast(fitted, wanted, tuple(methods), level, tolerance, assumed))
     return made[0] if one else Forecasts(made)
 
 
@@ -154,18 +155,8 @@ def _parsed(at: Any) -> tuple[float, bool]:
     return value, bool(found and found.group(2))
 
 
-def _fitted(g: Run | Fit, x: str | None, window: Window, priors: Priors | None) -> tuple[Fit, Priors]:
-    priors = Priors() if priors is None else priors
-    if isinstance(g, Run):
-        return fit(g, x=x, window=window, priors=priors), priors
-    if g.method == "posterior" and g.level is not None and g.params["R0"].fixed is False:
-        return g, priors
-    return fit(g.run, x=g.x, window=g.window, priors=priors), priors
-
-
 def _forecast(  # noqa: PLR0917
     fitted: Fit,
-    priors: Priors,
     wanted: Sequence[tuple[float, bool]],
     methods: tuple[str, ...],
     level: float,
@@ -175,14 +166,13 @@ def _forecast(  # noqa: PLR0917
     last = float(fitted.compute[-1]) if fitted.n else 0.0
     computes = [value * last if times else value for value, times in wanted]
     findings = list(fitted.findings)
-    why = next((f for f in fitted.findings if f.code in NOTHING_AHEAD), None)
+    why = fitted.nothing_ahead
     cut = past = None
     if why is None and fitted.trusted_draws is not None and last > 0.0:
-        data = evaluations_of(fitted.run, fitted.x)
-        data = data.some(inside(data.compute, fitted.window))
+        data = points_of(fitted)
         averaged = AVERAGED if "average" in methods else ("sigmoid",)
         cut = cut_at(data, draws=fitted.trusted_draws, averaged=averaged)
-        past = calibrate(data, inflation=inflation, averaged=averaged, priors=priors)
+        past = calibrate(data, inflation=inflation, averaged=averaged, priors=priors_of(fitted), r0=held_R0(fitted))
     if cut is None or past is None:
         findings.append(finding("no-forecast", f"nothing is claimed past the data: {_reason(fitted, why)}"))
         rows = tuple(_unknown(fitted, C, last, level, m) for C in computes for m in methods)
@@ -279,15 +269,14 @@ def recipe_reach(fits: Sequence[Fit], tolerance: float = TOLERANCE, level: float
     alone = ("sigmoid",)
     cuts, pasts = [], []
     for fitted in fits:
-        if fitted.trusted_draws is None or any(f.code in NOTHING_AHEAD for f in fitted.findings):
+        if fitted.trusted_draws is None or fitted.nothing_ahead is not None:
             return None
-        data = evaluations_of(fitted.run, fitted.x)
-        data = data.some(inside(data.compute, fitted.window))
+        data = points_of(fitted)
         cut = cut_at(data, draws=fitted.trusted_draws, averaged=alone)
         if cut is None or not cut.last > 0.0:
             return None
         cuts.append(cut)
-        pasts.append(calibrate(data, origins=each, averaged=alone))
+        pasts.append(calibrate(data, origins=each, averaged=alone, priors=priors_of(fitted), r0=held_R0(fitted)))
     together = [replace(past, others=tuple(o for o in pasts if o is not past)) for past in pasts]
     paths = (_path(cut, past, level, "sigmoid") for cut, past in zip(cuts, together, strict=True))
     return min((reach_of(path, tolerance) for path in paths), default=None)
