@@ -265,6 +265,74 @@ def test_other_prompts_widen_or_stop_the_test(fits):
     assert (apart.hi - apart.lo) / 2.0 > max(1.8 * between, 1.5 * (same.hi - same.lo) / 2.0)
 
 
+def _counted_recipe(name, gain, prompts, *, seeds=2, first=0):
+    hard = np.random.default_rng(0).beta(0.5, 0.5, 64)
+    share = law(np.linspace(0.01, 6.0, 30), 0.0, 1.0, 1.5, 1.0)[:, None]
+    runs = []
+    for s in range(seeds):
+        run = counted(0.05 + gain * share * hard, f"{name}/{s}", seed=first + s)
+        runs.append(replace(run, recipe=name, seed=s, sha256=f"{name}{s}"))
+    return an.fit([_on(r, prompts) for r in runs])
+
+
+@pytest.fixture(scope="module")
+def on_prompts():
+    kinds = (("a", 0.80, "one"), ("b", 0.74, "one"), ("c", 0.77, "two"), ("d", 0.3, "one"))
+    return {n: list(_counted_recipe(n, g, p, first=10 * i)) for i, (n, g, p) in enumerate(kinds)}
+
+
+def test_a_third_recipe_on_other_prompts_leaves_a_pair_on_the_same_ones_alone(on_prompts):
+    pair = an.compare([*on_prompts["a"], *on_prompts["b"]]).pair("a", "b")
+    beside = an.compare([*on_prompts["a"], *on_prompts["b"], *on_prompts["c"]])
+    again = beside.pair("a", "b")
+    assert pair.at[0].p_better > 0.97
+    assert (again.A.lo, again.A.hi) == pytest.approx((pair.A.lo, pair.A.hi), abs=0.01)  # its seeds speak of tau
+    assert again.at[0].p_better == pytest.approx(pair.at[0].p_better, abs=0.05)
+    assert 0.2 < beside.pair("a", "c").at[0].p_better < 0.9  # other prompts leave this open
+
+
+def test_recipes_on_the_same_prompts_share_their_error_when_they_are_shrunk():
+    rng = np.random.default_rng(0)
+    values, own, shared = np.array([0.60, 0.62, 0.66]), 0.01**2, 0.05**2
+    same = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    covariance = own * np.eye(3) + shared * same
+    draws = rng.multivariate_normal(values, covariance, 40_000).T
+    found = contrasts.shrunk(draws, values, covariance, rng)
+    # written out: normal values around a common mean, by Gibbs' two conditionals on a grid of omega
+    omega = np.concatenate([[0.0], np.geomspace(1e-4, 0.5, 60)])
+    one, logs, means, spreads = np.ones(3), [], [], []
+    for w in omega:
+        total = np.linalg.inv(covariance + w**2 * np.eye(3))
+        m = one @ total @ values / (one @ total @ one)
+        gone = values - m
+        logs.append(-0.5 * (gone @ total @ gone - np.linalg.slogdet(total)[1] + np.log(one @ total @ one)))
+        gain = w**2 * total
+        left = np.eye(3) - gain
+        means.append(m * one + gain @ gone)
+        spreads.append(gain @ covariance + left @ np.outer(one, one) @ left.T / (one @ total @ one))
+    weight = np.exp(np.array(logs) - max(logs) - 0.5 * (omega / 0.1) ** 2) * np.gradient(omega)
+    weight /= weight.sum()
+    mean = weight @ np.array(means)
+    spread = np.einsum("t,tij->ij", weight, np.array(spreads)) + np.einsum(
+        "t,ti,tj->ij", weight, np.array(means) - mean, np.array(means) - mean
+    )
+    assert found.mean(axis=1) == pytest.approx(mean, abs=0.002)
+    apart = np.array([1.0, -1.0, 0.0])
+    assert (apart @ found).std() == pytest.approx(math.sqrt(apart @ spread @ apart), rel=0.03)
+
+
+def test_a_recipe_that_is_not_tested_moves_no_probability_of_others(on_prompts, fits):
+    three = [*on_prompts["a"], *on_prompts["b"], *on_prompts["c"]]
+    alone, beside = an.compare(three), an.compare([*three, on_prompts["d"][0]])
+    assert beside.rows[-1].recipe == "d" and beside.rows[-1].p_best is None
+    for a, b in zip(alone.rows, beside.rows, strict=False):
+        assert b.p_best == pytest.approx(a.p_best, abs=0.05)
+    # of two that are tested none is shrunk, whoever stands beside them
+    two = an.compare(fits[:6])
+    with_one = an.compare(fits)
+    assert with_one.pair("high", "fast").p_higher == pytest.approx(two.pair("high", "fast").p_higher, abs=0.01)
+
+
 def test_another_task_is_not_tested_and_another_axis_refused(fits):
     runs = [f.run for f in fits[:6]]
     found = an.compare([_on(r, "one", "chain" if i < 3 else "addition") for i, r in enumerate(runs)])

@@ -215,6 +215,10 @@ def _tested(groups: Mapping[str, Sequence[Fit]], seed_sd: float | None, like: Li
     for name, fits in groups.items():
         if len(fits) < 2 and seed_sd is None:
             found[name] = "one seed, and no seed sd was stated"
+    for name in groups:  # one that can be tested against nobody is no candidate for the best, either
+        why = [like.why(name, other) for other in groups if other != name]
+        if all(why):
+            found.setdefault(name, why[0])
     return found
 
 

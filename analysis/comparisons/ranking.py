@@ -39,6 +39,11 @@ class Table:
     starts: tuple[float, ...]
     seed_sd: float | None
 
+    @property
+    def tested(self) -> list[int]:
+        """Places of the recipes that are compared with others."""
+        return [r for r, name in enumerate(self.names) if name not in self.untested]
+
     def difference(self, i: int, j: int, column: int) -> contrasts.Interval:
         """First - second at a kept compute, by the test."""
         values, own, known = self.joint.values, self.joint.own, self.joint.known
@@ -136,27 +141,35 @@ def rows_and_pairs(  # noqa: PLR0917
     return rows, pairs
 
 
-def with_prompts(table: Table) -> list[Array]:
-    """Curves of each recipe, with what its prompts add where prompt sets differ, (M, G) each."""
-    rng = np.random.default_rng(13)
-    found = []
-    for name, curves in zip(table.names, table.joint.curves, strict=True):
-        sd = table.like.prompt_sd(name)
-        found.append(curves + sd * rng.normal(size=(len(curves), 1)) if sd else curves)
-    return found
+def with_prompts(table: Table) -> Array:
+    """Curves of each recipe, with what its prompts add where those of tested recipes differ, (R, M, G).
+
+    One normal deviate for each set of prompts: what it adds to two recipes on the same prompts is the same.
+    """
+    curves = np.array(table.joint.curves)
+    tested = table.tested
+    covariance = table.like.prompt_covariance([table.names[r] for r in tested])
+    if covariance.any():
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        normal = np.random.default_rng(13).normal(size=(len(tested), curves.shape[1]))
+        curves[tested] += (root @ normal)[:, :, None]
+    return curves
 
 
-def _shrunk(table: Table, curves: Sequence[Array], column: int) -> Array:
-    joint = table.joint
-    draws = np.stack([c[:, column] for c in curves])
-    variances = np.array(
-        [joint.variance(r)[column] + table.like.prompt_sd(name) ** 2 for r, name in enumerate(table.names)]
-    )
-    return contrasts.shrunk(draws, joint.middle[:, column], variances, np.random.default_rng(17))
+def _shrunk(table: Table, curves: Array, column: int) -> Array:
+    """Draws (R, M) at a compute; those of tested recipes shrunk together, whatever else stands in the table."""
+    joint, tested = table.joint, table.tested
+    draws = np.array(curves[:, :, column])
+    own = np.diag([joint.variance(r)[column] for r in tested])
+    covariance = own + table.like.prompt_covariance([table.names[r] for r in tested])
+    middle = joint.middle[tested, column]
+    draws[tested] = contrasts.shrunk(draws[tested], middle, covariance, np.random.default_rng(17))
+    return draws
 
 
 def _p_best(table: Table, draws: Array) -> list[float | None]:
-    tested = [r for r, name in enumerate(table.names) if name not in table.untested]
+    tested = table.tested
     if len(tested) < 2:
         return [None] * len(table.names)
     winner = np.array(tested)[draws[tested].argmax(axis=0)]
