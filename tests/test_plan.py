@@ -121,8 +121,9 @@ def test_power_is_that_of_the_comparison():
     assert today.cost == pytest.approx(2 * 3 * told.last)
     rival = as_run(*(noisy(9, k=1.5, n=40).data[c] for c in ("gpu_hours", "pass_rate")), "rival")
     pair = an.plan([noisy(2, k=5.0, n=40), rival], budgets=[2], futures=2, seed_sd=0.01, seeds=[3])
+    assert [p.powers[0].cost for p in pair] == pytest.approx([3 * (10.0 + 3.0)] * 2)  # each recipe at its own compute
     each = [p.powers[0].power for p in pair]
-    assert each[0] == pytest.approx(each[1], abs=0.05)
+    assert each[0] == each[1]
     assert max(each) < today.power  # a rival that is known badly
     without = an.plan(an.fit(noisy(2, k=5.0, n=40)), budgets=[2], futures=2)[0]
     assert without.powers == ()

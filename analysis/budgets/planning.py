@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -142,7 +143,7 @@ def plan(
     )
     told = [_told(f, k, asked) for f, k in zip(fits, known, strict=True)]
     plans = [
-        _plan(f, k, mine, _rivals(i, fits, told), asked)
+        _plan(f, k, mine, _rivals(i, known, fits, told), asked)
         for i, (f, k, mine) in enumerate(zip(fits, known, told, strict=True))
     ]
     return Plans(plans, horizon, rank(fits, known, horizon, level=level, seed_sd=seed_sd, seed=seed))
@@ -200,13 +201,22 @@ def _told(fitted: Fit, known: Known, asked: _Asked) -> list[After]:
     ]  # fmt: skip
 
 
-def _rivals(i: int, fits: Sequence[Fit], told: Sequence[list[After]]) -> list[list[After]]:
-    """What the runs of other recipes say; the run itself where there is none: a rival like it."""
-    found = [t for f, t in zip(fits, told, strict=True) if t and f.run.recipe != fits[i].run.recipe]
-    return found or [told[i]]
+class _Rival(NamedTuple):
+    """A run to be told from: its last compute, and what it says today and after each budget."""
+
+    last: float
+    told: list[After]
 
 
-def _plan(fitted: Fit, known: Known, told: list[After], rivals: list[list[After]], asked: _Asked) -> Plan:
+def _rivals(i: int, known: Sequence[Known], fits: Sequence[Fit], told: Sequence[list[After]]) -> list[_Rival]:
+    """The runs of other recipes; the run itself where there is none: a rival like it."""
+    each = [(f.run.recipe, _Rival(k[0].last, t)) for f, k, t in zip(fits, known, told, strict=True) if k is not None]
+    found = [rival for recipe, rival in each if recipe != fits[i].run.recipe]
+    own = known[i]
+    return found or ([] if own is None else [_Rival(own[0].last, told[i])])
+
+
+def _plan(fitted: Fit, known: Known, told: list[After], rivals: list[_Rival], asked: _Asked) -> Plan:
     last = float(fitted.compute[-1]) if fitted.n else 0.0
     findings = list(fitted.findings)
     if known is None:
@@ -263,16 +273,19 @@ def _budget(told: After, cut: Cut, past: Calibration, reach: float, level: float
     return Budget(told.multiple, C, told.A_width, told.half, told.reach, wanted, gained)
 
 
-def _powers(told: Sequence[After], rivals: Sequence[Sequence[After]], asked: _Asked, last: float) -> Iterable[Power]:
-    """Power of the comparison's test against each rival with the same budget, averaged over them."""
+def _powers(told: Sequence[After], rivals: Sequence[_Rival], asked: _Asked, last: float) -> Iterable[Power]:
+    """Power of the comparison's test, and its cost, against each rival with the same budget, averaged over them."""
+    both = last + float(np.mean([rival.last for rival in rivals]))
     for k, a in enumerate(told):
         for n in asked.seeds:
-            sd, level = asked.seed_sd or 0.0, asked.level
-            each = (
-                contrasts.power(asked.difference, a.A_variance, rival[k].A_variance, n, sd, level=level)
-                for rival in rivals
-            )
-            yield Power(asked.difference, n, a.multiple, 2.0 * n * a.multiple * last, float(np.mean(list(each))))
+            pairs = (sorted((a.A_variance, rival.told[k].A_variance)) for rival in rivals)
+            each = [_power(asked.difference, *pair, n, asked.seed_sd or 0.0, asked.level) for pair in pairs]
+            yield Power(asked.difference, n, a.multiple, n * a.multiple * both, float(np.mean(each)))
+
+
+@lru_cache(maxsize=1024)  # of two runs each asks for the other
+def _power(gap: float, first: float, second: float, seeds: int, sd: float, level: float) -> float:  # noqa: PLR0917
+    return contrasts.power(gap, first, second, seeds, sd, level=level)
 
 
 def rank(
