@@ -392,6 +392,22 @@ def test_what_it_shows(compared):
     assert frame["difference_lo"].isna().tolist() == [True, False]
 
 
+def test_a_reach_without_earlier_forecasts_behind_it_is_marked():
+    runs = recipe("high", 0.74, seeds=2) + recipe("low", 0.6, seeds=2, first=10)
+    few = [
+        replace(noisy(20 + i, k=8.0, n=7, sd=0.001, A=A), name=f"{name}{s}", recipe=name, seed=s)
+        for i, (name, A, s) in enumerate([("high", 0.74, 0), ("high", 0.74, 1), ("low", 0.6, 0), ("low", 0.6, 1)])
+    ]
+    found = an.compare(few)
+    marked = [row for row in found.rows if row.reach > 1.0 and row.reach_origins < 3]
+    assert marked and "not calibrated" in repr(found) and "not calibrated" in compared_html(found)
+    assert f"{marked[0].reach:.3g}x*" in repr(found)
+    assert found.to_dict()["rows"][0]["reach_origins"] == found.rows[0].reach_origins
+    strict = an.compare(runs, level=0.999)
+    for row in strict.rows:
+        assert row.reach <= next(r.reach for r in an.compare(runs).rows if r.recipe == row.recipe)
+
+
 def test_json_has_no_nan_and_says_never(compared):
     told = compared.to_dict()
     assert next(iter(told.items())) == ("schema", "compare/1")

@@ -15,6 +15,7 @@ from scipy.stats import t as student
 import analysis as an
 from analysis.curves.families import FAMILIES
 from analysis.fits.evaluations import Evaluations, evaluations_of
+from analysis.fits.reach import crossing
 from analysis.fits.refits import points_of, posterior_fit
 from analysis.plots.forecast_plots import plot_forecast, plot_reach
 from analysis.predict.ahead import (
@@ -28,7 +29,7 @@ from analysis.predict.ahead import (
     fit_family,
     origins_of,
 )
-from analysis.predict.forecasting import GRID, reach_of, recipe_reach
+from analysis.predict.reaches import GRID, path_of, recipe_reach
 from benchmarks.simulate import Cell, simulate
 from scalerl.cli import main
 from tests.made import ar1, as_run, noisy
@@ -143,8 +144,8 @@ def test_the_reach_is_where_the_band_crosses_the_tolerance(paper):
     assert told.reach > 1.0
     assert float(np.interp(math.log(told.reach), np.log(path.multiples), path.half)) == pytest.approx(0.02, abs=1e-4)
     assert (path.half[path.multiples < told.reach] <= 0.02).all()
-    assert reach_of(path, 1e-6) == 1.0
-    assert reach_of(path, 0.9) == GRID[-1]
+    assert crossing(path.multiples, path.half, 1e-6) == 1.0
+    assert crossing(path.multiples, path.half, 0.9) == GRID[-1] == 100.0
 
 
 def test_where_nothing_can_be_said_a_row_is_none_and_a_finding_says_why():
@@ -160,6 +161,9 @@ def test_where_nothing_can_be_said_a_row_is_none_and_a_finding_says_why():
     exact = an.forecast(as_run(C, an.R(C, 0.1, 0.7, 1.5, 3.0)), "2x")
     assert "lie on the curve to rounding" in exact.findings[-1].message
     assert [row.pass_rate is None for row in few.rows] == [False, False, True, True]
+    sure = an.forecast(as_run(C[:5], np.array([0.1, 0.3, 0.4, 0.44, 0.46])), "2x", tolerance=0.9)
+    assert (sure.reach, sure.reach_origins, sure.paths["average"].multiples[-1]) == (2.0, 0, 2.0)
+    assert "reach 2x by the average" in repr(sure) and "not calibrated" in repr(sure)
     json.dumps(an.Forecasts([flat]).to_dict(), allow_nan=False)
 
 
@@ -290,7 +294,11 @@ def test_seeds_of_a_recipe_calibrate_each_other():
     assert both.errors(2.0, "sigmoid").tolist() == [*own, *other]
     assert both.widening(2.0, "sigmoid").origins == len(own) + len(other)
     reach = recipe_reach(fits)
-    assert 1.0 <= reach <= GRID[-1]
-    assert reach <= min(recipe_reach(fits, tolerance=0.05), 100.0)
+    assert 1.0 < reach.value <= min(recipe_reach(fits, tolerance=0.05).value, GRID[-1])
+    assert recipe_reach(fits, level=0.5).value > reach.value
+    cuts = [cut_at(p.data, draws=f.draws, averaged=("sigmoid",)) for p, f in zip(pasts, fits, strict=True)]
+    other = replace(pasts[1], others=(pasts[0],))
+    paths = [path_of(c, p, 0.95, "sigmoid") for c, p in zip(cuts, (both, other), strict=True)]
+    assert reach.value == pytest.approx(min(crossing(p.multiples, p.half, 0.02) for p in paths), rel=0.2)
     flat = an.fit(as_run(np.arange(1.0, 21.0), np.full(20, 0.5)))
     assert recipe_reach([fits[0], flat]) is None

@@ -9,7 +9,7 @@ import pytest
 
 import analysis as an
 from analysis.budgets import budget
-from analysis.budgets.budget import MULTIPLES, after, continued, crossing, usual_gap
+from analysis.budgets.budget import after, continued, usual_gap
 from analysis.budgets.planning import gain, verdict_of
 from analysis.comparisons import contrasts
 from analysis.fits.evaluations import Evaluations, evaluations_of
@@ -147,10 +147,14 @@ def test_a_run_that_decays_has_no_plan_and_says_why():
     assert "no-forecast" in {f.code for f in told.findings}
 
 
-def test_crossing_and_gap():
-    half = np.linspace(0.0, 0.12, len(MULTIPLES))
-    k = int(np.flatnonzero(half > 0.055)[0])
-    assert MULTIPLES[k - 1] < crossing(half, 0.055) < MULTIPLES[k]
+def test_the_reach_of_today_is_that_of_the_forecast_by_the_sigmoid():
+    run = noisy(1, k=3.0, n=30)
+    ahead = an.forecast(run, "2x", methods=["sigmoid"])
+    assert 1.0 < ahead.reach < 100.0
+    assert an.plan(run, budgets=[2], futures=2)[0].budgets[0].reach == ahead.reach
+
+
+def test_gap():
     assert usual_gap(np.array([0.0, 2.0, 4.0, 4.0])) == 2.0
 
 

@@ -17,16 +17,17 @@ import numpy as np
 from analysis.curves.curve import R
 from analysis.curves.solver import Array
 from analysis.fits.evaluations import Evaluations
+from analysis.fits.reach import crossing
 from analysis.posteriors.draws import Draws, tail
 from analysis.posteriors.priors import Priors
 from analysis.predict.ahead import Calibration, Cut, cut_at
+from analysis.predict.reaches import GRID, times_of
 
 FUTURES = 16
 # A longer run is fitted on means of neighbouring evaluations, this many or a few more: dropping evaluations would lose
 # what they say, and AR(1) noise in blocks is AR(1) and white noise, which the model has.
 BLOCKS, MOST_BLOCKS = 200, 1000
 OWN_BLOCKS = 25  # of what is there already, where much is added to it
-MULTIPLES = np.array([1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0])
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def after(
     """
     # The same futures for every budget, so that budgets can be compared: a generator each.
     rows = np.random.default_rng(seed).choice(len(cut.draws), size=futures, p=cut.draws.weight)
-    times = np.array([past.widening(float(h), "sigmoid", level).times for h in MULTIPLES])
+    times, twice = times_of(past, GRID, "sigmoid", level), past.widening(2.0, "sigmoid", level).times
     told = []
     for i, row in enumerate(rows):
         longer = continued(data, cut.draws, int(row), multiple, np.random.default_rng([seed, 1, i]))
@@ -156,29 +157,10 @@ def after(
         d = later.draws
         lo, hi = d.quantile(d.A, [tail(level), 1.0 - tail(level)])
         mean = float(d.weight @ d.A)
-        half = times * later.ahead(MULTIPLES * later.last, "sigmoid").sd
-        told.append(
-            (hi - lo, float(d.weight @ (d.A - mean) ** 2), float(half[MULTIPLES == 2.0][0]), crossing(half, tolerance))
-        )
+        half = times * later.ahead(GRID * later.last, "sigmoid").sd
+        at_2x = twice * float(later.ahead(np.array([2.0 * later.last]), "sigmoid").sd[0])
+        told.append((hi - lo, float(d.weight @ (d.A - mean) ** 2), at_2x, crossing(GRID, half, tolerance)))
     table = np.array(told)
     width, variance, half_at_2x, reach = np.median(table, axis=0)
     reaches = tuple(sorted(float(r) for r in table[:, 3]))
     return After(multiple, float(width), float(variance), float(half_at_2x), float(reach), reaches, len(table))
-
-
-def crossing(half: Array, tolerance: float) -> float:
-    """Multiple up to which half-widths at `MULTIPLES` are within the tolerance; 1 where the first is not.
-
-    Examples
-    --------
-    >>> crossing(np.full(13, 0.01), 0.02), crossing(np.full(13, 0.03), 0.02)
-    (64.0, 1.0)
-    """
-    wide = np.flatnonzero(half > tolerance)
-    if not len(wide):
-        return float(MULTIPLES[-1])
-    k = int(wide[0])
-    if k == 0:
-        return 1.0
-    share = (tolerance - half[k - 1]) / (half[k] - half[k - 1])
-    return float(np.exp(np.interp(share, [0.0, 1.0], np.log(MULTIPLES[k - 1 : k + 1]))))

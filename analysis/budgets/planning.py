@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.budgets.budget import FUTURES, MULTIPLES, After, after, crossing
+from analysis.budgets.budget import FUTURES, After, after
 from analysis.budgets.plans import GO, STOP, UNSURE, Budget, Candidate, Plan, Plans, Power
 from analysis.comparisons import contrasts
 from analysis.findings import finding
@@ -24,9 +24,10 @@ from analysis.fits.arguments import checked_share
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
 from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of
-from analysis.fits.results import LEVEL, Fit
+from analysis.fits.results import FARTHEST, LEVEL, Fit
 from analysis.posteriors.draws import tail
 from analysis.predict.ahead import AVERAGED, INFLATION, Calibration, Cut, calibrate, cut_at
+from analysis.predict.reaches import path_of, reach_of
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
@@ -119,8 +120,8 @@ def plan(
     wanted = sorted(dict.fromkeys(float(b) for b in budgets))
     if not wanted or any(not 1.0 < b <= 64.0 for b in wanted):
         raise UserError("budgets: multiples of the compute that a run has, above 1 and at most 64 (--budget)")
-    if not 1.0 < reach <= MULTIPLES[-1]:
-        raise UserError(f"reach: {reach:g} is not a multiple above 1 and at most {MULTIPLES[-1]:g} (--reach)")
+    if not 1.0 < reach <= FARTHEST:
+        raise UserError(f"reach: {reach:g} is not a multiple above 1 and at most {FARTHEST:g} (--reach)")
     counts = sorted(dict.fromkeys(int(s) for s in seeds))
     if not counts or counts[0] < 2 or counts[-1] > 100:
         raise UserError("seeds: whole numbers from 2 to 100 (--seeds)")
@@ -258,12 +259,11 @@ def _today(cut: Cut, past: Calibration, tolerance: float, level: float) -> After
     """What the fit says now, in the figures of a budget."""
     d = cut.draws
     lo, hi = d.quantile(d.A, [tail(level), 1.0 - tail(level)])
-    times = np.array([past.widening(float(h), "sigmoid", level).times for h in MULTIPLES])
-    half = times * cut.ahead(MULTIPLES * cut.last, "sigmoid").sd
+    half = past.widening(2.0, "sigmoid", level).times * cut.at(2.0 * cut.last, "sigmoid")[1]
     mean = float(d.weight @ d.A)
     variance = float(d.weight @ (d.A - mean) ** 2)
-    reach = crossing(half, tolerance)
-    return After(1.0, float(hi - lo), variance, float(half[MULTIPLES == 2.0][0]), reach, (reach,), 0)
+    reach = reach_of(path_of(cut, past, level, "sigmoid"), past, tolerance, "sigmoid").value
+    return After(1.0, float(hi - lo), variance, half, reach, (reach,), 0)
 
 
 def _budget(told: After, cut: Cut, past: Calibration, reach: float, level: float) -> Budget:

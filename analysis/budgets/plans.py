@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from analysis.findings import Finding
+from analysis.fits.results import FARTHEST
 from analysis.fits.tables import findings_html, unit
 from analysis.schema import Named
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STOP, GO, UNSURE = "stop", "go", "unsure"
-LONGEST = 64.0  # multiple up to which a budget's reach is looked for
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Budget:
     half : float
         Half-width of the band of the mean curve at twice that compute.
     reach : float
-        Counted from that compute.
+        Counted from that compute, by the sigmoid, calibrated; 1 where there is none.
     wanted : float
         Share of futures that have the wanted reach.
     gain : tuple of float
@@ -247,7 +247,7 @@ def _cells(b: Budget) -> tuple[str, ...]:
         "" if today else f"{mid:+.3f} ({lo:+.3f} to {hi:+.3f})",
         f"{b.A_width:.3f}",
         f"{b.half:.3f}",
-        "none" if b.reach <= 1.0 else f"{b.reach:.3g}x{' or more' if b.reach >= LONGEST else ''}",
+        "none" if b.reach <= 1.0 else f"{b.reach:.3g}x{' or more' if b.reach >= FARTHEST else ''}",
         "" if today else f"{b.wanted:.2f}",
     )
 

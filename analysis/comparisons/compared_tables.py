@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from analysis.comparisons.compared import Compared, Estimate, Pair, Row
 from analysis.comparisons.standings import comparison_html, comparison_text
-from analysis.fits.tables import figures, findings_html, unit
+from analysis.fits.tables import figures, findings_html, number, unit
+from analysis.predict.ahead import CALIBRATED
 
 if TYPE_CHECKING:
     from analysis.comparisons.straight import SameCeiling
 
+UNCALIBRATED = "*"  # behind a reach
 PAIRS_SHOWN = 12  # in text; with more recipes only the pairs with the best one
 
 
@@ -25,6 +27,7 @@ def compared_text(compared: Compared) -> str:
     lines = [f"{len(compared.rows)} recipes by {_by(compared)}, best first; limits at {compared.level:.0%}"]
     lines += [f"  {f.severity:<8} {f.message}" for f in compared.findings]
     lines += _aligned([_heads(compared), *(_cells(row, compared) for row in compared.rows)])
+    lines += [f"  {text}" for text in below(compared)]
     if notes := [f"  {row.recipe}: {row.note}" for row in compared.rows if row.note]:
         lines += ["when not to trust a row", *notes]
     pairs = shown_pairs(compared)
@@ -41,8 +44,17 @@ def compared_html(compared: Compared) -> str:
     head = f"<p>{len(compared.rows)} recipes by {escape(_by(compared))}, best first; limits at {compared.level:.0%}</p>"
     rows = _table([[*_heads(compared), "note"], *([*_cells(r, compared), r.note] for r in compared.rows)], "compared")
     pairs = _table([pair_heads(compared), *(pair_cells(pair) for pair in compared.pairs)], "pairs")
-    below = comparison_html(compared.standings) if compared.standings is not None else ""
-    return f"{findings_html(compared.findings) if compared.findings else ''}{head}{rows}{pairs}{below}"
+    axes = comparison_html(compared.standings) if compared.standings is not None else ""
+    said = "".join(f"<p>{escape(text)}</p>" for text in below(compared))
+    return f"{findings_html(compared.findings) if compared.findings else ''}{head}{rows}{said}{pairs}{axes}"
+
+
+def below(compared: Compared) -> list[str]:
+    """Return what has to be said under the rows."""
+    said = []
+    if any(row.reach is not None and row.reach > 1.0 and row.reach_origins < CALIBRATED for row in compared.rows):
+        said.append(f"{UNCALIBRATED} fewer than {CALIBRATED} earlier forecasts reach that far: not calibrated")
+    return said
 
 
 def shown_pairs(compared: Compared) -> Sequence[Pair]:
@@ -123,9 +135,17 @@ def _cells(row: Row, compared: Compared) -> list[str]:
     A, B, C_mid = (" ".join(f"{v} ({lim})" if lim else v for v, lim in [figures(p)]) for p in row.params.values())
     best = row is compared.rows[0]
     cells += [A, "" if best else rate(row.difference, signed=True), share(row.p_best), B, C_mid]
-    cells.append("unknown" if row.reach is None else f"{row.reach:.3g}x")
+    cells.append(_reach(row))
     cells += [rate(r.rate) for r in row.rates] + [compute(e) for e in row.reached.values()]
     return cells
+
+
+def _reach(row: Row) -> str:
+    if row.reach is None:
+        return "unknown"
+    if row.reach <= 1.0:
+        return "none"
+    return f"{number(row.reach)}x{'' if row.reach_origins >= CALIBRATED else UNCALIBRATED}"
 
 
 def pair_heads(compared: Compared) -> list[str]:

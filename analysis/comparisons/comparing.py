@@ -225,7 +225,7 @@ def _tested(groups: Mapping[str, Sequence[Fit]], seed_sd: float | None, like: Li
 def _row_left_out(name: str, fits: Sequence[Fit], why: str) -> Row:
     unknown = Estimate(None)
     params = MappingProxyType(dict.fromkeys(("A", "B", "C_mid"), UNKNOWN))
-    return Row(name, tuple(f.name for f in fits), params, None, None, unknown, (), MappingProxyType({}), why)
+    return Row(name, tuple(f.name for f in fits), params, None, 0, None, unknown, (), MappingProxyType({}), why)
 
 
 def _said(table: Table, rows: Sequence[Row]) -> list[Finding]:

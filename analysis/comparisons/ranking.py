@@ -21,6 +21,7 @@ from analysis.curves.solver import Array
 from analysis.fits.results import Fit
 from analysis.pooled.recipes import RecipeFit
 from analysis.posteriors.draws import Draws
+from analysis.predict.reaches import recipe_reach
 from scalerl.runlog import UserError
 
 LOG_SCALE = 0.1  # of the prior of how ln B and ln C_mid differ between seeds
@@ -57,13 +58,6 @@ class Table:
         )
 
 
-def calibrated_reach(fits: Sequence[Fit]) -> float | None:
-    """Return how far ahead the pass rate of a recipe is known, as a multiple: the least of its seeds, None unknown."""
-    from analysis.predict.forecasting import recipe_reach
-
-    return recipe_reach(fits)
-
-
 def rows_and_pairs(  # noqa: PLR0917
     table: Table,
     groups: Mapping[str, Sequence[Fit]],
@@ -86,13 +80,15 @@ def rows_and_pairs(  # noqa: PLR0917
     for r in order:
         name, fits = names[r], groups[names[r]]
         tested = name not in table.untested
+        reach = recipe_reach(fits, level=table.level)
         to_best = Estimate(0.0) if r == order[0] else _difference(table, order[0], r, joint.column(by), turned=True)
         rows.append(
             Row(
                 name,
                 pooled[name].runs,
                 pooled[name].params,
-                calibrated_reach(fits),
+                None if reach is None else reach.value,
+                0 if reach is None else reach.origins,
                 shares[by][r],
                 to_best,
                 tuple(Rate(c, _rate(table, r, joint.column(c)), shares[c][r]) for c in computes),

@@ -83,7 +83,7 @@ class Fit:
         Family of curves; the law of the paper is ``sigmoid``.
     reach : float or None
         Largest multiple of the last compute, up to `FARTHEST`, at which the band of the mean curve is at most
-        `tolerance` to either side; None if the method has no band.
+        `tolerance` to either side, by the draws of the law alone; 1 where there is none, None if there is no band.
     grade : float or None
         P(C_max > 2 C_mid), a probability.
     draws : Draws or None

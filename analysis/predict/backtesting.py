@@ -109,11 +109,12 @@ def backtest(
             raise UserError(f"{run.name}: no compute axis {axis!r}; it has {', '.join(run.axes)}")
         before = len(rows)
         if isinstance(g, Fit):
-            data, held, assumed_priors = points_of(g), held_R0(g), priors_of(g) if priors is None else priors
+            data = points_of(g)
+            past = _Past.of(data, most, priors_of(g) if priors is None else priors, held_R0(g))
         else:
-            data, held, assumed_priors = evaluations_of(run, axis), None, priors
+            data = evaluations_of(run, axis)
             data = data.some(inside(data.compute, window))
-        past = _Past.of(data, most, assumed_priors, held)
+            past = _Past.of(data, most, priors)
         rows += _forecasts(past, run.name, axis, asked, level, assumed)
         drift += [_drift(cut, run.name, level) for cut in past.cuts if cut is not None]
         points[run.name], axes[run.name] = np.stack([data.compute, data.pass_rate], axis=1), axis

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, overload
 
@@ -22,18 +21,17 @@ from analysis.fits.evaluations import Window
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
 from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of
-from analysis.fits.results import FARTHEST, Fit
+from analysis.fits.results import Fit
 from analysis.posteriors.priors import Priors
-from analysis.predict.ahead import AVERAGED, CALIBRATED, METHODS, ORIGINS, Calibration, Cut, calibrate, cut_at
-from analysis.predict.forecasts import Forecast, Forecasts, Path, Row
+from analysis.predict.ahead import AVERAGED, CALIBRATED, METHODS, Calibration, Cut, calibrate, cut_at
+from analysis.predict.forecasts import Forecast, Forecasts, Row
 from analysis.predict.inflation import checked_inflation
+from analysis.predict.reaches import FEW, FEW_REACH, NEXT, path_of, reach_of
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
 AT = ("2x", "4x")
-GRID = np.concatenate([[1.0, 1.05, 1.1, 1.25], np.geomspace(1.5, FARTHEST, 20)])
-FEW, FEW_REACH = 6, 2.0  # fewer evaluations than this carry no forecast further than that
-# Past errors this many times what the sigmoid's own band allows (root mean square) are a wrong law, not noise.
+# Past errors this many times what the sigmoid allowed for (root mean square) are said.
 MISFIT = 2.0
 At = str | float
 
@@ -198,9 +196,8 @@ def _forecast(  # noqa: PLR0917
         )
         findings.append(finding("inside-data", what))
     findings += _misfit(past)
-    paths = {m: _path(cut, past, level, m) for m in methods}
-    reach = reach_of(paths[methods[0]], tolerance)
-    behind = past.widening(max(reach, GRID[1]), methods[0]).origins
+    paths = {m: path_of(cut, past, level, m) for m in methods}
+    reach, behind = reach_of(paths[methods[0]], past, tolerance, methods[0])
     weights = cut.weights if "average" in methods else {}
     return Forecast(
         fitted,
@@ -230,56 +227,13 @@ def _unknown(fitted: Fit, C: float, last: float, level: float, method: str) -> R
 def _row(fitted: Fit, cut: Cut, past: Calibration, *, C: float, level: float, method: str) -> Row:
     multiple = C / cut.last
     mid, sd = (float(v[0]) for v in cut.ahead(np.array([C]), method))
-    times, _, origins = past.widening(max(multiple, float(GRID[1])), method, level)
+    times, _, origins = past.widening(max(multiple, NEXT), method, level)
     mean, new = times * sd, times * math.hypot(sd, cut.sigma)
     calibrated = origins >= CALIBRATED and multiple > 1.0
     return Row(
         fitted.name, C, multiple, fitted.x, mid, max(mid - new, 0.0), min(mid + new, 1.0), max(mid - mean, 0.0),
         min(mid + mean, 1.0), level, method, calibrated, origins,
     )  # fmt: skip
-
-
-def _path(cut: Cut, past: Calibration, level: float, method: str) -> Path:
-    mid, sd = cut.ahead(GRID * cut.last, method)
-    wide = [past.widening(max(float(h), float(GRID[1])), method, level) for h in GRID]
-    times = np.array([w.times for w in wide])
-    origins = np.array([w.origins for w in wide])
-    return Path(GRID, mid, times * sd, times * np.hypot(sd, cut.sigma), origins)
-
-
-def reach_of(path: Path, tolerance: float) -> float:
-    """Largest multiple up to which the band of the mean curve is narrow enough; between grid points linear in ln h."""
-    wide = np.flatnonzero(path.half > tolerance)
-    if not len(wide):
-        return float(path.multiples[-1])
-    k = int(wide[0])
-    if k == 0:
-        return 1.0
-    share = (tolerance - path.half[k - 1]) / (path.half[k] - path.half[k - 1])
-    return float(np.exp(np.interp(share, [0.0, 1.0], np.log(path.multiples[k - 1 : k + 1]))))
-
-
-def recipe_reach(fits: Sequence[Fit], tolerance: float = TOLERANCE, level: float = 0.95) -> float | None:
-    """Smallest reach of a recipe's seeds by the sigmoid, calibrated on earlier cuts of all of them together.
-
-    Seeds of one recipe are taken to err alike: each is cut `ORIGINS` / seeds times, twice at least. None where a seed
-    has no band.
-    """
-    each = max(2, round(ORIGINS / max(len(fits), 1)))
-    alone = ("sigmoid",)
-    cuts, pasts = [], []
-    for fitted in fits:
-        if fitted.trusted_draws is None or fitted.nothing_ahead is not None:
-            return None
-        data = points_of(fitted)
-        cut = cut_at(data, draws=fitted.trusted_draws, averaged=alone)
-        if cut is None or not cut.last > 0.0:
-            return None
-        cuts.append(cut)
-        pasts.append(calibrate(data, origins=each, averaged=alone, priors=priors_of(fitted), r0=held_R0(fitted)))
-    together = [replace(past, others=tuple(o for o in pasts if o is not past)) for past in pasts]
-    paths = (_path(cut, past, level, "sigmoid") for cut, past in zip(cuts, together, strict=True))
-    return min((reach_of(path, tolerance) for path in paths), default=None)
 
 
 def _misfit(past: Calibration) -> list[Finding]:
@@ -292,7 +246,7 @@ def _misfit(past: Calibration) -> list[Finding]:
     if worst < MISFIT:
         return []
     what = (
-        f"earlier forecasts by the sigmoid {at:g}x ahead missed by {worst:.1f} times what its own band allows: the law "
-        f"is wrong here, and the bands are widened for it"
+        f"earlier forecasts by the sigmoid {at:g}x ahead missed by {worst:.1f} times what they allowed for, so the "
+        f"bands are widened"
     )
     return [finding("misfit-ahead", what, worst)]
