@@ -275,6 +275,15 @@ def test_arguments_that_make_no_sense_are_refused_in_one_line(options, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_fit_is_tested_with_its_window_and_what_it_held():
+    run = noisy(0, k=4.0, n=20)
+    fitted = an.fit(run, window=(None, 6.0), r0=0.12)
+    told, cut = an.backtest(fitted, 1.5), an.backtest(run, 1.5, window=(None, 6.0))
+    assert told.points["made"].tolist() == cut.points["made"].tolist()
+    free, held = ([r.predicted for r in t.rows if r.method == "sigmoid"] for t in (cut, told))
+    assert len(free) == len(held) > 0 and free != held
+
+
 def test_only_runs_are_taken_each_name_once():
     for given in ("runs", [doubling(), "x"], 3):
         with pytest.raises(UserError, match="takes runs"):

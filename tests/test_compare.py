@@ -188,6 +188,14 @@ def test_points_without_a_place_on_the_straight_line_are_counted():
 # the verb
 
 
+def test_a_pair_differs_by_what_its_rows_do(compared):
+    high, fast = compared.rows
+    pair = compared.pairs[0]
+    assert pair.A.value == pytest.approx(high.params["A"].value - fast.params["A"].value, abs=1e-12)
+    assert fast.difference.value == -pair.A.value
+    assert pair.at[0].difference.value == pytest.approx(high.rates[0].rate.value - fast.rates[0].rate.value, abs=1e-12)
+
+
 def test_rows_are_best_first_and_hold_the_truth(compared):
     assert [row.recipe for row in compared.rows] == ["high", "fast"]
     pair = compared.pairs[0]

@@ -140,6 +140,23 @@ def test_the_next_budget_goes_to_the_recipe_that_is_likely_best():
     assert an.plan(runs[:1], budgets=[2], futures=2).next is None
 
 
+def test_a_candidate_is_banded_as_its_forecast_is():
+    runs = [as_run(r.data["gpu_hours"], r.data["pass_rate"], n) for n, r in (("a", noisy(3)), ("b", noisy(4, A=0.6)))]
+    told = an.plan(runs, budgets=[2], futures=2, until=120.0)
+    for one in told.candidates:
+        run = next(r for r in runs if r.name == one.recipe)
+        row = an.forecast(run, 120.0).rows[0]
+        assert row.origins < 3  # stand-ins count in the freedom of t
+        assert (one.lo, one.hi) == pytest.approx((row.mean_lo, row.mean_hi), abs=0.1 * (row.mean_hi - row.mean_lo))
+
+
+def test_budgets_and_seeds_may_be_single_or_said_as_multiples():
+    fits = an.fit(noisy(0))
+    told = [an.plan(fits, budgets=b, futures=2, seed_sd=0.02, seeds=3)[0] for b in (2, "2x", ["2x", 2.0])]
+    assert [[b.multiple for b in one.budgets] for one in told] == [[1.0, 2.0]] * 3
+    assert {p.seeds for p in told[0].powers} == {3}
+
+
 def test_a_run_that_decays_has_no_plan_and_says_why():
     C = np.arange(1.0, 21.0)
     told = an.plan(as_run(C, np.r_[np.linspace(0.2, 0.7, 10), np.linspace(0.68, 0.3, 10)]))[0]
@@ -166,6 +183,8 @@ def test_gap():
         ({"reach": 1.0}, "reach"),
         ({"until": 1.0}, "there already"),
         ({"seeds": [1]}, "seeds"),
+        ({"seeds": [2.5]}, "seeds"),
+        ({"budgets": ["two"]}, "budgets"),
         ({"least_gain": 0.0}, "least_gain"),
         ({"seed_sd": -0.1}, "seed_sd"),
         ({"futures": 1}, "futures"),

@@ -156,10 +156,9 @@ def after(
             continue
         d = later.draws
         lo, hi = d.quantile(d.A, [tail(level), 1.0 - tail(level)])
-        mean = float(d.weight @ d.A)
         half = times * later.ahead(GRID * later.last, "sigmoid").sd
         at_2x = twice * float(later.ahead(np.array([2.0 * later.last]), "sigmoid").sd[0])
-        told.append((hi - lo, float(d.weight @ (d.A - mean) ** 2), at_2x, crossing(GRID, half, tolerance)))
+        told.append((hi - lo, d.moments(d.A)[1], at_2x, crossing(GRID, half, tolerance)))
     table = np.array(told)
     width, variance, half_at_2x, reach = np.median(table, axis=0)
     reaches = tuple(sorted(float(r) for r in table[:, 3]))

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,12 +28,13 @@ from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of
 from analysis.fits.results import FARTHEST, LEVEL, Fit
 from analysis.posteriors.draws import tail
 from analysis.predict.ahead import AVERAGED, INFLATION, Calibration, Cut, calibrate, cut_at
-from analysis.predict.reaches import path_of, reach_of
+from analysis.predict.reaches import NEXT, path_of, reach_of
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
 BUDGETS = (1.5, 2.0, 4.0)
 SEEDS = (2, 3, 5, 8)
+LARGEST, MOST_SEEDS = 64.0, 100
 LEAST_GAIN = 0.01
 METHOD = "average"
 Limits = tuple[float, float, float]
@@ -58,13 +60,13 @@ class _Asked:
 def plan(
     runs: Run | Fit | Iterable[Run | Fit],
     *,
-    budgets: Iterable[float] = BUDGETS,
+    budgets: float | str | Iterable[float | str] = BUDGETS,
     reach: float = 2.0,
     until: float | None = None,
     least_gain: float = LEAST_GAIN,
     difference: float = 0.05,
     seed_sd: float | None = None,
-    seeds: Iterable[int] = SEEDS,
+    seeds: int | Iterable[int] = SEEDS,
     x: str | None = None,
     tolerance: float = TOLERANCE,
     level: float = LEVEL,
@@ -76,8 +78,8 @@ def plan(
     Parameters
     ----------
     runs : Run, Fit, or iterable of these
-    budgets : iterable of float
-        Total compute to look at, as multiples of what each run has.
+    budgets : float or str, or iterable of these
+        Total compute to look at, as multiples of what each run has: 2 or ``"2x"``.
     reach : float
         Wanted reach, counted from the end of a budget.
     until : float, optional
@@ -88,7 +90,7 @@ def plan(
         Difference of A between two recipes that is to be told, for the power table.
     seed_sd : float, optional
         Standard deviation of A between seeds, for the power table; .02 is what the paper's three runs suggest.
-    seeds : iterable of int
+    seeds : int or iterable of int
         Seeds a recipe, for the power table.
     futures : int
         Simulated futures a budget.
@@ -117,14 +119,10 @@ def plan(
     given = [runs] if isinstance(runs, (Run, Fit)) else list(runs)
     if not given:
         raise UserError("plan: no run")
-    wanted = sorted(dict.fromkeys(float(b) for b in budgets))
-    if not wanted or any(not 1.0 < b <= 64.0 for b in wanted):
-        raise UserError("budgets: multiples of the compute that a run has, above 1 and at most 64 (--budget)")
+    wanted = _multiples(budgets)
     if not 1.0 < reach <= FARTHEST:
         raise UserError(f"reach: {reach:g} is not a multiple above 1 and at most {FARTHEST:g} (--reach)")
-    counts = sorted(dict.fromkeys(int(s) for s in seeds))
-    if not counts or counts[0] < 2 or counts[-1] > 100:
-        raise UserError("seeds: whole numbers from 2 to 100 (--seeds)")
+    counts = _counts(seeds)
     tolerance, least_gain = checked_share("tolerance", tolerance), checked_share("least_gain", least_gain)
     difference = checked_share("difference", difference)
     if seed_sd is not None:
@@ -148,6 +146,26 @@ def plan(
         for i, (f, k, mine) in enumerate(zip(fits, known, told, strict=True))
     ]
     return Plans(plans, horizon, rank(fits, known, horizon, level=level, seed_sd=seed_sd, seed=seed))
+
+
+def _multiples(budgets: Any) -> list[float]:
+    given = [budgets] if isinstance(budgets, (str, Real)) else list(budgets)
+    try:
+        wanted = sorted({float(b.strip().removesuffix("x") if isinstance(b, str) else b) for b in given})
+    except (TypeError, ValueError):
+        wanted = []
+    if not wanted or any(not 1.0 < b <= LARGEST for b in wanted):
+        what = f"multiples of the compute that a run has, such as 2 or 2x, above 1 and at most {LARGEST:g} (--budget)"
+        raise UserError(f"budgets: {what}; {budgets!r} is not")
+    return wanted
+
+
+def _counts(seeds: Any) -> list[int]:
+    given = [seeds] if isinstance(seeds, Real) else list(seeds)
+    whole = [s for s in given if isinstance(s, Integral) and not isinstance(s, bool) and 2 <= s <= MOST_SEEDS]
+    if not given or len(whole) < len(given):
+        raise UserError(f"seeds: whole numbers from 2 to {MOST_SEEDS} (--seeds); {seeds!r} is not")
+    return sorted({int(s) for s in whole})
 
 
 Known = tuple[Cut, Calibration] | None
@@ -259,9 +277,8 @@ def _today(cut: Cut, past: Calibration, tolerance: float, level: float) -> After
     """What the fit says now, in the figures of a budget."""
     d = cut.draws
     lo, hi = d.quantile(d.A, [tail(level), 1.0 - tail(level)])
+    variance = d.moments(d.A)[1]
     half = past.widening(2.0, "sigmoid", level).times * cut.at(2.0 * cut.last, "sigmoid")[1]
-    mean = float(d.weight @ d.A)
-    variance = float(d.weight @ (d.A - mean) ** 2)
     reach = reach_of(path_of(cut, past, level, "sigmoid"), past, tolerance, "sigmoid").value
     return After(1.0, float(hi - lo), variance, half, reach, (reach,), 0)
 
@@ -309,9 +326,9 @@ def rank(
         each = []
         for _, cut, past in members:
             ahead = cut.ahead(np.array([horizon]), METHOD)
-            wide = past.widening(max(horizon / cut.last, 1.05), METHOD, level)
+            wide = past.widening(max(horizon / cut.last, NEXT), METHOD, level)
             sd = math.hypot(wide.inflation * float(ahead.sd[0]), seed_sd or 0.0)
-            each.append(np.clip(float(ahead.mid[0]) + sd * rng.standard_t(3.0 + wide.origins, M), 0.0, 1.0))
+            each.append(np.clip(float(ahead.mid[0]) + sd * rng.standard_t(wide.dof, M), 0.0, 1.0))
         mean = np.mean(each, axis=0)
         draws.append(mean)
         mid, lo, hi = (float(q) for q in np.quantile(mean, [0.5, tail(level), 1.0 - tail(level)]))

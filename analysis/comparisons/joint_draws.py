@@ -114,9 +114,9 @@ def draw_together(
         mean = np.zeros((M, len(compute)))
         one = np.empty((M, len(compute)))
         for draws in recipe:
-            at = equally(draws, M, rng)
-            table = R(compute, *(v[at][:, None] for v in (draws.R0, draws.A, draws.B, draws.C_mid)))
-            centre = np.median(table, axis=0)
+            whole = R(compute, *(v[:, None] for v in (draws.R0, draws.A, draws.B, draws.C_mid)))
+            table = whole[equally(draws, M, rng)]
+            centre = draws.quantile(whole, [0.5])[0]  # the fit's own: A at the end is the A of its table
             around = table - table.mean(axis=0)
             mean += centre + np.sqrt(OWN) * around
             again = slice(len(middle), None, len(recipe))  # every seed gives its share of the draws that lean

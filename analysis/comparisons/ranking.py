@@ -261,7 +261,7 @@ class _Logs:
 def _log_median(d: Draws, name: str) -> tuple[float, float]:
     logs = np.log(getattr(d, name))
     middle = float(d.quantile(logs, [0.5])[0])
-    return middle, float(d.weight @ (logs - d.weight @ logs) ** 2)
+    return middle, d.moments(logs)[1]
 
 
 def _note(pooled: RecipeFit, fits: Sequence[Fit], table: Table) -> str:

@@ -61,7 +61,7 @@ def fit_line(name: str, sizes: Array, draws: Sequence[Draws | None], at: float, 
     each, place = np.unique(sizes, return_inverse=True)
     u, counts = np.log(each), np.bincount(place)
     medians = np.array([float(d.quantile(worked(name, getattr(d, name)), [0.5])[0]) for d in known])
-    variances = np.array([_variance(worked(name, getattr(d, name)), d.weight) for d in known])
+    variances = np.array([d.moments(worked(name, getattr(d, name)))[1] for d in known])
     values = np.bincount(place, medians) / counts
     own = np.bincount(place, variances) / counts**2
     centred = u - u.mean()
@@ -79,8 +79,3 @@ def fit_line(name: str, sizes: Array, draws: Sequence[Draws | None], at: float, 
     there = middle + slope * away
     lo, hi = natural(name, there - half), natural(name, there + half)
     return Predicted(natural(name, there), lo, hi, slope, middle - slope * float(u.mean()), scatter, half)
-
-
-def _variance(values: Array, weight: Array) -> float:
-    mean = float(weight @ values)
-    return float(weight @ (values - mean) ** 2)

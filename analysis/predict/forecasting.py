@@ -227,8 +227,8 @@ def _unknown(fitted: Fit, C: float, last: float, level: float, method: str) -> R
 def _row(fitted: Fit, cut: Cut, past: Calibration, *, C: float, level: float, method: str) -> Row:
     multiple = C / cut.last
     mid, sd = (float(v[0]) for v in cut.ahead(np.array([C]), method))
-    times, _, origins = past.widening(max(multiple, NEXT), method, level)
-    mean, new = times * sd, times * math.hypot(sd, cut.sigma)
+    wide = past.widening(max(multiple, NEXT), method, level)
+    mean, new, origins = wide.times * sd, wide.times * math.hypot(sd, cut.sigma), wide.origins
     calibrated = origins >= CALIBRATED and multiple > 1.0
     return Row(
         fitted.name, C, multiple, fitted.x, mid, max(mid - new, 0.0), min(mid + new, 1.0), max(mid - mean, 0.0),
