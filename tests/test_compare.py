@@ -188,6 +188,33 @@ def test_points_without_a_place_on_the_straight_line_are_counted():
 # the verb
 
 
+def test_a_rate_past_the_reach_is_marked_as_the_laws_alone(fits):
+    found = an.compare(fits[:6], at=["1x", "50x"])
+    for row in found.rows:
+        assert [r.beyond for r in row.rates] == [False, row.reach < 50.0]
+    assert any(row.rates[1].beyond for row in found.rows)
+    assert "law alone, past the reach" in repr(found) and "law alone, past the reach" in compared_html(found)
+    assert found.to_dict()["rows"][0]["at"][1]["beyond_reach"] == found.rows[0].rates[1].beyond
+    inside = an.compare(fits[:6])
+    assert "law alone" not in repr(inside) and not any(r.beyond for row in inside.rows for r in row.rates)
+
+
+def test_an_open_ceiling_beside_a_difference_that_is_known_is_explained(fits, compared):
+    early = [replace(f, window=(None, 2.5)) for f in fits[:6]]
+    found = an.compare([an.fit(f.run, window=f.window) for f in early])
+    assert not found.rows[0].params["A"].identified
+    assert "in a difference that part cancels" in repr(found)
+    assert "in a difference that part cancels" not in repr(compared)
+
+
+def test_a_pass_rate_is_the_same_in_every_table(compared):
+    common = compared.standings.common["gpu_hours"]
+    found = an.compare([f for fits in compared.fits.values() for f in fits], at=[common])
+    for row in found.rows:
+        mean = next(m for m in found.standings.recipes if m.recipe == row.recipe)
+        assert row.rates[0].rate.value == pytest.approx(mean.pass_rate["gpu_hours"], abs=1e-12)
+
+
 def test_a_pair_differs_by_what_its_rows_do(compared):
     high, fast = compared.rows
     pair = compared.pairs[0]

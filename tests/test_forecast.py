@@ -210,7 +210,8 @@ def test_a_wrong_law_is_said_and_paid_for():
     C = np.geomspace(1, 100, 40)
     y = 0.1 + 0.3 / (1 + (3 / C) ** 3) + 0.3 / (1 + (40 / C) ** 6) + 0.002 * np.cos(9.0 * np.arange(40))
     told = an.forecast(as_run(C, y), "2x", methods=["sigmoid"])
-    assert "misfit-ahead" in {f.code for f in told.findings}
+    said = next(f.message for f in told.findings if f.code == "misfit-ahead")
+    assert "so the bands are widened" in said and "wrong" not in said
     right = an.forecast(as_run(C, an.R(C, 0.1, 0.7, 1.5, 5.0) + 0.002 * np.cos(9.0 * np.arange(40))), "2x")
     assert "misfit-ahead" not in {f.code for f in right.findings}
 

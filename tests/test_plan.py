@@ -111,6 +111,19 @@ def test_the_verdict_is_read_off_the_gain():
     assert told.verdict == verdict_of(told.gain_until, 0.01)
 
 
+def test_gains_stay_where_a_pass_rate_can_go_and_the_columns_are_explained():
+    data = evaluations_of(noisy(1, k=2.0, n=20), "gpu_hours")
+    cut, past = cut_at(data), calibrate(data, inflation=20.0)
+    ahead = cut.ahead(np.array([4.0 * cut.last]), since=cut.last)
+    mid, half = float(ahead.mid[0]), past.widening(4.0, "average").times * float(ahead.sd[0])
+    most = 1.0 - cut.at(cut.last)[0]
+    assert mid - half < 0.0 and mid + half > most
+    assert gain(cut, past, 4.0 * cut.last) == pytest.approx((mid, 0.0, most))
+    told = an.plan(an.fit(noisy(1, k=2.0, n=20)), budgets=[2], futures=2)
+    for text in (repr(told), told._repr_html_()):
+        assert "width of A: upper less lower limit" in text and "with 2x or more" in text
+
+
 def test_power_is_that_of_the_comparison():
     told = an.plan(an.fit(noisy(2, k=5.0, n=40)), budgets=[2], futures=3, seed_sd=0.01, seeds=[3])[0]
     draws = an.fit(noisy(2, k=5.0, n=40)).draws

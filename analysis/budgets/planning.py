@@ -162,10 +162,12 @@ def _multiples(budgets: Any) -> list[float]:
 
 def _counts(seeds: Any) -> list[int]:
     given = [seeds] if isinstance(seeds, Real) else list(seeds)
-    whole = [s for s in given if isinstance(s, Integral) and not isinstance(s, bool) and 2 <= s <= MOST_SEEDS]
-    if not given or len(whole) < len(given):
+    if not given or any(type(s) is bool or not isinstance(s, Integral) for s in given):
         raise UserError(f"seeds: whole numbers from 2 to {MOST_SEEDS} (--seeds); {seeds!r} is not")
-    return sorted({int(s) for s in whole})
+    whole = sorted({int(s) for s in given})
+    if whole[0] < 2 or whole[-1] > MOST_SEEDS:
+        raise UserError(f"seeds: whole numbers from 2 to {MOST_SEEDS} (--seeds); {seeds!r} is not")
+    return whole
 
 
 Known = tuple[Cut, Calibration] | None
@@ -184,11 +186,14 @@ def _known(fitted: Fit) -> Known:
 
 
 def gain(cut: Cut, past: Calibration, C: float, *, level: float = LEVEL, method: str = METHOD) -> Limits:
-    """Pass rate that the mean curve gains from the last compute to `C`: middle, lower and upper limit."""
+    """Pass rate that the mean curve gains from the last compute to `C`: middle, lower and upper limit.
+
+    Limits end at 0 and at what is missing to 1: curves that rise do neither fall nor leave their range.
+    """
     ahead = cut.ahead(np.array([C]), method, since=cut.last)
     half = past.widening(C / cut.last, method, level).times * float(ahead.sd[0])
-    mid = float(ahead.mid[0])
-    return mid, mid - half, mid + half
+    mid, most = float(ahead.mid[0]), 1.0 - cut.at(cut.last, method)[0]  # no curve gains more than is missing
+    return mid, max(mid - half, min(mid, 0.0)), min(mid + half, max(mid, most))
 
 
 def verdict_of(gained: Limits, least_gain: float) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.findings import Finding
 from analysis.fits.results import FARTHEST
-from analysis.fits.tables import findings_html, unit
+from analysis.fits.tables import findings_html, number, unit
 from analysis.schema import Named
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ _CANDIDATES = ("recipe", "pass rate there", "P(best)")
 
 def plan_text(plan: Plan) -> str:
     """Return a plan as text, findings first."""
-    lines = [f"{plan.run}   to {plan.last:.4g} {unit(plan.x)}"]
+    lines = [f"{plan.run}   to {number(plan.last, 4)} {unit(plan.x)}"]
     lines += [f"  {f.severity:<8} {f.message}" for f in plan.findings]
     if not plan.budgets:
         return "\n".join(lines)
@@ -233,7 +233,7 @@ def plans_html(plans: Sequence[Plan] | Plans) -> str:
         body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in _cells(b))}</tr>" for b in plan.budgets)
         table = f'<table class="plan"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>' if body else ""
         said = "".join(f"<p>{escape(text)}</p>" for text in (_sentences(plan) if plan.budgets else ()))
-        title = f"{plan.run}: to {plan.last:.4g} {unit(plan.x)}"
+        title = f"{plan.run}: to {number(plan.last, 4)} {unit(plan.x)}"
         parts.append(f"<p><b>{escape(title)}</b></p>{doubts}{table}{said}")
     return "".join(parts)
 
@@ -243,30 +243,49 @@ def _cells(b: Budget) -> tuple[str, ...]:
     today = b.multiple == 1.0
     return (
         "today" if today else f"{b.multiple:.3g}x",
-        f"{b.at:.4g}",
-        "" if today else f"{mid:+.3f} ({lo:+.3f} to {hi:+.3f})",
+        number(b.at, 4),
+        "" if today else gained_text((mid, lo, hi)),
         f"{b.A_width:.3f}",
         f"{b.half:.3f}",
-        "none" if b.reach <= 1.0 else f"{b.reach:.3g}x{' or more' if b.reach >= FARTHEST else ''}",
+        "none" if b.reach <= 1.0 else f"{number(b.reach)}x{' or more' if b.reach >= FARTHEST else ''}",
         "" if today else f"{b.wanted:.2f}",
     )
 
 
+def gained_text(gain: tuple[float, float, float]) -> str:
+    """Return a gain with its limits, as many digits as tell it from what is asked for.
+
+    Examples
+    --------
+    >>> gained_text((0.0353, 0.0098, 0.0604))
+    '+0.0353 (+0.0098 to +0.0604)'
+    """
+    mid, lo, hi = gain
+    return f"{mid:+.4f} ({lo:+.4f} to {hi:+.4f})"
+
+
+def legend(plan: Plan) -> str:
+    """Return what the columns of a plan's table mean, in one line."""
+    return (
+        "gain: of the mean curve, from today; width of A: upper less lower limit after that budget; half-width at 2x: "
+        "of the curve's band at twice the budget; reach: by the sigmoid, calibrated, from the budget's end on; "
+        f"P(reach wanted): share of simulated futures with {number(plan.reach_wanted)}x or more"
+    )
+
+
 def _sentences(plan: Plan) -> list[str]:
-    said = []
+    said = [legend(plan)]
     if plan.per_doubling is not None:
-        mid, lo, hi = plan.per_doubling
-        said.append(f"the next doubling gains {mid:+.3f} ({lo:+.3f} to {hi:+.3f} at {plan.level:.0%})")
+        said.append(f"the next doubling gains {gained_text(plan.per_doubling)} at {plan.level:.0%}")
     goal = f"a reach of {plan.reach_wanted:g}x"
     if plan.reach_at is None:
         said.append(f"{goal}: not within these budgets")
     elif plan.reach_at <= 1.0:
         said.append(f"{goal}: there today")
     else:
-        said.append(f"{goal}: likely after {plan.reach_at:g}x, {plan.reach_at * plan.last:.3g} {unit(plan.x)}")
+        said.append(f"{goal}: likely after {plan.reach_at:g}x, {number(plan.reach_at * plan.last)} {unit(plan.x)}")
     if plan.verdict is not None and plan.gain_until is not None:
-        mid, lo, hi = plan.gain_until
-        why = f"until {plan.until:.4g} {unit(plan.x)} it gains {mid:+.3f} ({lo:+.3f} to {hi:+.3f})"
+        why = f"until {number(plan.until, 4)} {unit(plan.x)} it gains {gained_text(plan.gain_until)}"
         said.append(f"{plan.verdict}: {why}; asked for is {plan.least_gain:g}")
     said += _power_sentences(plan.powers, plan.x)
     return said
@@ -284,7 +303,9 @@ def _power_sentences(powers: Sequence[Power], x: str) -> list[str]:
         return [f"a difference of {gap:g} in A is told in 80 % of cases by none of these; at most {what}"]
     p = enough[0]
     each = f"{p.seeds} seeds of {p.multiple:g}x for each recipe"
-    return [f"a difference of {gap:g} in A is told with power {p.power:.2f} by {each}, {p.cost:.3g} {unit(x)} in all"]
+    return [
+        f"a difference of {gap:g} in A is told with power {p.power:.2f} by {each}, {number(p.cost)} {unit(x)} in all"
+    ]
 
 
 def candidates_text(plans: Plans) -> list[str]:
@@ -302,6 +323,7 @@ def _candidate(c: Candidate) -> tuple[str, ...]:
 
 
 def _advice(plans: Plans) -> str:
-    first, x = plans.candidates[0], unit(plans[0].x)
+    first = plans.candidates[0]
     sure = "" if first.p_best >= 0.9 else "; not decided: the data leave room for another"
-    return f"next budget: {first.recipe}, the best at {plans.horizon:.4g} {x} with probability {first.p_best:.2f}{sure}"
+    where = "the horizon" if plans.horizon is None else f"{number(plans.horizon, 4)} {unit(plans[0].x)}"
+    return f"next budget: {first.recipe}, the best at {where} with probability {first.p_best:.2f}{sure}"

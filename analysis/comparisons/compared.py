@@ -34,11 +34,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Rate:
-    """Pass rate of a recipe's curve at a compute, and the probability that it is the best one there."""
+    """Pass rate of a recipe's curve at a compute, and the probability that it is the best one there.
+
+    `beyond` says that the compute lies past the recipe's reach: the figure is the law's alone, and its limits hold
+    neither other laws nor what earlier forecasts missed by, as those of `analysis.forecast` do.
+    """
 
     compute: float
     rate: Estimate
     p_best: float | None
+    beyond: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,10 @@ class Row:
             "reach_origins": self.reach_origins,
             "p_best": self.p_best,
             "difference": self.difference.to_dict(),
-            "at": [{"compute": r.compute, "pass_rate": r.rate.to_dict(), "p_best": r.p_best} for r in self.rates],
+            "at": [
+                {"compute": r.compute, "pass_rate": r.rate.to_dict(), "p_best": r.p_best, "beyond_reach": r.beyond}
+                for r in self.rates
+            ],
             "compute_to": [{"target": t, **e.to_dict()} for t, e in self.reached.items()],
             "note": self.note,
         }

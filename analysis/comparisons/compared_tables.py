@@ -18,7 +18,7 @@ from analysis.predict.ahead import CALIBRATED
 if TYPE_CHECKING:
     from analysis.comparisons.straight import SameCeiling
 
-UNCALIBRATED = "*"  # behind a reach
+UNCALIBRATED, BEYOND = "*", "+"  # behind a reach; behind a pass rate
 PAIRS_SHOWN = 12  # in text; with more recipes only the pairs with the best one
 
 
@@ -54,6 +54,15 @@ def below(compared: Compared) -> list[str]:
     said = []
     if any(row.reach is not None and row.reach > 1.0 and row.reach_origins < CALIBRATED for row in compared.rows):
         said.append(f"{UNCALIBRATED} fewer than {CALIBRATED} earlier forecasts reach that far: not calibrated")
+    if any(r.beyond for row in compared.rows for r in row.rates):
+        what = "law alone, past the reach: other laws and the errors of earlier forecasts are not in these limits"
+        said.append(f"{BEYOND} {what}, as they are in those of forecast and plan")
+    open_A = any(not row.params["A"].identified and row.params["A"].value is not None for row in compared.rows)
+    if open_A and any(pair.A.lo is not None for pair in compared.pairs):
+        what = (
+            "the limits of an A hold what its recipe's data leave open, a part of which (prior, law) all recipes share"
+        )
+        said.append(f"{what}; in a difference that part cancels, so it can be known better than either A")
     return said
 
 
@@ -110,7 +119,7 @@ def compute(e: Estimate, after: str = "") -> str:
         return "none"
 
     def shown(v: float) -> str:
-        return f"{v:.3g}{after}" if math.isfinite(v) else "never"
+        return f"{number(v)}{after}" if math.isfinite(v) else "never"
 
     if e.lo is None or e.hi is None:
         return shown(e.value)
@@ -120,12 +129,12 @@ def compute(e: Estimate, after: str = "") -> str:
 def _by(compared: Compared) -> str:
     if math.isinf(compared.by):
         return "the ceiling A"
-    return f"the pass rate at {compared.by:.3g} {unit(compared.x)}"
+    return f"the pass rate at {number(compared.by)} {unit(compared.x)}"
 
 
 def _heads(compared: Compared) -> list[str]:
     row = compared.rows[0]
-    at = [f"at {r.compute:.3g} {unit(compared.x)}" for r in row.rates]
+    at = [f"at {number(r.compute)} {unit(compared.x)}" for r in row.rates]
     to = [f"{unit(compared.x)} to {target:g}" for target in row.reached]
     return ["recipe", "seeds", "A", "to the best", "P(best)", "B", f"C_mid {unit(compared.x)}", "reach", *at, *to]
 
@@ -136,7 +145,7 @@ def _cells(row: Row, compared: Compared) -> list[str]:
     best = row is compared.rows[0]
     cells += [A, "" if best else rate(row.difference, signed=True), share(row.p_best), B, C_mid]
     cells.append(_reach(row))
-    cells += [rate(r.rate) for r in row.rates] + [compute(e) for e in row.reached.values()]
+    cells += [f"{rate(r.rate)}{BEYOND * r.beyond}" for r in row.rates] + [compute(e) for e in row.reached.values()]
     return cells
 
 
@@ -151,7 +160,7 @@ def _reach(row: Row) -> str:
 def pair_heads(compared: Compared) -> list[str]:
     """Return the heads of the table of pairs."""
     pair = compared.pairs[0]
-    at = [f"P(better at {a.compute:.3g})" for a in pair.at]
+    at = [f"P(better at {number(a.compute)})" for a in pair.at]
     to = [f"speed-up to {t.target:g}" for t in pair.to]
     return ["first - second", "A", "P(higher A)", *at, *to, f"ahead for good from ({unit(compared.x)})"]
 

@@ -21,7 +21,7 @@ from analysis.curves.solver import Array
 from analysis.fits.results import Fit
 from analysis.pooled.recipes import RecipeFit
 from analysis.posteriors.draws import Draws
-from analysis.predict.reaches import recipe_reach
+from analysis.predict.reaches import Reach, recipe_reach
 from scalerl.runlog import UserError
 
 LOG_SCALE = 0.1  # of the prior of how ln B and ln C_mid differ between seeds
@@ -91,7 +91,10 @@ def rows_and_pairs(  # noqa: PLR0917
                 0 if reach is None else reach.origins,
                 shares[by][r],
                 to_best,
-                tuple(Rate(c, _rate(table, r, joint.column(c)), shares[c][r]) for c in computes),
+                tuple(
+                    Rate(c, _rate(table, r, joint.column(c)), shares[c][r], _known_to(fits, reach) < c)
+                    for c in computes
+                ),
                 MappingProxyType(
                     {t: _drawn(float(value[t][r]), reached[t][r] if tested else None, table.level) for t in targets}
                 ),
@@ -135,6 +138,12 @@ def rows_and_pairs(  # noqa: PLR0917
             )
         )
     return rows, pairs
+
+
+def _known_to(fits: Sequence[Fit], reach: Reach | None) -> float:
+    """Compute up to which the recipe's curve is known: its reach from the least of its seeds' last computes on."""
+    last = min(float(f.compute[-1]) for f in fits)
+    return last if reach is None else last * reach.value
 
 
 def with_prompts(table: Table) -> Array:

@@ -26,7 +26,7 @@ UNITS = {
     "step": "steps",
 }
 OPEN_ABOVE = "no upper limit below 1"  # how a fit says that the data leave A open
-WRITTEN_OUT = 1e7  # from here on powers of ten
+WRITTEN_OUT = 1e6  # from here on powers of ten
 NEW_PROMPTS = "A on new prompts"
 # What a fit report should carry, in this order; what a report has beyond it follows.
 CHECKLIST = (

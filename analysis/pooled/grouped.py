@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.findings import Finding
 from analysis.fits.results import Fits
-from analysis.fits.tables import findings_html
+from analysis.fits.tables import findings_html, number
 from analysis.pooled.shared import SharedFit
 
 if TYPE_CHECKING:
@@ -137,5 +137,5 @@ def _line_text(groups: GroupFits) -> list[str]:
     if groups.line is None:
         return []
     line = groups.line
-    each = [f"{n} {p.value:.3g} ({p.lo:.3g} to {p.hi:.3g})" for n, p in line.predicted.items()]
-    return [f"at {groups.by} {line.at:g}, two extrapolations away: {', '.join(each)} at {groups.level:.0%}"]
+    each = [f"{n} {number(p.value)} ({number(p.lo)} to {number(p.hi)})" for n, p in line.predicted.items()]
+    return [f"at {groups.by} {number(line.at)}, two extrapolations away: {', '.join(each)} at {groups.level:.0%}"]

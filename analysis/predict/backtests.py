@@ -14,7 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from analysis.findings import Finding
-from analysis.fits.tables import findings_html, unit
+from analysis.fits.tables import findings_html, number, unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -236,7 +236,7 @@ def drift_text(test: Backtest, run: str) -> str:
         return ""
     last, earlier = mine[-1], mine[:-1]
     x = unit(test.axes[run])
-    ends = f"A of {run} at {last.origin:.4g} {x}: {last.A:.3f} ({last.lo:.3f} to {last.hi:.3f})"
+    ends = f"A of {run} at {number(last.origin, 4)} {x}: {last.A:.3f} ({last.lo:.3f} to {last.hi:.3f})"
     if not earlier:
         return ends
     held = sum(one.lo <= last.A <= one.hi for one in earlier)
