@@ -215,6 +215,16 @@ def test_a_pass_rate_is_the_same_in_every_table(compared):
         assert row.rates[0].rate.value == pytest.approx(mean.pass_rate["gpu_hours"], abs=1e-12)
 
 
+def test_who_is_ahead_at_equal_compute_has_the_probability_that_the_table_has(fits):
+    found = an.compare(fits[:6])
+    ahead = found.standings.ahead["gpu_hours"]
+    p = next(row.rates[0].p_best for row in found.rows if row.recipe == ahead)
+    assert found.standings.p_ahead == {"gpu_hours": p}
+    assert f"ahead at equal gpu_hours: {ahead} (P " in repr(found) and "not tested" not in repr(found)
+    assert f"{ahead} (P " in compared_html(found)
+    assert an.compare([fits[0], fits[3]]).standings.p_ahead == {}
+
+
 def test_a_pair_differs_by_what_its_rows_do(compared):
     high, fast = compared.rows
     pair = compared.pairs[0]

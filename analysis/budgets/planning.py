@@ -161,7 +161,7 @@ def _multiples(budgets: Any) -> list[float]:
 
 
 def _counts(seeds: Any) -> list[int]:
-    given = [seeds] if isinstance(seeds, Real) else list(seeds)
+    given: list[Any] = [seeds] if isinstance(seeds, Real) else list(seeds)
     if not given or any(type(s) is bool or not isinstance(s, Integral) for s in given):
         raise UserError(f"seeds: whole numbers from 2 to {MOST_SEEDS} (--seeds); {seeds!r} is not")
     whole = sorted({int(s) for s in given})

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from analysis.comparisons import joint_draws
@@ -124,7 +125,7 @@ def compare(
         seed_sd,
         level,
         MappingProxyType({name: tuple(fits) for name, fits in groups.items()}),
-        _standings(given, recipes),
+        _with_p(_standings(given, recipes), axis, rows),
     )
 
 
@@ -250,9 +251,26 @@ def _said(table: Table, rows: Sequence[Row]) -> list[Finding]:
     return found
 
 
-def _standings(fits: Sequence[Fit], recipes: Mapping[str, str] | None) -> Comparison | None:
-    from dataclasses import replace
+def _with_p(standings: Comparison | None, axis: str, rows: Sequence[Row]) -> Comparison | None:
+    """Quote at equal compute what the table has tested there."""
+    if standings is None or axis not in standings.common:
+        return standings
+    at = standings.common[axis]
+    found = [
+        r.p_best
+        for row in rows
+        for r in row.rates
+        if row.recipe == standings.ahead[axis] and math.isclose(r.compute, at)
+    ]
+    if not found or found[0] is None:
+        return standings
+    rest = [f for f in standings.findings if f.code != "not-tested"]
+    if len(standings.common) > 1:
+        rest.append(finding("not-tested", "differences on the other axes are not tested"))
+    return replace(standings, findings=tuple(rest), p_ahead={axis: found[0]})
 
+
+def _standings(fits: Sequence[Fit], recipes: Mapping[str, str] | None) -> Comparison | None:
     named = {} if recipes is None else recipes
     again = [replace(f, run=replace(f.run, recipe=named.get(f.name, f.run.recipe))) for f in fits]
     first = fits[0].x

@@ -45,6 +45,8 @@ class Comparison:
     findings : tuple of Finding
     by : mapping of axis to {"posterior", "least squares"}
         How the curves were fitted: as given on the axis of the fits, by least squares on the others.
+    p_ahead : mapping of axis to float
+        P(the recipe ahead is the best there), where a comparison has tested it.
     """
 
     common: Mapping[str, float]
@@ -53,6 +55,7 @@ class Comparison:
     ahead: Mapping[str, str | None]
     findings: tuple[Finding, ...]
     by: Mapping[str, str] = field(default_factory=dict)
+    p_ahead: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tested(self) -> bool:
@@ -81,9 +84,7 @@ def comparison_text(comparison: Comparison) -> str:
         )
     for axis, recipe in comparison.ahead.items():
         if recipe is not None:
-            lines.append(
-                f"ahead at equal {axis_in_words(axis)}: {recipe}{'' if comparison.tested else ' (not tested)'}"
-            )
+            lines.append(f"ahead at equal {axis_in_words(axis)}: {recipe}{_how_sure(comparison, axis)}")
     lines += [said] if (said := fitted_by(comparison)) else []
     return "\n".join([*lines, *(f"  {f.severity:<8} {f.message}" for f in comparison.findings)])
 
@@ -96,9 +97,8 @@ def comparison_html(comparison: Comparison) -> str:
         tag = "th" if is_mean else "td"
         marked = [f"<td>{escape(cell)}</td>" for cell in rates]
         body.append(f"<tr><{tag}>{escape(label)}</{tag}>{''.join(marked)}</tr>")
-    before, after = ("<b>", "</b>") if comparison.tested else ("", " (not tested)")
     ahead = "".join(
-        f"<p>Ahead at equal {escape(axis_in_words(axis))}: {before}{escape(recipe)}{after}</p>"
+        f"<p>Ahead at equal {escape(axis_in_words(axis))}: {escape(recipe + _how_sure(comparison, axis))}</p>"
         for axis, recipe in comparison.ahead.items()
         if recipe is not None
     )
@@ -106,6 +106,12 @@ def comparison_html(comparison: Comparison) -> str:
     table = f'<table class="comparison"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     ahead += f"<p>{escape(said)}</p>" if (said := fitted_by(comparison)) else ""
     return f"{table}{ahead}{findings_html(comparison.findings)}"
+
+
+def _how_sure(comparison: Comparison, axis: str) -> str:
+    if (p := comparison.p_ahead.get(axis)) is not None:
+        return f" (P {'> .99' if p > 0.995 else f'{p:.2f}'.removeprefix('0')})"
+    return "" if comparison.tested else " (not tested)"
 
 
 def axis_in_words(axis: str) -> str:
