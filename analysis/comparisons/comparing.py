@@ -194,7 +194,7 @@ def _joint(groups: Sequence[Sequence[Fit]], kept: Sequence[float], seed_sd: floa
     compute = joint_draws.grid(min(map(_first, fits)), max(float(f.compute[-1]) for f in fits), kept)
     seeds = [[draws_of(f) for f in group] for group in groups]
     lasts = [max(float(f.compute[-1]) for f in group) for group in groups]
-    return joint_draws.draw_together(seeds, compute, lasts, seed_sd=seed_sd)
+    return joint_draws.draw_together(seeds, compute, lasts, seed_sd=seed_sd, exact=kept)
 
 
 def _first(f: Fit) -> float:
