@@ -92,9 +92,14 @@ def _fit(fit: Fit) -> dict[str, Any]:
         "noise": {name: _number(value) for name, value in fit.noise.items()},
         "evaluation_sd": None if fit.evaluation_sd is None else _column(fit.evaluation_sd, "evaluation_sd"),
         "report": _plain(fit.report),
-        "priors": None if fit.priors is None else _plain(fit.priors.to_dict()),
-        "r0": fit.r0,
+        "priors": None if fit.priors is None else _priors(fit.priors),
+        "r0": fit.r0 if isinstance(fit.r0, str) else _number(fit.r0),
     }
+
+
+def _priors(priors: Priors) -> dict[str, Any]:
+    given = priors.to_dict()
+    return {key: [_number(one) for one in v] if isinstance(v, list) else _number(v) for key, v in given.items()}
 
 
 def _draws(draws: Draws) -> dict[str, Any]:
@@ -234,7 +239,10 @@ def _read_priors(node: Node) -> Priors | None:
     """Priors of a fit; a file of before they were kept has None, the usual ones."""
     if node.mapping().get("priors") is None:
         return None
-    given = {key: _thawed(v.value) for key, v in node["priors"].items()}
+    given: dict[str, Any] = {}
+    for key, v in node["priors"].items():
+        several = isinstance(v.value, list)
+        given[key] = tuple(n.number() for n in v.list()) if several else v.optional_number()
     if unknown := sorted(set(given) - {f.name for f in fields(Priors)}):
         raise UserError(f"not a saved fit: {node.where}.priors: {', '.join(unknown)} is no field of priors")
     return Priors(**given)
@@ -244,7 +252,7 @@ def _read_r0(node: Node, R0: Param) -> str | float:
     if "r0" not in node.mapping():
         return R0.value if R0.fixed and R0.value is not None else "free"
     value = node["r0"].value
-    return value if value in {"free", "first"} else node["r0"].number()
+    return value if isinstance(value, str) and value in {"free", "first"} else node["r0"].number()
 
 
 def _read_draws(node: Node) -> Draws:
