@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from analysis.commands.common import Subparsers
     from analysis.comparisons.compared import Compared
     from analysis.comparisons.straight import SameCeiling
-    from analysis.fits.results import Fits
 
 FIGURES = ("forest", "line", "leave-one-out")
 
@@ -31,13 +29,6 @@ def add_command(subparsers: Subparsers) -> None:
     parser.add_argument("--by", default="A", metavar="A|C", help="rank by the ceiling (default) or at a compute")
     parser.add_argument("--seed-sd", type=number_of, metavar="SD", help="how much seeds differ, where one seed is all")
     parser.add_argument("--level", type=number_of, default=0.95, metavar="L", help="of all limits (.95)")
-    parser.add_argument(
-        "--recipe",
-        action="append",
-        default=[],
-        metavar="NAME=PATTERN",
-        help="runs whose name matches are seeds of this recipe, for tables (CSV); repeatable",
-    )
     parser.add_argument("--nested", action="store_true", help="also test which parameters the runs share")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="figure to write: png, svg or pdf")
@@ -71,7 +62,6 @@ def run_compare(args: argparse.Namespace) -> int:
         by=args.by,
         seed_sd=args.seed_sd,
         level=args.level,
-        recipes=_recipes(args.recipe, fits),
     )
     tests = None
     if args.nested:
@@ -121,18 +111,3 @@ def _same_ceiling(compared: Compared, args: argparse.Namespace) -> SameCeiling |
         if args.ceiling is not None or (args.output is not None and args.figure != "forest"):
             raise
         return None
-
-
-def _recipes(said: list[str], fits: Fits) -> dict[str, str] | None:
-    from scalerl.runlog import UserError
-
-    found: dict[str, str] = {}
-    for one in said:
-        name, sign, pattern = one.partition("=")
-        if not (sign and name and pattern):
-            raise UserError(f"--recipe {one}: is not NAME=PATTERN, such as mine='mine_seed*'")
-        matching = [f.name for f in fits if fnmatchcase(f.name, pattern)]
-        if not matching:
-            raise UserError(f"--recipe {one}: no run matches; there are {', '.join(f.name for f in fits)}")
-        found |= dict.fromkeys(matching, name)
-    return found or None
