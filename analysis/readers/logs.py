@@ -22,7 +22,7 @@ from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, clean, printable
 from analysis.readers.csvfile import choose, choose_compute, other_axes, read_csv
 from analysis.readers.labels import COLUMNS as LABELS
-from analysis.readers.labels import Label, label_of_path, parts_of, relabelled
+from analysis.readers.labels import label_of_path, parts_of, relabelled
 from analysis.readers.regimes import read_events
 from analysis.schema import Run, Runs
 from scalerl.runlog import (
