@@ -301,8 +301,8 @@ def test_an_open_A_is_its_lower_limit(full):
         (0.5, "reach below 1x: the pass rate is not known to +-.02 even at the last evaluation"),
         (1.0, "reach 1x: the pass rate is known to +-.02 up to the last evaluation and not beyond"),
         (1.25, "reach 1.25x: the pass rate is known to +-.02 up to 12 gpu_hours"),
-        (99.99, "reach 99.9x: the pass rate is known to +-.02 up to 1e+03 gpu_hours"),
-        (100.0, "reach >= 100x: the pass rate is known to +-.02 up to 1e+03 gpu_hours"),
+        (99.99, "reach 99.9x: the pass rate is known to +-.02 up to 1000 gpu_hours"),
+        (100.0, "reach >= 100x: the pass rate is known to +-.02 up to 1000 gpu_hours"),
     ],
 )
 def test_the_reach_is_a_sentence(full, reach, said):

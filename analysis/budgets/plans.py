@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.tables import findings_html, unit
 from analysis.schema import Named
@@ -199,7 +200,7 @@ class Plans(Named[Plan]):
             cells = (_candidate(c) for c in self.candidates)
             body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in cells)
             table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-            table += f"<p>{escape(_advice(self))}</p>"
+            table += f"<p>{escape(advice(self))}</p>"
         return plans_html(self) + table
 
 
@@ -221,7 +222,7 @@ def plan_text(plan: Plan) -> str:
     cells = [_HEADS, *(_cells(b) for b in plan.budgets)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([*lines, *(f"  {text}" for text in _sentences(plan))])
+    return "\n".join([*lines, *(f"  {text}" for text in sentences(plan))])
 
 
 def plans_html(plans: Sequence[Plan] | Plans) -> str:
@@ -232,7 +233,7 @@ def plans_html(plans: Sequence[Plan] | Plans) -> str:
         head = "".join(f"<th>{escape(h)}</th>" for h in _HEADS)
         body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in _cells(b))}</tr>" for b in plan.budgets)
         table = f'<table class="plan"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>' if body else ""
-        said = "".join(f"<p>{escape(text)}</p>" for text in (_sentences(plan) if plan.budgets else ()))
+        said = "".join(f"<p>{escape(text)}</p>" for text in (sentences(plan) if plan.budgets else ()))
         title = f"{plan.run}: to {plan.last:.4g} {unit(plan.x)}"
         parts.append(f"<p><b>{escape(title)}</b></p>{doubts}{table}{said}")
     return "".join(parts)
@@ -247,12 +248,13 @@ def _cells(b: Budget) -> tuple[str, ...]:
         "" if today else f"{mid:+.3f} ({lo:+.3f} to {hi:+.3f})",
         f"{b.A_width:.3f}",
         f"{b.half:.3f}",
-        "none" if b.reach <= 1.0 else f"{b.reach:.3g}x{' or more' if b.reach >= LONGEST else ''}",
+        "none" if b.reach <= 1.0 else f"{b.reach:.2g}x{' or more' if b.reach >= LONGEST else ''}",
         "" if today else f"{b.wanted:.2f}",
     )
 
 
-def _sentences(plan: Plan) -> list[str]:
+def sentences(plan: Plan) -> list[str]:
+    """Return what a plan comes to, a sentence each."""
     said = []
     if plan.per_doubling is not None:
         mid, lo, hi = plan.per_doubling
@@ -263,7 +265,7 @@ def _sentences(plan: Plan) -> list[str]:
     elif plan.reach_at <= 1.0:
         said.append(f"{goal}: there today")
     else:
-        said.append(f"{goal}: likely after {plan.reach_at:g}x, {plan.reach_at * plan.last:.3g} {unit(plan.x)}")
+        said.append(f"{goal}: likely after {plan.reach_at:g}x, {short(plan.reach_at * plan.last)} {unit(plan.x)}")
     if plan.verdict is not None and plan.gain_until is not None:
         mid, lo, hi = plan.gain_until
         why = f"until {plan.until:.4g} {unit(plan.x)} it gains {mid:+.3f} ({lo:+.3f} to {hi:+.3f})"
@@ -284,7 +286,9 @@ def _power_sentences(powers: Sequence[Power], x: str) -> list[str]:
         return [f"a difference of {gap:g} in A is told in 80 % of cases by none of these; at most {what}"]
     p = enough[0]
     each = f"{p.seeds} seeds of {p.multiple:g}x for each recipe"
-    return [f"a difference of {gap:g} in A is told with power {p.power:.2f} by {each}, {p.cost:.3g} {unit(x)} in all"]
+    return [
+        f"a difference of {gap:g} in A is told with power {p.power:.2f} by {each}, {short(p.cost)} {unit(x)} in all"
+    ]
 
 
 def candidates_text(plans: Plans) -> list[str]:
@@ -294,14 +298,15 @@ def candidates_text(plans: Plans) -> list[str]:
     cells = [_CANDIDATES, *(_candidate(c) for c in plans.candidates)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return [*lines, _advice(plans)]
+    return [*lines, advice(plans)]
 
 
 def _candidate(c: Candidate) -> tuple[str, ...]:
     return c.recipe, f"{c.pass_rate:.3f} ({c.lo:.3f} to {c.hi:.3f})", f"{c.p_best:.2f}"
 
 
-def _advice(plans: Plans) -> str:
+def advice(plans: Plans) -> str:
+    """Return which recipe should get the next budget, and whether that is decided."""
     first, x = plans.candidates[0], unit(plans[0].x)
     sure = "" if first.p_best >= 0.9 else "; not decided: the data leave room for another"
     return f"next budget: {first.recipe}, the best at {plans.horizon:.4g} {x} with probability {first.p_best:.2f}{sure}"

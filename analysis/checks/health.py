@@ -98,6 +98,14 @@ class RunHealth:
         return next((s for s in ("error", "warning", "ok") if s in found), "unknown")
 
     @property
+    def headline(self) -> str:
+        """The status, and how many of the checks it rests on where some could not be made."""
+        made = sum(check.status != "unknown" for check in self.checks)
+        if made == len(self.checks):
+            return self.status
+        return f"{self.status}, {made} of {len(self.checks)} checks made" if made else "nothing could be checked"
+
+    @property
     def findings(self) -> tuple[Finding, ...]:
         """Errors, warnings, those from reading the run, and one note of what could not be looked at."""
         said = [
@@ -142,7 +150,7 @@ class RunHealth:
         return table
 
     def __repr__(self) -> str:
-        head = f"{self.name}   {self.status}"
+        head = f"{self.name}   {self.headline}"
         doubts = [f"  {f.severity:<8} {f.message}" for f in self.findings]
         cells = [_HEADS, *(_cells(c, self.x) for c in self.checks if c.status != "unknown")]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -158,7 +166,7 @@ class RunHealth:
             + "</tr>"
             for c in self.checks
         )
-        name = f"<p>{escape(self.name)}: {escape(self.status)}</p>{findings_html(self.findings)}"
+        name = f"<p>{escape(self.name)}: {escape(self.headline)}</p>{findings_html(self.findings)}"
         table = f'<table class="health"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
         return f"{name}{table}<p>GPU-hours: {escape(phases_text(self.gpu_hours_by_phase))}</p>"
 

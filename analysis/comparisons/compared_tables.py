@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from analysis.amounts import short
 from analysis.comparisons.compared import Compared, Estimate, Pair, Row
 from analysis.comparisons.standings import comparison_html, comparison_text
 from analysis.fits.tables import figures, findings_html, unit
@@ -32,7 +33,10 @@ def compared_text(compared: Compared) -> str:
         lines.append("differences" if len(pairs) == len(compared.pairs) else "differences to the best")
         lines += _aligned([pair_heads(compared), *(pair_cells(pair) for pair in pairs)])
     if compared.standings is not None and compared.standings.common:
-        lines += ["by every compute axis, no extrapolation", *_indented(comparison_text(compared.standings))]
+        lines += [
+            "by every compute axis, no extrapolation",
+            *_indented(comparison_text(compared.standings, ahead_sure(compared))),
+        ]
     return "\n".join(lines)
 
 
@@ -41,8 +45,19 @@ def compared_html(compared: Compared) -> str:
     head = f"<p>{len(compared.rows)} recipes by {escape(_by(compared))}, best first; limits at {compared.level:.0%}</p>"
     rows = _table([[*_heads(compared), "note"], *([*_cells(r, compared), r.note] for r in compared.rows)], "compared")
     pairs = _table([pair_heads(compared), *(pair_cells(pair) for pair in compared.pairs)], "pairs")
-    below = comparison_html(compared.standings) if compared.standings is not None else ""
+    below = comparison_html(compared.standings, ahead_sure(compared)) if compared.standings is not None else ""
     return f"{findings_html(compared.findings) if compared.findings else ''}{head}{rows}{pairs}{below}"
+
+
+def ahead_sure(compared: Compared) -> dict[str, str]:
+    """Return what the test says of who is ahead at the common compute, by axis; nothing where it was not tested."""
+    told = compared.standings
+    if told is None or compared.x not in told.common or told.ahead[compared.x] is None:
+        return {}
+    at = told.common[compared.x]
+    row = next((row for row in compared.rows if row.recipe == told.ahead[compared.x]), None)
+    p = next((r.p_best for r in row.rates if abs(r.compute / at - 1.0) < 1e-6), None) if row is not None else None
+    return {} if p is None else {compared.x: f"P(best there) {share(p)}"}
 
 
 def shown_pairs(compared: Compared) -> Sequence[Pair]:
@@ -98,7 +113,7 @@ def compute(e: Estimate, after: str = "") -> str:
         return "none"
 
     def shown(v: float) -> str:
-        return f"{v:.3g}{after}" if math.isfinite(v) else "never"
+        return f"{short(v)}{after}" if math.isfinite(v) else "never"
 
     if e.lo is None or e.hi is None:
         return shown(e.value)
@@ -108,12 +123,12 @@ def compute(e: Estimate, after: str = "") -> str:
 def _by(compared: Compared) -> str:
     if math.isinf(compared.by):
         return "the ceiling A"
-    return f"the pass rate at {compared.by:.3g} {unit(compared.x)}"
+    return f"the pass rate at {short(compared.by)} {unit(compared.x)}"
 
 
 def _heads(compared: Compared) -> list[str]:
     row = compared.rows[0]
-    at = [f"at {r.compute:.3g} {unit(compared.x)}" for r in row.rates]
+    at = [f"at {short(r.compute)} {unit(compared.x)}" for r in row.rates]
     to = [f"{unit(compared.x)} to {target:g}" for target in row.reached]
     return ["recipe", "seeds", "A", "to the best", "P(best)", "B", f"C_mid {unit(compared.x)}", "reach", *at, *to]
 
@@ -131,7 +146,7 @@ def _cells(row: Row, compared: Compared) -> list[str]:
 def pair_heads(compared: Compared) -> list[str]:
     """Return the heads of the table of pairs."""
     pair = compared.pairs[0]
-    at = [f"P(better at {a.compute:.3g})" for a in pair.at]
+    at = [f"P(better at {short(a.compute)})" for a in pair.at]
     to = [f"speed-up to {t.target:g}" for t in pair.to]
     return ["first - second", "A", "P(higher A)", *at, *to, f"ahead for good from ({unit(compared.x)})"]
 

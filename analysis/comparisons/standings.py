@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.tables import findings_html, unit
 
@@ -63,12 +64,19 @@ class Comparison:
         return comparison_html(self)
 
 
-def comparison_text(comparison: Comparison) -> str:
-    """Return a comparison as a few lines of text, best recipe first."""
+def comparison_text(comparison: Comparison, sure: Mapping[str, str] | None = None) -> str:
+    """Return a comparison as a few lines of text, best recipe first.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    sure : mapping of axis to str, optional
+        What a test says of who is ahead on an axis, in the place of "not tested".
+    """
     axes = list(comparison.common)
     if not axes:
         return "\n".join(["nothing to compare", *(f"  {f.severity:<8} {f.message}" for f in comparison.findings)])
-    head = [f"at {comparison.common[a]:.3g} {unit(a)}" for a in axes]
+    head = [f"at {short(comparison.common[a])} {unit(a)}" for a in axes]
     rows = [[label, *rates] for label, _, rates in _comparison_rows(comparison)]
     width = max(len(row[0]) for row in rows)
     lines = [f"{'pass rate':<{width}}  {'   '.join(head)}"]
@@ -78,27 +86,45 @@ def comparison_text(comparison: Comparison) -> str:
         )
     for axis, recipe in comparison.ahead.items():
         if recipe is not None:
-            lines.append(f"ahead at equal {unit(axis)}: {recipe}{'' if comparison.tested else ' (not tested)'}")
-    return "\n".join([*lines, *(f"  {f.severity:<8} {f.message}" for f in comparison.findings)])
+            lines.append(f"ahead at equal {_axis(axis)}: {recipe}{_sure(comparison, axis, sure)}")
+    return "\n".join([*lines, *(f"  {f.severity:<8} {f.message}" for f in _doubts(comparison, sure))])
 
 
-def comparison_html(comparison: Comparison) -> str:
-    """Return a comparison as an HTML table with its findings below; every text is escaped."""
-    heads = ["recipe or run", *(f"at {c:.3g} {unit(a)}" for a, c in comparison.common.items())]
+def _axis(axis: str) -> str:
+    """An axis in words that tell it from every other one."""
+    return axis.replace("_", " ") if axis.startswith("tokens") else unit(axis)
+
+
+def _sure(comparison: Comparison, axis: str, sure: Mapping[str, str] | None) -> str:
+    if sure and axis in sure:
+        return f" ({sure[axis]})"
+    return "" if comparison.tested else " (not tested)"
+
+
+def _doubts(comparison: Comparison, sure: Mapping[str, str] | None) -> list[Finding]:
+    """Findings, without the one that a test on every axis has answered."""
+    answered = bool(sure) and set(comparison.common) <= set(sure or ())
+    return [f for f in comparison.findings if not (answered and f.code == "not-tested")]
+
+
+def comparison_html(comparison: Comparison, sure: Mapping[str, str] | None = None) -> str:
+    """Return a comparison as an HTML table with its findings below; every text is escaped. `sure` as in text."""
+    heads = ["recipe or run", *(f"at {short(c)} {unit(a)}" for a, c in comparison.common.items())]
     body = []
     for label, is_mean, rates in _comparison_rows(comparison):
         tag = "th" if is_mean else "td"
         marked = [f"<td>{escape(cell)}</td>" for cell in rates]
         body.append(f"<tr><{tag}>{escape(label)}</{tag}>{''.join(marked)}</tr>")
-    before, after = ("<b>", "</b>") if comparison.tested else ("", " (not tested)")
+    before, after = ("<b>", "</b>") if comparison.tested or sure else ("", "")
     ahead = "".join(
-        f"<p>Ahead at equal {escape(unit(axis))}: {before}{escape(recipe)}{after}</p>"
+        f"<p>Ahead at equal {escape(_axis(axis))}: {before}{escape(recipe)}{after}"
+        f"{escape(_sure(comparison, axis, sure))}</p>"
         for axis, recipe in comparison.ahead.items()
         if recipe is not None
     )
     head = "".join(f"<th>{escape(h)}</th>" for h in heads)
     table = f'<table class="comparison"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    return f"{table}{ahead}{findings_html(comparison.findings)}"
+    return f"{table}{ahead}{findings_html(_doubts(comparison, sure))}"
 
 
 def _comparison_rows(comparison: Comparison) -> list[tuple[str, bool, list[str]]]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.reach import chance
 from analysis.fits.results import FARTHEST, PARAMETERS, Fit, Param
@@ -105,7 +106,7 @@ def reach_text(fit: Fit) -> str:
         return f"reach below 1x: the pass rate is not known to {margin} even at the last evaluation"
     if fit.reach == 1.0:
         return f"reach 1x: the pass rate is known to {margin} up to the last evaluation and not beyond"
-    far = f"{fit.reach * float(fit.compute[-1]):.2g} {unit(fit.x)}" if fit.n else "an unknown compute"
+    far = f"{short(fit.reach * float(fit.compute[-1]), 2)} {unit(fit.x)}" if fit.n else "an unknown compute"
     digits = 2 if fit.reach < 2.0 else 1
     cut = math.floor(fit.reach * 10.0**digits + 1e-9) / 10.0**digits  # never more than was found
     shown = f">= {FARTHEST:g}x" if fit.reach >= FARTHEST else f"{cut:g}x"
@@ -116,7 +117,7 @@ def reached_text(reached: Reached) -> str:
     """Return the compute to a pass rate as one line."""
 
     def shown(v: float) -> str:
-        return f"{v:.3g}" if math.isfinite(v) else "never"
+        return short(v) if math.isfinite(v) else "never"
 
     text = f"pass rate {reached.target:g} at {shown(reached.value)}"
     if math.isfinite(reached.value):
@@ -157,7 +158,7 @@ def span(fit: Fit) -> str:
     """Return the range of compute that was fitted, with its unit."""
     if not fit.n:
         return "no point"
-    return f"{fit.compute[0]:.3g} to {fit.compute[-1]:.3g} {unit(fit.x)}"
+    return f"{short(fit.compute[0])} to {short(fit.compute[-1])} {unit(fit.x)}"
 
 
 def fit_text(fit: Fit, *, findings_first: bool = False) -> str:

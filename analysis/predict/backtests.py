@@ -201,12 +201,13 @@ HEADS = (
 )
 
 
-def backtest_text(test: Backtest) -> str:
-    """Return scores and the drift of A as text, findings first."""
+def backtest_text(test: Backtest, methods: Sequence[str] | None = None) -> str:
+    """Return scores, of these `methods` alone where some are named, and the drift of A as text, findings first."""
     lines = [_title(test)]
     lines += [f"  {f.severity:<8} {f.message}" for found in test.findings.values() for f in found]
     for horizon in test.horizons:
-        rows = [_cells(s) for s in test.scores if s.horizon == horizon]
+        shown = [s for s in test.scores if s.horizon == horizon and (methods is None or s.method in methods)]
+        rows = [_cells(s) for s in shown]
         lines.append(_headline(test, horizon))
         if rows:
             widths = [max(map(len, column)) for column in zip(HEADS, *rows, strict=True)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.results import Fit
 from analysis.fits.tables import findings_html, unit
@@ -220,9 +221,8 @@ def reach_text(forecast: Forecast) -> str:
         return f"reach 1: right behind the data the curve is not known {what}"
     held = f"{forecast.reach_origins} earlier forecasts that far ahead"
     known = f"{held} stand behind it" if forecast.reach_origins >= 3 else f"not calibrated, {held}"
-    return (
-        f"reach {forecast.reach:.3g}: up to {forecast.reach * forecast.last:.3g} {unit(forecast.fit.x)} {what}; {known}"
-    )
+    far = f"{short(forecast.reach * forecast.last)} {unit(forecast.fit.x)}"
+    return f"reach {forecast.reach:.3g}: up to {far} {what}; {known}"
 
 
 def weights_text(forecast: Forecast) -> str:
