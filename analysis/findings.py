@@ -34,6 +34,7 @@ CODES: dict[str, tuple[str, str]] = {
     "flat-curve": ("warning", "the pass rate does not change measurably: A, B and C_mid mean nothing"),
     "falling-curve": ("warning", "the pass rate falls: A is a floor that the curve falls to, not a ceiling"),
     "decay": ("warning", "the pass rate peaks and then falls: a curve that only rises is the wrong law here"),
+    "dip": ("warning", "evaluations inside the run lie far below those on both sides; the curve is drawn down by them"),
     "at-bound": ("warning", "the best value of a parameter lies on the edge of its allowed range"),
     "open-interval": ("warning", "the data do not close an interval inside the allowed range"),
     "not-past-midpoint": ("warning", "the run ends before twice C_mid: the ceiling is a guess"),

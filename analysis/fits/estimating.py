@@ -121,7 +121,7 @@ def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Op
         for i, name in enumerate(NAMES)
     }
 
-    findings = [*decays.decay(c, y, values), *flat]
+    findings = [*(decays.decay(c, y, values) or decays.dip(c, y)), *flat]
     if not flat:
         findings += doubts.falling(values)
         if options.method in {"lsq", "profile", "bootstrap", "paper"} or not with_limits:
