@@ -150,8 +150,12 @@ class RunHealth:
         return table
 
     def __repr__(self) -> str:
+        return self.text()
+
+    def text(self, said: Sequence[Finding] = ()) -> str:
+        """Return the run as text, without the findings that are `said` elsewhere."""
         head = f"{self.name}   {self.headline}"
-        doubts = [f"  {f.severity:<8} {f.message}" for f in self.findings]
+        doubts = [f"  {f.severity:<8} {f.message}" for f in self.findings if f not in said]
         cells = [_HEADS, *(_cells(c, self.x) for c in self.checks if c.status != "unknown")]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         table = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
@@ -200,7 +204,9 @@ class Health(Named[RunHealth]):
         return int(any(run.status == "error" for run in self))
 
     def __repr__(self) -> str:
-        return "\n".join(map(repr, self))
+        said = [f for f in self[0].findings if len(self) > 1 and all(f in run.findings for run in self)]
+        every = ["every run", *(f"  {f.severity:<8} {f.message}" for f in said)] if said else []
+        return "\n".join([*every, *(run.text(said) for run in self)])
 
     def _repr_html_(self) -> str:
         return "".join(run._repr_html_() for run in self)
@@ -210,7 +216,7 @@ class Health(Named[RunHealth]):
         return {"schema": SCHEMA, "runs": [run.to_dict() for run in self]}
 
 
-_HEADS = ("check", "status", "figure", "limit", "where", "field")
+_HEADS = ("check", "status", "figure", "limit", "where", "field to change")
 
 
 def _cells(c: Check, x: str) -> tuple[str, ...]:
