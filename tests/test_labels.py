@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -161,6 +163,15 @@ def test_groups_read_the_column_and_the_factor_that_were_asked_for(tmp_path, cap
     lines = [line for name in "ab" for line in rows(name, "0.5", percent=50.0)]
     file = str(write(tmp_path / "t.csv", "dataset,accuracy,gpu_hours,score", lines))
     assert main(["fit", file, "--by", "dataset", "--y", "score", "--scale", "0.01", "--json"]) == 0
-    assert 0.3 < __import__("json").loads(capsys.readouterr().out)["groups"][0]["params"]["A"]["value"] < 0.4
+    assert 0.3 < json.loads(capsys.readouterr().out)["groups"][0]["params"]["A"]["value"] < 0.4
     assert main(["fit", file, "--by", "dataset", "--y", "scores"]) == 2
     assert "did you mean --y score?" in capsys.readouterr().err
+
+
+def test_json_stays_json_where_nothing_can_be_compared(tmp_path, capsys):
+    for name in "ab":
+        write(tmp_path / f"{name}.csv", "gpu_hours,accuracy", ["0,0.1", "1,0.2"])
+    assert main(["compare", str(tmp_path), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["schema"] == "compare/1" and told["rows"] == [] and told["tested"] is False
+    assert any(f["message"].startswith("a: nothing fitted") for f in told["findings"])

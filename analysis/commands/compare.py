@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.commands.common import add_reading, fit_runs, number_of, print_json
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from analysis.commands.common import Subparsers
     from analysis.comparisons.compared import Compared
     from analysis.comparisons.straight import SameCeiling
+    from analysis.fits.results import Fits
 
 FIGURES = ("forest", "line", "leave-one-out")
 
@@ -53,7 +54,10 @@ def run_compare(args: argparse.Namespace) -> int:
         refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
     fits = fit_runs(args)
     if sum(fit.fitted for fit in fits) < 2 <= len(fits):
-        print(fits)
+        if args.json:
+            print_json(_nothing(fits, args))
+        else:
+            print(fits)
         return 1
     compared = compare(
         fits,
@@ -98,6 +102,22 @@ def run_compare(args: argparse.Namespace) -> int:
         if not args.json:
             print(f"wrote {args.output}")
     return 0
+
+
+def _nothing(fits: Fits, args: argparse.Namespace) -> dict[str, Any]:
+    """What --json prints where fewer than two runs have a curve: no rows, and what the fits say."""
+    said = [(fit.name, f) for fit in fits for f in fit.findings if f.severity != "note"]
+    findings = [f.to_dict() | {"message": f"{name}: {f.message}"} for name, f in said]
+    empty: dict[str, Any] = {"rows": [], "pairs": [], "axes": [], "findings": findings, "same_ceiling": None}
+    return {
+        "schema": "compare/1",
+        "x": fits[0].x,
+        "by": args.by,
+        "level": args.level,
+        "seed_sd": args.seed_sd,
+        "tested": False,
+        **empty,
+    }
 
 
 def _same_ceiling(compared: Compared, args: argparse.Namespace) -> SameCeiling | None:
