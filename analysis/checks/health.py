@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from analysis.amounts import short
 from analysis.checks.steps import Steps
 from analysis.findings import Finding, finding
 from analysis.fits.tables import findings_html, unit
@@ -238,7 +239,7 @@ def place_text(where: Mapping[str, float] | None, x: str) -> str:
     if not where:
         return ""
     said = [f"step {where['step']:g}"] if "step" in where else []
-    said += [f"{where[x]:.3g} {unit(x)}"] if x in where and x != "step" else []
+    said += [f"{short(where[x])} {unit(x)}"] if x in where and x != "step" else []
     return ", ".join(said)
 
 

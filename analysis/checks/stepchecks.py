@@ -3,7 +3,7 @@
 Promises: each check reads one or two logged figures, takes means over `analysis.checks.steps.WINDOW` updates where a
 single one is noise, and names the place of the worst; without the figure it is ``unknown``. Does not promise the
 cause: a field is the first to look at. Every limit stands here with its reason; "ours" means that no source gives it,
-and `docs/deciding.md` says how often each fires on runs that were healthy.
+and `docs/evidence.md` says how often each fires on runs that were healthy.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def forecast(
     Notes
     -----
     Bands reach t(3 + m) lambda standard deviations to either side, lambda^2 = (3 inflation^2 + sum of squared
-    standardised errors) / (3 + m), m earlier cuts that far back. Figures: ``docs/deciding.md``.
+    standardised errors) / (3 + m), m earlier cuts that far back. Figures: ``docs/evidence.md``.
 
     Examples
     --------
