@@ -175,3 +175,11 @@ def test_json_stays_json_where_nothing_can_be_compared(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["schema"] == "compare/1" and told["rows"] == [] and told["tested"] is False
     assert any(f["message"].startswith("a: nothing fitted") for f in told["findings"])
+
+
+def test_a_figure_at_one_ceiling_says_that_there_is_none(tmp_path, capsys):
+    figure = ["compare", "docs/six", "--x", "hours", "--figure", "line", "-o", str(tmp_path / "f.png")]
+    assert main(figure) == 2
+    said = capsys.readouterr().err
+    assert "share none" in said and "--ceiling" in said and said.count("\n") == 1
+    assert main([*figure, "--ceiling", "0.66"]) == 0

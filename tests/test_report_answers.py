@@ -6,9 +6,9 @@ from dataclasses import replace
 from html import unescape
 from re import findall, sub
 
-import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import analysis as an
 from analysis.plots.looks import looks_of, one_map
@@ -126,7 +126,7 @@ def test_runs_look_the_same_in_every_figure_of_a_page(four):
             for fit, look in zip(some, looks_of(some), strict=True):
                 assert look.style["color"] == every[fit.name].style["color"] and look.marker == every[fit.name].marker
         plans = an.plan([four[3]], budgets=[2], futures=2)
-        (line, _) = plot_plan(plans, mpl.figure.Figure().add_subplot()).lines
+        (line, _) = plot_plan(plans, Figure().add_subplot()).lines
         assert line.get_color() == every[four[3].name].style["color"]
     colours = [look.style["color"] for look in looks_of(four)]
     assert colours[0] == colours[1] != colours[2] == colours[3]  # seeds of a recipe share its colour

@@ -127,7 +127,11 @@ def _same_ceiling(compared: Compared, args: argparse.Namespace) -> SameCeiling |
 
     try:
         return same_ceiling(compared, A=args.ceiling)
-    except UserError:
-        if args.ceiling is not None or (args.output is not None and args.figure != "forest"):
+    except UserError as error:
+        if args.ceiling is not None:
             raise
+        if args.output is not None and args.figure != "forest":
+            said = str(error).removeprefix("same_ceiling: ").split("; say A")[0]
+            what = f"--figure {args.figure} draws recipes at one ceiling, and these share none: {said}"
+            raise UserError(f"{what}; give one with --ceiling A, or take --figure forest") from error
         return None

@@ -72,9 +72,9 @@ def dip(compute: Array, pass_rate: Array) -> list[Finding]:
     Notes
     -----
     Every evaluation of the stretch lies below some mean of `SIDE` neighbours before it and some behind it by `COLLAPSE`
-    of the range, by `DECAY_DROP` and by `DIP_SIGMAS` times the noise around the best rising steps. Of 300 simulated
-    curves a cell (noise sd .01; rho 0, .5, .9; n 20, 60, 200) none has a false alarm where it gains .28 or .62; where it
-    gains only .08, up to 3.3 % (rho .9).
+    of the range, by `DECAY_DROP` and by `DIP_SIGMAS` times the noise around the best rising steps. False alarms of 300
+    simulated curves a cell (noise sd .01; rho 0, .5, .9; n 20, 60, 200): none where the curve gains .28 or .62, up to
+    3.3 % (rho .9) where it gains only .08.
     """
     found = _stretch(pass_rate)
     if found is None:
