@@ -350,7 +350,12 @@ def test_the_command_prints_a_table_or_json_and_draws(tmp_path, capsys):
     figure = tmp_path / "back.png"
     assert command("backtest", PAPER, "--horizon", "2x", "--origins", 6, "-o", figure) == 0
     said = capsys.readouterr().out
-    assert said.startswith("back-test of 1 run from ") and "2x ahead" in said and "4x ahead" not in said
+    assert (
+        said.startswith("forecasts 2x ahead from ")
+        and "back-test of 1 run from " in said
+        and "2x ahead" in said
+        and "4x ahead" not in said
+    )
     assert figure.read_bytes().startswith(b"\x89PNG") and said.endswith(f"wrote {figure}\n")
     with pytest.raises(UserError, match="exists already"):
         command("backtest", PAPER, "-o", figure)

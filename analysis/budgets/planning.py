@@ -106,7 +106,7 @@ def plan(
 
     Notes
     -----
-    What the rule and the widths are worth: ``docs/deciding.md``.
+    What the rule and the widths are worth: ``docs/evidence.md``.
 
     Examples
     --------

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.results import FARTHEST
-from analysis.fits.tables import findings_html, number, unit
+from analysis.fits.tables import findings_html, unit
 from analysis.schema import Named
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class Plans(Named[Plan]):
             cells = (_candidate(c) for c in self.candidates)
             body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in cells)
             table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-            table += f"<p>{escape(_advice(self))}</p>"
+            table += f"<p>{escape(advice(self))}</p>"
         return plans_html(self) + table
 
 
@@ -214,14 +215,14 @@ _CANDIDATES = ("recipe", "pass rate there", "P(best)")
 
 def plan_text(plan: Plan) -> str:
     """Return a plan as text, findings first."""
-    lines = [f"{plan.run}   to {number(plan.last, 4)} {unit(plan.x)}"]
+    lines = [f"{plan.run}   to {short(plan.last, 4)} {unit(plan.x)}"]
     lines += [f"  {f.severity:<8} {f.message}" for f in plan.findings]
     if not plan.budgets:
         return "\n".join(lines)
     cells = [_HEADS, *(_cells(b) for b in plan.budgets)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([*lines, *(f"  {text}" for text in _sentences(plan))])
+    return "\n".join([*lines, *(f"  {text}" for text in [legend(plan), *sentences(plan)])])
 
 
 def plans_html(plans: Sequence[Plan] | Plans) -> str:
@@ -232,8 +233,8 @@ def plans_html(plans: Sequence[Plan] | Plans) -> str:
         head = "".join(f"<th>{escape(h)}</th>" for h in _HEADS)
         body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in _cells(b))}</tr>" for b in plan.budgets)
         table = f'<table class="plan"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>' if body else ""
-        said = "".join(f"<p>{escape(text)}</p>" for text in (_sentences(plan) if plan.budgets else ()))
-        title = f"{plan.run}: to {number(plan.last, 4)} {unit(plan.x)}"
+        said = "".join(f"<p>{escape(text)}</p>" for text in ([legend(plan), *sentences(plan)] if plan.budgets else ()))
+        title = f"{plan.run}: to {short(plan.last, 4)} {unit(plan.x)}"
         parts.append(f"<p><b>{escape(title)}</b></p>{doubts}{table}{said}")
     return "".join(parts)
 
@@ -243,11 +244,11 @@ def _cells(b: Budget) -> tuple[str, ...]:
     today = b.multiple == 1.0
     return (
         "today" if today else f"{b.multiple:.3g}x",
-        number(b.at, 4),
+        short(b.at, 4),
         "" if today else gained_text((mid, lo, hi)),
         f"{b.A_width:.3f}",
         f"{b.half:.3f}",
-        "none" if b.reach <= 1.0 else f"{number(b.reach)}x{' or more' if b.reach >= FARTHEST else ''}",
+        "none" if b.reach <= 1.0 else f"{short(b.reach)}x{' or more' if b.reach >= FARTHEST else ''}",
         "" if today else f"{b.wanted:.2f}",
     )
 
@@ -269,12 +270,13 @@ def legend(plan: Plan) -> str:
     return (
         "gain: of the mean curve, from today; width of A: upper less lower limit after that budget; half-width at 2x: "
         "of the curve's band at twice the budget; reach: by the sigmoid, calibrated, from the budget's end on; "
-        f"P(reach wanted): share of simulated futures with {number(plan.reach_wanted)}x or more"
+        f"P(reach wanted): share of simulated futures with {short(plan.reach_wanted)}x or more"
     )
 
 
-def _sentences(plan: Plan) -> list[str]:
-    said = [legend(plan)]
+def sentences(plan: Plan) -> list[str]:
+    """Return what a plan comes to, a sentence each."""
+    said = []
     if plan.per_doubling is not None:
         said.append(f"the next doubling gains {gained_text(plan.per_doubling)} at {plan.level:.0%}")
     goal = f"a reach of {plan.reach_wanted:g}x"
@@ -283,9 +285,9 @@ def _sentences(plan: Plan) -> list[str]:
     elif plan.reach_at <= 1.0:
         said.append(f"{goal}: there today")
     else:
-        said.append(f"{goal}: likely after {plan.reach_at:g}x, {number(plan.reach_at * plan.last)} {unit(plan.x)}")
+        said.append(f"{goal}: likely after {plan.reach_at:g}x, {short(plan.reach_at * plan.last)} {unit(plan.x)}")
     if plan.verdict is not None and plan.gain_until is not None:
-        why = f"until {number(plan.until, 4)} {unit(plan.x)} it gains {gained_text(plan.gain_until)}"
+        why = f"until {short(plan.until, 4)} {unit(plan.x)} it gains {gained_text(plan.gain_until)}"
         said.append(f"{plan.verdict}: {why}; asked for is {plan.least_gain:g}")
     said += _power_sentences(plan.powers, plan.x)
     return said
@@ -304,7 +306,7 @@ def _power_sentences(powers: Sequence[Power], x: str) -> list[str]:
     p = enough[0]
     each = f"{p.seeds} seeds of {p.multiple:g}x for each recipe"
     return [
-        f"a difference of {gap:g} in A is told with power {p.power:.2f} by {each}, {number(p.cost)} {unit(x)} in all"
+        f"a difference of {gap:g} in A is told with power {p.power:.2f} by {each}, {short(p.cost)} {unit(x)} in all"
     ]
 
 
@@ -315,15 +317,16 @@ def candidates_text(plans: Plans) -> list[str]:
     cells = [_CANDIDATES, *(_candidate(c) for c in plans.candidates)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return [*lines, _advice(plans)]
+    return [*lines, advice(plans)]
 
 
 def _candidate(c: Candidate) -> tuple[str, ...]:
     return c.recipe, f"{c.pass_rate:.3f} ({c.lo:.3f} to {c.hi:.3f})", f"{c.p_best:.2f}"
 
 
-def _advice(plans: Plans) -> str:
+def advice(plans: Plans) -> str:
+    """Return which recipe should get the next budget, and whether that is decided."""
     first = plans.candidates[0]
     sure = "" if first.p_best >= 0.9 else "; not decided: the data leave room for another"
-    where = "the horizon" if plans.horizon is None else f"{number(plans.horizon, 4)} {unit(plans[0].x)}"
+    where = "the horizon" if plans.horizon is None else f"{short(plans.horizon, 4)} {unit(plans[0].x)}"
     return f"next budget: {first.recipe}, the best at {where} with probability {first.p_best:.2f}{sure}"

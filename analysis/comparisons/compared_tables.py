@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from analysis.amounts import short
 from analysis.comparisons.compared import Compared, Estimate, Pair, Row
 from analysis.comparisons.standings import comparison_html, comparison_text
-from analysis.fits.tables import figures, findings_html, number, unit
+from analysis.fits.tables import figures, findings_html, unit
 from analysis.predict.ahead import CALIBRATED
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def compared_text(compared: Compared) -> str:
         lines.append("differences" if len(pairs) == len(compared.pairs) else "differences to the best")
         lines += _aligned([pair_heads(compared), *(pair_cells(pair) for pair in pairs)])
     if compared.standings is not None and compared.standings.common:
-        lines += ["by every compute axis, no extrapolation", *_indented(comparison_text(compared.standings))]
+        lines += [
+            "by every compute axis, no extrapolation",
+            *_indented(comparison_text(compared.standings)),
+        ]
     return "\n".join(lines)
 
 
@@ -119,7 +123,7 @@ def compute(e: Estimate, after: str = "") -> str:
         return "none"
 
     def shown(v: float) -> str:
-        return f"{number(v)}{after}" if math.isfinite(v) else "never"
+        return f"{short(v)}{after}" if math.isfinite(v) else "never"
 
     if e.lo is None or e.hi is None:
         return shown(e.value)
@@ -129,12 +133,12 @@ def compute(e: Estimate, after: str = "") -> str:
 def _by(compared: Compared) -> str:
     if math.isinf(compared.by):
         return "the ceiling A"
-    return f"the pass rate at {number(compared.by)} {unit(compared.x)}"
+    return f"the pass rate at {short(compared.by)} {unit(compared.x)}"
 
 
 def _heads(compared: Compared) -> list[str]:
     row = compared.rows[0]
-    at = [f"at {number(r.compute)} {unit(compared.x)}" for r in row.rates]
+    at = [f"at {short(r.compute)} {unit(compared.x)}" for r in row.rates]
     to = [f"{unit(compared.x)} to {target:g}" for target in row.reached]
     return ["recipe", "seeds", "A", "to the best", "P(best)", "B", f"C_mid {unit(compared.x)}", "reach", *at, *to]
 
@@ -154,13 +158,13 @@ def _reach(row: Row) -> str:
         return "unknown"
     if row.reach <= 1.0:
         return "none"
-    return f"{number(row.reach)}x{'' if row.reach_origins >= CALIBRATED else UNCALIBRATED}"
+    return f"{short(row.reach)}x{'' if row.reach_origins >= CALIBRATED else UNCALIBRATED}"
 
 
 def pair_heads(compared: Compared) -> list[str]:
     """Return the heads of the table of pairs."""
     pair = compared.pairs[0]
-    at = [f"P(better at {number(a.compute)})" for a in pair.at]
+    at = [f"P(better at {short(a.compute)})" for a in pair.at]
     to = [f"speed-up to {t.target:g}" for t in pair.to]
     return ["first - second", "A", "P(higher A)", *at, *to, f"ahead for good from ({unit(compared.x)})"]
 

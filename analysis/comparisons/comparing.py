@@ -236,7 +236,8 @@ def _said(table: Table, rows: Sequence[Row]) -> list[Finding]:
         what = (
             f"one seed of {', '.join(one)}: differences are not tested; run more seeds or state how much seeds differ"
         )
-        found.append(finding("not-tested", f"{what} (seed_sd, --seed-sd; the paper's three runs suggest .02)"))
+        what += " (seed_sd, --seed-sd; the paper's three runs suggest .02); runs of one recipe are named by --recipe"
+        found.append(finding("not-tested", what))
     if table.seed_sd is not None:
         found.append(
             finding("seed-sd-stated", f"seeds are taken to differ by a standard deviation of {table.seed_sd:g}")

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 
+from analysis.amounts import short
 from analysis.findings import Finding
-from analysis.fits.tables import findings_html, number, unit
+from analysis.fits.tables import findings_html, unit
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def comparison_text(comparison: Comparison) -> str:
     axes = list(comparison.common)
     if not axes:
         return "\n".join(["nothing to compare", *(f"  {f.severity:<8} {f.message}" for f in comparison.findings)])
-    head = [f"at {number(comparison.common[a])} {axis_in_words(a)}" for a in axes]
+    head = [f"at {short(comparison.common[a])} {axis_in_words(a)}" for a in axes]
     rows = [[label, *rates] for label, _, rates in _comparison_rows(comparison)]
     width = max(len(row[0]) for row in rows)
     lines = [f"{'pass rate':<{width}}  {'   '.join(head)}"]
@@ -91,7 +92,7 @@ def comparison_text(comparison: Comparison) -> str:
 
 def comparison_html(comparison: Comparison) -> str:
     """Return a comparison as an HTML table with its findings below; every text is escaped."""
-    heads = ["recipe or run", *(f"at {number(c)} {axis_in_words(a)}" for a, c in comparison.common.items())]
+    heads = ["recipe or run", *(f"at {short(c)} {axis_in_words(a)}" for a, c in comparison.common.items())]
     body = []
     for label, is_mean, rates in _comparison_rows(comparison):
         tag = "th" if is_mean else "td"

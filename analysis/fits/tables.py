@@ -12,6 +12,7 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.reach import chance
 from analysis.fits.results import FARTHEST, PARAMETERS, Fit, Param
@@ -26,7 +27,6 @@ UNITS = {
     "step": "steps",
 }
 OPEN_ABOVE = "no upper limit below 1"  # how a fit says that the data leave A open
-WRITTEN_OUT = 1e6  # from here on powers of ten
 NEW_PROMPTS = "A on new prompts"
 # What a fit report should carry, in this order; what a report has beyond it follows.
 CHECKLIST = (
@@ -49,18 +49,6 @@ def unit(x: str) -> str:
     return UNITS.get(x, x)
 
 
-def number(v: float, digits: int = 3) -> str:
-    """Return a number to so many significant digits, written out where it can be read that way.
-
-    Examples
-    --------
-    >>> number(1000.0), number(2784.0), number(0.0123456), number(102400.0, 4), number(3.21e9)
-    ('1000', '2780', '0.0123', '102400', '3.21e+09')
-    """
-    short = f"{v:.{digits}g}"
-    return f"{float(short):.0f}" if "e+" in short and abs(v) < WRITTEN_OUT else short
-
-
 def figures(p: Param) -> tuple[str, str]:
     """Return value and limits as text, with as many digits as the width of the interval deserves.
 
@@ -76,7 +64,7 @@ def figures(p: Param) -> tuple[str, str]:
     digits = _decimals(p)
 
     def shown(v: float) -> str:
-        return f"{v:.{digits}f}" if digits is not None else number(v)
+        return f"{v:.{digits}f}" if digits is not None else short(v)
 
     if p.lo is not None and p.hi is not None:
         if shown(p.lo) != shown(p.hi):
@@ -118,7 +106,7 @@ def reach_text(fit: Fit) -> str:
         return "reach unknown: limits are withheld"
     if fit.reach <= 1.0:
         return f"reach none: the pass rate is not known to {margin} past the last evaluation"
-    far = f"{number(fit.reach * float(fit.compute[-1]), 2)} {unit(fit.x)}" if fit.n else "an unknown compute"
+    far = f"{short(fit.reach * float(fit.compute[-1]), 2)} {unit(fit.x)}" if fit.n else "an unknown compute"
     digits = 2 if fit.reach < 2.0 else 1
     cut = math.floor(fit.reach * 10.0**digits + 1e-9) / 10.0**digits  # never more than was found
     shown = f">= {FARTHEST:g}x" if fit.reach >= FARTHEST else f"{cut:g}x"
@@ -129,7 +117,7 @@ def reached_text(reached: Reached) -> str:
     """Return the compute to a pass rate as one line."""
 
     def shown(v: float) -> str:
-        return number(v) if math.isfinite(v) else "never"
+        return short(v) if math.isfinite(v) else "never"
 
     text = f"pass rate {reached.target:g} at {shown(reached.value)}"
     if math.isfinite(reached.value):
@@ -170,7 +158,7 @@ def span(fit: Fit) -> str:
     """Return the range of compute that was fitted, with its unit."""
     if not fit.n:
         return "no point"
-    return f"{number(fit.compute[0])} to {number(fit.compute[-1])} {unit(fit.x)}"
+    return f"{short(fit.compute[0])} to {short(fit.compute[-1])} {unit(fit.x)}"
 
 
 def fit_text(fit: Fit, *, findings_first: bool = False) -> str:

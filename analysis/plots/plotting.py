@@ -17,6 +17,7 @@ import numpy as np
 
 from analysis.fits.results import Fit
 from analysis.plots.captions import band_level, band_name, has_band, label
+from analysis.plots.looks import Look, looks_of
 from analysis.plots.output import new_axes, save, shown_axes
 from scalerl.runlog import UserError
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-# Okabe and Ito's colours, told apart by colour-blind readers; ordered so that neighbours differ in lightness too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LABELS = {
     "gpu_hours": "compute (GPU-hours)",
     "cpu_s": "compute (CPU-seconds)",
@@ -176,29 +174,6 @@ def plot_training_curves(
     if ax is not None or output is None:
         plot_curves(fitted, ax)
     return CurveParams(A, B, C_mid)
-
-
-class Look(NamedTuple):
-    """How one run is drawn; its artists carry ids such as ``points-0``, so that they can be found again."""
-
-    place: int
-    style: dict[str, Any]
-    marker: str
-    width: float
-
-    @staticmethod
-    def of(place: int, i: int) -> Look:
-        style = {"color": COLOURS[i % len(COLOURS)], "zorder": 3.0 + 0.01 * place}
-        return Look(place, style, MARKERS[i % len(MARKERS)], (1.8, 1.1, 2.6)[(i + i // len(COLOURS)) % 3])
-
-    def gid(self, what: str) -> str:
-        return f"{what}-{self.place}"
-
-
-def looks_of(fits: Sequence[Fit]) -> list[Look]:
-    """Colours by recipe and name, so that the same runs look the same in whichever order they are given."""
-    rank = {i: r for r, i in enumerate(sorted(range(len(fits)), key=lambda i: (fits[i].run.recipe, fits[i].name)))}
-    return [Look.of(i, rank[i]) for i in range(len(fits))]
 
 
 class _Scale(NamedTuple):

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.results import Fits
-from analysis.fits.tables import findings_html, number
+from analysis.fits.tables import findings_html
 from analysis.pooled.shared import SharedFit
 
 if TYPE_CHECKING:
@@ -137,5 +138,5 @@ def _line_text(groups: GroupFits) -> list[str]:
     if groups.line is None:
         return []
     line = groups.line
-    each = [f"{n} {number(p.value)} ({number(p.lo)} to {number(p.hi)})" for n, p in line.predicted.items()]
-    return [f"at {groups.by} {number(line.at)}, two extrapolations away: {', '.join(each)} at {groups.level:.0%}"]
+    each = [f"{n} {short(p.value)} ({short(p.lo)} to {short(p.hi)})" for n, p in line.predicted.items()]
+    return [f"at {groups.by} {short(line.at)}, two extrapolations away: {', '.join(each)} at {groups.level:.0%}"]

@@ -108,7 +108,7 @@ def forecast(
     Notes
     -----
     Bands reach t(3 + m) lambda standard deviations to either side, lambda^2 = (3 inflation^2 + sum of squared
-    standardised errors) / (3 + m), m earlier cuts that far back. Figures: ``docs/deciding.md``.
+    standardised errors) / (3 + m), m earlier cuts that far back. Figures: ``docs/evidence.md``.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def forecast(
     asked = [at] if isinstance(at, (str, float, int)) else list(at)
     if not asked:
         raise UserError("at: nothing to forecast; give multiples such as 2x or computes (--at)")
-    wanted = [_parsed(a) for a in asked]
+    wanted = [parsed(a) for a in asked]
     unknown = [m for m in methods if m not in METHODS]
     if unknown or not methods:
         raise UserError(f"methods: {', '.join(map(repr, unknown)) or 'none'}; there are {', '.join(METHODS)}")
@@ -141,8 +141,8 @@ def forecast(
     return made[0] if one else Forecasts(made)
 
 
-def _parsed(at: Any) -> tuple[float, bool]:
-    """A compute and whether it is a multiple of the last one."""
+def parsed(at: Any) -> tuple[float, bool]:
+    """Return a compute and whether it is a multiple of the last one."""
     found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([xX]?)\s*", at) if isinstance(at, str) else None
     try:
         value = float(found.group(1)) if found else float(at)
