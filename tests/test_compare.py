@@ -582,3 +582,40 @@ def test_a_recipe_without_draws_is_left_out_with_its_own_reason():
     exact = as_run(C, an.R(C, 0.1, 0.7, 1.5, 3.0), "exact")
     with pytest.raises(an.UserError, match="exact: the points lie on the curve"):
         an.compare([exact, noisy(0)])
+
+
+def test_copies_of_a_run_are_no_seeds_of_their_own(fits):
+    high, fast = [f.run for f in fits[:3]], [f.run for f in fits[3:6]]
+    again = replace(high[0], name="high/seed9", seed=9, sha256="saved anew")
+    told, usual = an.compare([*high, again, *fast]), an.compare(fits[:6])
+    assert told.rows[0].runs == usual.rows[0].runs and told.pairs[0].A == usual.pairs[0].A
+    said = next(f for f in told.findings if f.code == "seed-repeated")
+    assert "high/seed9 holds the evaluations of high/seed0" in said.message and "left out" in told.rows[0].note
+    assert next(m for m in told.standings.recipes if m.recipe == "high").n["gpu_hours"] == 3
+    two = [replace(run, name=f"high/{i}", seed=i) for i, run in enumerate([high[0]] * 2)]
+    alone = an.compare([*two, *fast])
+    assert not alone.tested and "one seed" in next(r.note for r in alone.rows if r.recipe == "high")
+    with pytest.raises(an.UserError, match="more than one run is called high/seed0"):
+        an.compare([fits[0], fits[0], *fits[3:6]])
+    across = an.compare([*high, replace(high[0], name="new/seed0", recipe="new"), *fast])
+    assert "new/seed0 of new holds the evaluations of high/seed0 of high" in {f.message for f in across.findings}
+
+
+def test_a_seeds_number_twice_is_said(fits):
+    runs = [f.run for f in fits[:6]]
+    told = an.compare([runs[0], replace(runs[1], seed=0), *runs[2:]])
+    assert "high: seed 0 stands there more than once" in repr(told)
+    assert "seed-repeated" in next(r.note for r in told.rows if r.recipe == "high")
+
+
+def test_a_seed_that_has_just_begun_is_left_out_and_not_its_recipe(fits):
+    runs = [f.run for f in fits[:6]]
+    begun = replace(runs[2], data={name: column[:3] for name, column in runs[2].data.items()})
+    told, without = an.compare([*runs[:2], begun, *runs[3:]]), an.compare([*runs[:2], *runs[3:]])
+    row = next(r for r in told.rows if r.recipe == "high")
+    assert row.runs == ("high/seed0", "high/seed1") and "high/seed2 left out" in row.note
+    assert told.pairs[0].A == without.pairs[0].A and row.params == without.rows[0].params
+    assert any(f.code == "no-fit" and f.message.startswith("high/seed2: ") for f in told.findings)
+    exact = replace(runs[2], data={**runs[2].data, "pass_rate": an.R(runs[2].data["gpu_hours"], 0.12, 0.74, 1.8, 2.0)})
+    told = an.compare([*runs[:2], exact, *runs[3:]])
+    assert told.pairs[0].A == without.pairs[0].A and "high/seed2 left out" in told.rows[0].note

@@ -25,8 +25,9 @@ from analysis.findings import Finding, finding
 from analysis.fits.fitting import fit
 from analysis.fits.refits import posterior_fit
 from analysis.fits.results import LEVEL, Fit, Param
+from analysis.fits.usable import copies
 from analysis.pooled.recipes import RecipeFit
-from analysis.pooled.seeds import by_recipe, pool_seeds
+from analysis.pooled.seeds import LEFT_OUT, by_recipe, pool_seeds
 from analysis.posteriors.draws import tail
 from analysis.schema import Run
 from scalerl.runlog import UserError
@@ -98,7 +99,7 @@ def compare(
         raise UserError(f"seed_sd: {seed_sd:g} is not a standard deviation of pass rates between 0 and 1")
     given = [posterior_fit(r) if isinstance(r, Fit) else fit(r, x=x) for r in runs]
     groups = _groups(given, recipes)
-    pooled, left_out = _pooled(groups, seed_sd, level)
+    pooled, left_out, unused = _pooled(groups, seed_sd, level)
     usable = {name: [f for f in groups[name] if f.name in pooled[name].runs] for name in pooled}
     axis = given[0].x
     common = min(max(float(f.compute[-1]) for f in fits) for fits in usable.values())
@@ -113,9 +114,16 @@ def compare(
     table = Table(joint, tuple(usable), like, _tested(usable, seed_sd, like), level, _starts(usable), seed_sd)
     rows, pairs = rows_and_pairs(table, usable, pooled, computes, targets, by_compute)
     rows += [_row_left_out(name, groups[name], why) for name, why in left_out.items()]
+    copied = {run for fits in groups.values() for run in copies(f.run for f in fits)}
     again = [f.name for f in given if any(d.code == "refitted" for d in f.findings)]
     what = f"{', '.join(again)}: fitted by another method; compared by the posterior of the same points"
-    findings = [*([finding("refitted", what)] if again else []), *like.findings, *_said(table, rows)]
+    findings = [
+        *([finding("refitted", what)] if again else []),
+        *like.findings,
+        *unused,
+        *_copied(usable),
+        *_said(table, rows),
+    ]
     return Compared(
         axis,
         by_compute,
@@ -125,7 +133,7 @@ def compare(
         seed_sd,
         level,
         MappingProxyType({name: tuple(fits) for name, fits in groups.items()}),
-        _with_p(_standings(given, recipes), axis, rows),
+        _with_p(_standings([f for f in given if f.name not in copied], recipes), axis, rows),
     )
 
 
@@ -150,22 +158,41 @@ def _groups(given: Sequence[Fit], recipes: Mapping[str, str] | None) -> dict[str
 
 def _pooled(
     groups: Mapping[str, list[Fit]], seed_sd: float | None, level: float
-) -> tuple[dict[str, RecipeFit], dict[str, str]]:
-    """Recipes with their values, and why others are left out."""
-    pooled, left_out = {}, {}
+) -> tuple[dict[str, RecipeFit], dict[str, str], list[Finding]]:
+    """Recipes with their values, why others are left out, and what is to be said of single runs."""
+    pooled, left_out, said = {}, {}, []
     for name, fits in groups.items():
-        if without := [f for f in fits if f.draws is None and f.fitted and f.params["B"].value is not None]:
-            said = [d for f in without for d in f.findings[::-1]]
-            why = next((d.message for d in said if d.severity != "note"), said[0].message)
-            left_out[name] = f"{', '.join(f.name for f in without)}: {why}"
+        without = {f.name: _why_no_draws(f) for f in fits if f.draws is None and f.params["B"].value is not None}
+        if len(without) == len(fits):
+            left_out[name] = "; ".join(f"{run}: {why}" for run, why in without.items())
             continue
         try:
-            pooled[name] = pool_seeds(fits, seed_sd=seed_sd, level=level, recipe=name)[0]
+            one = pool_seeds([f for f in fits if f.name not in without], seed_sd=seed_sd, level=level, recipe=name)[0]
         except UserError as error:
             left_out[name] = str(error)
+            continue
+        pooled[name] = replace(one, left_out=(*one.left_out, *without))
+        said += [d for d in one.findings if d.code in {"seed-repeated", "no-fit", *LEFT_OUT}]
+        said += [finding("no-interval", f"{run}: {why}; the run is left out") for run, why in without.items()]
     if len(pooled) < 2:
         raise UserError(f"compare: fewer than two recipes have a curve; {'; '.join(left_out.values())}")
-    return pooled, left_out
+    return pooled, left_out, said
+
+
+def _why_no_draws(fit: Fit) -> str:
+    said = fit.findings[::-1]
+    return next((d.message for d in said if d.severity != "note"), said[-1].message if said else "no draws")
+
+
+def _copied(groups: Mapping[str, Sequence[Fit]]) -> list[Finding]:
+    """Recipes that share a run: their difference is one of names."""
+    recipe = {f.name: name for name, fits in groups.items() for f in fits}
+    again = copies(f.run for fits in groups.values() for f in fits)
+    return [
+        finding("seed-repeated", f"{run} of {recipe[run]} holds the evaluations of {one} of {recipe[one]}")
+        for run, one in again.items()
+        if recipe[run] != recipe[one]
+    ]
 
 
 def _computes(at: Iterable[float | str], common: float, what: str = "at") -> tuple[float, ...]:

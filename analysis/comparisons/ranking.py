@@ -280,6 +280,9 @@ def _note(pooled: RecipeFit, fits: Sequence[Fit], table: Table) -> str:
     if not A.identified and A.why:
         said.append(f"ceiling not known: {A.why}")
     doubts = dict.fromkeys(f.code for one in fits for f in one.findings if f.severity != "note")
+    if pooled.left_out:
+        said.append(f"{', '.join(pooled.left_out)} left out")
+    doubts |= {f.code: None for f in pooled.findings if f.code == "seed-repeated"}
     told = ", ".join(code for code in doubts if code not in {"grade"})
     if told:
         said.append(told)
