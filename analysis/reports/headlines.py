@@ -112,7 +112,7 @@ def go_sentence(plans: Plans | None) -> str:
     text = "; ".join(said)
     if plans.candidates:
         c = plans.candidates[0]
-        decided = "" if c.p_best >= 0.9 else ", which is not decided"
+        decided = "" if c.p_best is None or c.p_best >= 0.9 else ", which is not decided"
         text += f". Next budget: {c.recipe} (P(best) {share(c.p_best)}{decided})"
     return f"Go or stop{asked}: {text}."
 
