@@ -449,7 +449,7 @@ def test_a_reach_without_earlier_forecasts_behind_it_is_marked():
     assert marked and "not calibrated" in repr(found) and "not calibrated" in compared_html(found)
     assert f"{marked[0].reach:.3g}x*" in repr(found)
     assert found.to_dict()["rows"][0]["reach_origins"] == found.rows[0].reach_origins
-    strict = an.compare(runs, level=0.999)
+    strict = an.compare(runs, level=0.997)
     for row in strict.rows:
         assert row.reach <= next(r.reach for r in an.compare(runs).rows if r.recipe == row.recipe)
 
@@ -619,3 +619,48 @@ def test_a_seed_that_has_just_begun_is_left_out_and_not_its_recipe(fits):
     exact = replace(runs[2], data={**runs[2].data, "pass_rate": an.R(runs[2].data["gpu_hours"], 0.12, 0.74, 1.8, 2.0)})
     told = an.compare([*runs[:2], exact, *runs[3:]])
     assert told.pairs[0].A == without.pairs[0].A and "high/seed2 left out" in told.rows[0].note
+
+
+def test_nothing_is_read_before_a_recipe_began(fits):
+    late = []
+    for f in fits[3:6]:
+        use = f.run.data["gpu_hours"] >= 4.0
+        late.append(replace(f.run, data={name: column[use] for name, column in f.run.data.items()}))
+    told = an.compare([*fits[:3], *late], at=[2.0, 5.0])
+    pair, fast = told.pairs[0], next(r for r in told.rows if r.recipe == "fast")
+    assert pair.at[0].p_better is None and pair.at[0].difference.value is None and pair.at[1].p_better is not None
+    assert fast.rates[0].rate.value is None and fast.rates[1].p_best is not None
+    high = next(r for r in told.rows if r.recipe == "high")
+    assert high.rates[0].rate.value is not None and high.rates[0].p_best is None
+    assert any(f.code == "not-covered" and "fast (from 4" in f.message for f in told.findings)
+    assert an.compare([*fits[:3], *late], by=2.0).rows[0].recipe == "high" and "unknown" in repr(told)
+    with pytest.raises(an.UserError, match="before the first evaluation of every recipe"):
+        an.compare(
+            [
+                *(
+                    replace(
+                        r,
+                        recipe="other",
+                        name=f"other{i}",
+                        seed=i,
+                        data={**r.data, "pass_rate": r.data["pass_rate"] * 0.9},
+                    )
+                    for i, r in enumerate(late)
+                ),
+                *late,
+            ],
+            by=2.0,
+        )
+
+
+def test_a_difference_of_pass_rates_ends_at_one(fits):
+    told = an.compare(fits[:6], seed_sd=0.9)
+    for one in (told.pairs[0].A, told.pairs[0].at[0].difference, told.rows[1].difference):
+        assert (one.lo, one.hi) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("level", [0.9999999999, 0.999, None, "0.9", 1.0])
+def test_a_level_beyond_the_draws_is_refused(fits, level):
+    for verb in (an.compare, an.plan, an.forecast):
+        with pytest.raises(an.UserError, match="level"):
+            verb(fits[:4], level=level)

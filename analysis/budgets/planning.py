@@ -22,7 +22,7 @@ from analysis.budgets.candidates import METHOD, Known, rank
 from analysis.budgets.plans import GO, STOP, UNSURE, Budget, Plan, Plans, Power
 from analysis.comparisons import contrasts
 from analysis.findings import Finding, finding
-from analysis.fits.arguments import checked_share
+from analysis.fits.arguments import checked_limits, checked_share
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
 from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of
@@ -127,7 +127,7 @@ def plan(
         raise UserError(f"reach: {reach:g} is not a multiple above 1 and at most {FARTHEST:g} (--reach)")
     counts = _counts(seeds)
     tolerance, least_gain = checked_share("tolerance", tolerance), checked_share("least_gain", least_gain)
-    difference = checked_share("difference", difference)
+    difference, level = checked_share("difference", difference), checked_limits(level)
     if seed_sd is not None:
         seed_sd = checked_share("seed_sd", seed_sd)
     if futures < 2:

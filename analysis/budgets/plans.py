@@ -14,7 +14,7 @@ from analysis.amounts import short
 from analysis.comparisons.compared_tables import share
 from analysis.findings import Finding
 from analysis.fits.results import FARTHEST
-from analysis.fits.tables import findings_html, unit
+from analysis.fits.tables import findings_html, in_percent, unit
 from analysis.schema import Named
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def sentences(plan: Plan) -> list[str]:
     """Return what a plan comes to, a sentence each."""
     said = []
     if plan.per_doubling is not None:
-        said.append(f"the next doubling gains {gained_text(plan.per_doubling)} at {plan.level:.0%}")
+        said.append(f"the next doubling gains {gained_text(plan.per_doubling)} at {in_percent(plan.level)}")
     goal = f"a reach of {plan.reach_wanted:g}x"
     if plan.reach_at is None:
         said.append(f"{goal}: not within these budgets")

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from analysis.amounts import short
 from analysis.comparisons import joint_draws
 from analysis.comparisons.compared import Compared, Estimate, Row
 from analysis.comparisons.comparison import compare_at_equal_compute
@@ -22,13 +23,14 @@ from analysis.comparisons.likeness import Likeness, of_recipes
 from analysis.comparisons.ranking import Table, draws_of, rows_and_pairs
 from analysis.comparisons.standings import Comparison
 from analysis.findings import Finding, finding
+from analysis.fits.arguments import checked_limits
 from analysis.fits.fitting import fit
 from analysis.fits.refits import posterior_fit
 from analysis.fits.results import LEVEL, Fit, Param
+from analysis.fits.tables import unit
 from analysis.fits.usable import copies
 from analysis.pooled.recipes import RecipeFit
 from analysis.pooled.seeds import LEFT_OUT, by_recipe, pool_seeds
-from analysis.posteriors.draws import tail
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
@@ -94,7 +96,7 @@ def compare(
     >>> pair.tested, bool(pair.A.lo < 0 < pair.A.hi)
     (True, True)
     """
-    tail(level)
+    level = checked_limits(level)
     if seed_sd is not None and not 0.0 < seed_sd < 1.0:
         raise UserError(f"seed_sd: {seed_sd:g} is not a standard deviation of pass rates between 0 and 1")
     given = [posterior_fit(r) if isinstance(r, Fit) else fit(r, x=x) for r in runs]
@@ -111,7 +113,11 @@ def compare(
     if not targets:
         targets = (_reached_by_all(joint, common),)
     like = of_recipes(usable, pooled, axis)
-    table = Table(joint, tuple(usable), like, _tested(usable, seed_sd, like), level, _starts(usable), seed_sd)
+    began = tuple(min(float(f.compute[0]) for f in fits) for fits in usable.values())
+    if by_compute < min(began):
+        raise UserError(f"by: {by_compute:g} {axis} lies before the first evaluation of every recipe, {min(began):g}")
+    untested = _tested(usable, seed_sd, like)
+    table = Table(joint, tuple(usable), like, untested, level, _starts(usable), began, seed_sd)
     rows, pairs = rows_and_pairs(table, usable, pooled, computes, targets, by_compute)
     rows += [_row_left_out(name, groups[name], why) for name, why in left_out.items()]
     copied = {run for fits in groups.values() for run in copies(f.run for f in fits)}
@@ -122,6 +128,7 @@ def compare(
         *like.findings,
         *unused,
         *_copied(usable),
+        *_before(table, [*computes, by_compute], axis),
         *_said(table, rows),
     ]
     return Compared(
@@ -193,6 +200,20 @@ def _copied(groups: Mapping[str, Sequence[Fit]]) -> list[Finding]:
         for run, one in again.items()
         if recipe[run] != recipe[one]
     ]
+
+
+def _before(table: Table, computes: Sequence[float], x: str) -> list[Finding]:
+    """Recipes that had not begun at a compute that was asked for, or where another one ends."""
+    late = {
+        f"{table.names[r]} (from {short(table.began[r])})": short(c)
+        for c in computes
+        for r in range(len(table.names))
+        if r not in table.there(c)
+    }
+    if not late:
+        return []
+    what = f"at {', '.join(dict.fromkeys(late.values()))} {unit(x)} nothing is read of what begins later: "
+    return [finding("not-covered", what + ", ".join(late))]
 
 
 def _computes(at: Iterable[float | str], common: float, what: str = "at") -> tuple[float, ...]:

@@ -105,6 +105,20 @@ def checked_level(level: Any, method: str) -> float | None:
     return share
 
 
+def checked_limits(level: Any) -> float:
+    """Return the level of limits that rest on the draws of the posterior; there have to be some.
+
+    Examples
+    --------
+    >>> checked_limits(0.9)
+    0.9
+    """
+    found = checked_level(level, "posterior")
+    if found is None:
+        raise UserError("level: None is not a number; every figure here has limits")
+    return found
+
+
 def checked_seed(seed: Any) -> int:
     """Return a whole number of at least 0."""
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:

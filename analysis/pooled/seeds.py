@@ -18,6 +18,7 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from analysis.findings import Finding, finding
+from analysis.fits.arguments import checked_limits
 from analysis.fits.doubts import one_seed
 from analysis.fits.estimates import exp_of
 from analysis.fits.estimating import CEILING_MARGIN, LAST_EVALUATIONS, SPOILT
@@ -105,7 +106,7 @@ def pool_seeds(
     """
     if seed_sd is not None and not 0.0 < seed_sd < 1.0:
         raise UserError(f"seed_sd: {seed_sd:g} is not a standard deviation of pass rates between 0 and 1")
-    tail(level)
+    checked_limits(level)
     groups = by_recipe(fits, recipe)
     return RecipeFits([_pool(name, seeds, seed_sd, level) for name, seeds in groups.items()])
 

@@ -16,7 +16,7 @@ from typing import Any, overload
 import numpy as np
 
 from analysis.findings import Finding, finding
-from analysis.fits.arguments import checked_level, checked_share, checked_window
+from analysis.fits.arguments import checked_limits, checked_share, checked_window
 from analysis.fits.evaluations import Window
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
@@ -131,7 +131,7 @@ def forecast(
     unknown = [m for m in methods if m not in METHODS]
     if unknown or not methods:
         raise UserError(f"methods: {', '.join(map(repr, unknown)) or 'none'}; there are {', '.join(METHODS)}")
-    level, tolerance = checked_level(level, "posterior") or 0.95, checked_share("tolerance", tolerance)
+    level, tolerance = checked_limits(level), checked_share("tolerance", tolerance)
     assumed = checked_inflation(inflation)
     made = []
     for g in given:

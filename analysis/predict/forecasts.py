@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.results import Fit
-from analysis.fits.tables import findings_html, unit
+from analysis.fits.tables import findings_html, in_percent, unit
 from analysis.schema import Named
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def forecasts_html(forecasts: Sequence[Forecast] | Forecasts) -> str:
 
 def reach_text(forecast: Forecast) -> str:
     """Return the reach in one sentence."""
-    what = f"to within {forecast.tolerance:g} at {forecast.level:.0%}"
+    what = f"to within {forecast.tolerance:g} at {in_percent(forecast.level)}"
     if forecast.reach is None:
         return "reach unknown"
     if forecast.reach <= 1.0:
