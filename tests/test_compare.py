@@ -664,3 +664,42 @@ def test_a_level_beyond_the_draws_is_refused(fits, level):
     for verb in (an.compare, an.plan, an.forecast):
         with pytest.raises(an.UserError, match="level"):
             verb(fits[:4], level=level)
+
+
+def test_a_run_without_a_speed_is_left_out_of_one_ceiling(fits):
+    def collapsed(run):
+        rate = np.array(run.data["pass_rate"])
+        rate[12:] -= np.linspace(0.0, 0.25, len(rate) - 12)
+        return replace(run, recipe="coll", name=f"coll/{run.seed}", data={**run.data, "pass_rate": rate})
+
+    runs = [f.run for f in fits[:6]]
+    coll = [collapsed(r) for r in runs[:2]]
+    told = an.compare([*runs, *coll], seed_sd=0.02)
+    found = same_ceiling(told, A=0.75)
+    assert set(found.recipes) == {"high", "fast"}
+    assert any("coll/0, coll/1: the run decays" in f.message for f in found.findings), found.findings
+    with pytest.raises(an.UserError, match=r"shares the ceiling of high \(fast: told from it; coll/0, coll/1: the"):
+        same_ceiling(told)
+    steep = [
+        replace(
+            r,
+            recipe="step",
+            name=f"step/{r.seed}",
+            data={
+                **r.data,
+                "pass_rate": np.where(np.arange(25) < 8, 0.1, 0.75)
+                + (r.data["pass_rate"] - r.data["pass_rate"].mean()) * 0.01,
+            },
+        )
+        for r in runs[:2]
+    ]
+    found = same_ceiling(an.compare([*runs, *steep], seed_sd=0.02), A=0.745)
+    assert "step" not in found.recipes and any("edge of its range" in f.message for f in found.findings)
+
+
+def test_one_ceiling_says_what_it_takes_as_one_without_a_test(fits):
+    alone = [replace(fits[0].run, recipe="a", name="a"), replace(fits[1].run, recipe="b", name="b")]
+    found = same_ceiling(an.compare(alone))
+    assert any("not tested: that" in f.message and "within 0.02" in f.message for f in found.findings)
+    with pytest.raises(an.UserError, match=r"fast/seed0: more than 0.02 away, not tested"):
+        same_ceiling(an.compare([alone[0], replace(fits[3].run, recipe="fast/seed0")]))
