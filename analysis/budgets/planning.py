@@ -8,11 +8,10 @@ has nothing to say: such a run has no budgets, and a finding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,16 +21,24 @@ from analysis.budgets.candidates import METHOD, Known, rank
 from analysis.budgets.plans import GO, STOP, UNSURE, Budget, Plan, Plans, Power
 from analysis.comparisons import contrasts
 from analysis.findings import Finding, finding
-from analysis.fits.arguments import checked_limits, checked_share
+from analysis.fits.arguments import (
+    checked_count,
+    checked_limits,
+    checked_number,
+    checked_seed,
+    checked_share,
+    compute_at,
+    several,
+)
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
-from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of
+from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of, runs_or_fits
 from analysis.fits.results import FARTHEST, LEVEL, Fit
 from analysis.fits.usable import copies
 from analysis.pooled.seeds import by_recipe
 from analysis.posteriors.draws import tail
 from analysis.predict.ahead import AVERAGED, INFLATION, Calibration, Cut, calibrate, cut_at
-from analysis.predict.reaches import FEW_REACH, carried, path_of, reach_of
+from analysis.predict.reaches import FEW_REACH, carried, nothing_because, path_of, reach_of
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
@@ -64,7 +71,7 @@ def plan(
     *,
     budgets: float | str | Iterable[float | str] = BUDGETS,
     reach: float = 2.0,
-    until: float | None = None,
+    until: float | str | None = None,
     least_gain: float = LEAST_GAIN,
     difference: float = 0.05,
     seed_sd: float | None = None,
@@ -84,8 +91,9 @@ def plan(
         Total compute to look at, as multiples of what each run has: 2 or ``"2x"``.
     reach : float
         Wanted reach, counted from the end of a budget.
-    until : float, optional
-        Compute that the stop rule and the ranking look ahead to, in the unit of the axis; by default twice the largest.
+    until : float or str, optional
+        Compute that the stop rule and the ranking look ahead to, in the unit of the axis or as a multiple of the
+        largest that there is; by default ``"2x"``.
     least_gain : float
         Pass rate that must still be gained until then for the run to be worth going on with.
     difference : float
@@ -119,10 +127,11 @@ def plan(
     >>> [b.multiple for b in told.budgets], told.budgets[1].A_width < told.budgets[0].A_width
     ([1.0, 2.0], True)
     """
-    given = [runs] if isinstance(runs, (Run, Fit)) else list(runs)
+    given = runs_or_fits(runs, "plan")
     if not given:
         raise UserError("plan: no run")
     wanted = _multiples(budgets)
+    reach = checked_number("reach", reach)
     if not 1.0 < reach <= FARTHEST:
         raise UserError(f"reach: {reach:g} is not a multiple above 1 and at most {FARTHEST:g} (--reach)")
     counts = _counts(seeds)
@@ -130,14 +139,13 @@ def plan(
     difference, level = checked_share("difference", difference), checked_limits(level)
     if seed_sd is not None:
         seed_sd = checked_share("seed_sd", seed_sd)
-    if futures < 2:
-        raise UserError(f"futures: {futures} is too few; 2 or more (--futures)")
+    futures, seed = checked_count("futures", futures, 2), checked_seed(seed)
     fits = [posterior_fit(g) if isinstance(g, Fit) else fit(g, x=x) for g in given]
     if len(axes := dict.fromkeys(f.x for f in fits)) > 1:
         raise UserError(f"the runs are on different compute axes ({', '.join(axes)}); choose one (--x)")
     farthest = max((float(f.compute[-1]) for f in fits if f.n), default=0.0)
-    horizon = 2.0 * farthest if until is None else float(until)
-    if not (math.isfinite(horizon) and horizon > 0.0) or (until is not None and horizon <= farthest):
+    horizon = 2.0 * farthest if until is None else compute_at(until, farthest, "until")
+    if until is not None and horizon <= farthest:
         raise UserError(f"until: {horizon:g} is not a compute past {farthest:g} {fits[0].x}, which is there already")
     known = [_known(f) for f in fits]
     asked = _Asked(
@@ -151,7 +159,7 @@ def plan(
     again = {run: one for of in by_recipe(fits).values() for run, one in copies(f.run for f in of).items()}
     once = [None if f.name in again else k for f, k in zip(fits, known, strict=True)]
     plans = [replace(p, findings=(*p.findings, _copied(p.run, again[p.run]))) if p.run in again else p for p in plans]
-    return Plans(plans, horizon, rank(fits, once, horizon, level=level, seed_sd=seed_sd, seed=seed))
+    return Plans(plans, horizon or None, rank(fits, once, horizon, level=level, seed_sd=seed_sd, seed=seed))
 
 
 def _copied(name: str, one: str) -> Finding:
@@ -159,9 +167,9 @@ def _copied(name: str, one: str) -> Finding:
 
 
 def _multiples(budgets: Any) -> list[float]:
-    given = [budgets] if isinstance(budgets, (str, Real)) else list(budgets)
+    given = several("budgets", budgets)
     try:
-        wanted = sorted({float(b.strip().removesuffix("x") if isinstance(b, str) else b) for b in given})
+        wanted = sorted({float(b.strip().lower().removesuffix("x") if isinstance(b, str) else b) for b in given})
     except (TypeError, ValueError):
         wanted = []
     if not wanted or any(not 1.0 < b <= LARGEST for b in wanted):
@@ -171,7 +179,7 @@ def _multiples(budgets: Any) -> list[float]:
 
 
 def _counts(seeds: Any) -> list[int]:
-    given: list[Any] = [seeds] if isinstance(seeds, Real) else list(seeds)
+    given = several("seeds", seeds)
     if not given or any(type(s) is bool or not isinstance(s, Integral) for s in given):
         raise UserError(f"seeds: whole numbers from 2 to {MOST_SEEDS} (--seeds); {seeds!r} is not")
     whole = sorted({int(s) for s in given})
@@ -252,10 +260,8 @@ def _plan(fitted: Fit, known: Known, told: list[After], rivals: list[_Rival], as
     last = float(fitted.compute[-1]) if fitted.n else 0.0
     findings = list(fitted.findings)
     if known is None:
-        why = fitted.nothing_ahead
-        said = "too little of a curve" if why is None else why.message
-        findings.append(finding("no-forecast", f"nothing is planned: {said}"))
-        nothing = (), asked.reach, None, None, (), asked.until, None, None
+        findings.append(finding("no-forecast", f"nothing is planned: {nothing_because(fitted)}"))
+        nothing = (), asked.reach, None, None, (), asked.until or None, None, None
         return Plan(fitted.name, fitted.x, last, *nothing, asked.least_gain, asked.level, tuple(findings))
     cut, past = known
     level = asked.level

@@ -83,8 +83,8 @@ class Plan:
         Pass rate of the next doubling: middle, lower and upper limit.
     powers : tuple of Power
         Empty where the standard deviation between seeds is not stated.
-    until : float
-        Compute that `verdict` looks ahead to.
+    until : float or None
+        Compute that `verdict` looks ahead to; None where no run has any compute.
     verdict : {"stop", "go", "unsure"} or None
         Stop: even the upper limit of the gain until then is below `least_gain`; go: the lower one is above. None where
         few evaluations would have to carry a forecast that far.
@@ -100,7 +100,7 @@ class Plan:
     reach_at: float | None
     per_doubling: tuple[float, float, float] | None
     powers: tuple[Power, ...]
-    until: float
+    until: float | None
     verdict: str | None
     gain_until: tuple[float, float, float] | None
     least_gain: float
@@ -291,7 +291,7 @@ def sentences(plan: Plan) -> list[str]:
         said.append(f"{goal}: there today")
     else:
         said.append(f"{goal}: likely after {plan.reach_at:g}x, {short(plan.reach_at * plan.last)} {unit(plan.x)}")
-    if plan.verdict is not None and plan.gain_until is not None:
+    if plan.verdict is not None and plan.gain_until is not None and plan.until is not None:
         why = f"until {short(plan.until, 4)} {unit(plan.x)} it gains {gained_text(plan.gain_until)}"
         said.append(f"{plan.verdict}: {why}; asked for is {plan.least_gain:g}")
     said += _power_sentences(plan.powers, plan.x)

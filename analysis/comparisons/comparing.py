@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from analysis.amounts import short
 from analysis.comparisons import joint_draws
@@ -23,9 +24,9 @@ from analysis.comparisons.likeness import Likeness, of_recipes
 from analysis.comparisons.ranking import Table, draws_of, rows_and_pairs
 from analysis.comparisons.standings import Comparison
 from analysis.findings import Finding, finding
-from analysis.fits.arguments import checked_limits
+from analysis.fits.arguments import checked_limits, checked_share, compute_at, several
 from analysis.fits.fitting import fit
-from analysis.fits.refits import posterior_fit
+from analysis.fits.refits import posterior_fit, runs_or_fits
 from analysis.fits.results import LEVEL, Fit, Param
 from analysis.fits.tables import unit
 from analysis.fits.usable import copies
@@ -41,7 +42,7 @@ EQUAL_AXES = ("gpu_hours", "cpu_s", "tokens_generated", "tokens_trained", "flops
 def compare(
     runs: Iterable[Run | Fit],
     *,
-    at: Iterable[float | str] = (),
+    at: float | str | Iterable[float | str] | None = (),
     target: float | Iterable[float] | None = None,
     by: float | str = "A",
     seed_sd: float | None = None,
@@ -55,7 +56,7 @@ def compare(
     ----------
     runs : iterable of Run or Fit
         Runs are fitted with the posterior; fits are of one compute axis, and one of another method is fitted again.
-    at : iterable of float or str
+    at : float or str, or iterable of these
         Computes to compare at, in the unit of `x`, or ``"2x"`` for a multiple of the compute that every recipe has
         reached. By default that compute.
     target : float or iterable of float, optional
@@ -97,16 +98,17 @@ def compare(
     (True, True)
     """
     level = checked_limits(level)
-    if seed_sd is not None and not 0.0 < seed_sd < 1.0:
-        raise UserError(f"seed_sd: {seed_sd:g} is not a standard deviation of pass rates between 0 and 1")
-    given = [posterior_fit(r) if isinstance(r, Fit) else fit(r, x=x) for r in runs]
+    seed_sd = None if seed_sd is None else checked_share("seed_sd", seed_sd)
+    if recipes is not None and not isinstance(recipes, Mapping):
+        raise UserError("recipes: is no mapping of run name to recipe, such as {'mine_1': 'mine'}")
+    given = [posterior_fit(r) if isinstance(r, Fit) else fit(r, x=x) for r in runs_or_fits(runs, "compare")]
     groups = _groups(given, recipes)
     pooled, left_out, unused = _pooled(groups, seed_sd, level)
     usable = {name: [f for f in groups[name] if f.name in pooled[name].runs] for name in pooled}
     axis = given[0].x
     common = min(max(float(f.compute[-1]) for f in fits) for fits in usable.values())
     computes = _computes(at, common)
-    by_compute = math.inf if by == "A" else _computes([by], common, "by")[0]
+    by_compute = math.inf if by == "A" else compute_at(by, common, "by")
     targets = _targets(target)
     kept = [c for c in (*computes, by_compute, common) if math.isfinite(c)]
     joint = _joint(list(usable.values()), kept, seed_sd)
@@ -216,25 +218,13 @@ def _before(table: Table, computes: Sequence[float], x: str) -> list[Finding]:
     return [finding("not-covered", what + ", ".join(late))]
 
 
-def _computes(at: Iterable[float | str], common: float, what: str = "at") -> tuple[float, ...]:
-    found = []
-    for one in [at] if isinstance(at, (str, int, float)) else list(at):
-        text = str(one).strip()
-        try:
-            value = float(text[:-1]) * common if text.endswith("x") else float(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value > 0.0):
-            raise UserError(f"{what}: {one!r} is no compute above 0 and no multiple such as 2x")
-        found.append(value)
+def _computes(at: Any, common: float, what: str = "at") -> tuple[float, ...]:
+    found = (compute_at(one, common, what) for one in several(what, at))
     return tuple(dict.fromkeys(found)) or (common,)
 
 
-def _targets(target: float | Iterable[float] | None) -> tuple[float, ...]:
-    given = [] if target is None else [target] if isinstance(target, (int, float)) else list(target)
-    if wrong := [t for t in given if not 0.0 < t < 1.0]:
-        raise UserError(f"target: {wrong[0]:g} is not a pass rate between 0 and 1")
-    return tuple(dict.fromkeys(map(float, given)))
+def _targets(target: Any) -> tuple[float, ...]:
+    return tuple(dict.fromkeys(checked_share("target", one) for one in several("target", target)))
 
 
 def _joint(groups: Sequence[Sequence[Fit]], kept: Sequence[float], seed_sd: float | None) -> JointDraws:

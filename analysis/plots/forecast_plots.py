@@ -47,7 +47,7 @@ def plot_forecast(forecasts: Forecast | Forecasts | Sequence[Forecast], ax: Axes
     """
     given = _several(forecasts)
     fits = [one.fit for one in given]
-    farthest = max([2.0, *(row.multiple for one in given for row in one.rows if one.paths)])
+    farthest = max([2.0, *(row.multiple or 0.0 for one in given for row in one.rows if one.paths)])
     ax = plot_curves(fits, ax, extend=farthest, band=False)
     low, high = ax.get_ylim()
     for one, look in zip(given, looks_of(fits), strict=True):
@@ -112,7 +112,7 @@ def _draw(ax: Axes, one: Forecast, look: Look) -> tuple[float, float]:
     """Draw one forecast; returns the lowest and the highest pass rate of its bars."""
     path, colour = one.paths[one.method], look.style["color"]
     rows = [row for row in one.rows if row.method == one.method and row.pass_rate is not None]
-    end = max([2.0, *(row.multiple for row in rows)])
+    end = max([2.0, *(row.multiple or 0.0 for row in rows)])
     seen = path.multiples <= end
     multiples = np.append(path.multiples[seen], end)
     C = multiples * one.last

@@ -36,6 +36,15 @@ def carried(evaluations: int, multiple: float) -> bool:
     return evaluations >= FEW or multiple <= FEW_REACH * (1.0 + 1e-12)
 
 
+def nothing_because(fitted: Fit) -> str:
+    """Return why nothing is claimed past the data of a fit that has no forecast."""
+    found = fitted.nothing_ahead
+    found = found or next((f for f in fitted.findings if f.code in {"exact-data", "no-interval"}), None)
+    if found is not None:
+        return found.message
+    return "its compute never leaves 0" if fitted.n and not fitted.compute[-1] > 0.0 else "too little of a curve"
+
+
 class Reach(NamedTuple):
     """A multiple of the last compute, 1 where there is none, and the origins that lie as far back."""
 

@@ -106,7 +106,7 @@ def go_sentence(plans: Plans | None) -> str:
     first = next((one for one in plans if one.verdict is not None), None)
     asked = (
         ""
-        if first is None
+        if first is None or first.until is None
         else f", asked for a gain of {first.least_gain:g} until {short(first.until)} {unit(first.x)}"
     )
     text = "; ".join(said)
