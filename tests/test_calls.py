@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -96,3 +99,33 @@ def test_a_step_that_never_moves_leaves_the_noise_to_compute():
     stuck = replace(run, data={**run.data, "step": np.full(len(run), 7.0)}, axes=("gpu_hours", "step"))
     assert an.fit(stuck).params == plain.params
     assert an.plan(stuck, budgets=[2], futures=2)[0].budgets == an.plan(run, budgets=[2], futures=2)[0].budgets
+
+
+def test_a_closed_output_is_no_error(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("\n".join(["gpu_hours,accuracy", *(f"{i},{0.1 + i / 100}" for i in range(20))]) + "\n")
+    for argv in (["check", str(file), "--json"], ["watch", str(file)]):
+        call = f"import sys; from scalerl.cli import main; sys.exit(main({argv!r}))"
+        ended = subprocess.run(
+            ["sh", "-c", f"exec {shlex.quote(sys.executable)} -c {shlex.quote(call)} >&-"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_options_of_a_figure_are_refused_without_one_and_nothing_is_no_figure(tmp_path, capsys):
+    out = tmp_path / "x.png"
+    for argv, words in (
+        (["--figure", "line"], "read with -o"),
+        (["--full", "nope"], "read with -o"),
+        (["--full", "nope", "-o", str(out)], "leave-one-out"),
+        (["--full", "nope", "--figure", "leave-one-out", "-o", str(out)], "nope"),
+    ):
+        assert main(["compare", "data/runs", "--seed-sd", ".02", *argv]) == 2
+        assert words in capsys.readouterr().err and not out.exists()
+    one = tmp_path / "one.csv"
+    one.write_text("gpu_hours,accuracy\n1,0.5\n")
+    assert main(["forecast", str(one), "-o", str(out)]) == 1
+    assert not out.exists() and "wrote" not in capsys.readouterr().out
