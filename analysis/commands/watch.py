@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         while True:
             began = time.monotonic()
-            news = watch.look()
+            told, news = watch.waiting, watch.look()
+            if args.json and watch.waiting and watch.waiting != told:  # who reads lines of JSON sees no frame
+                print(f"scalerl: waiting: {watch.waiting}", file=sys.stderr, flush=True)
             if args.json:
                 for one in news:
                     print(json.dumps(one.to_dict(), allow_nan=False), flush=True)
