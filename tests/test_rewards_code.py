@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from scalerl.rewards import code, sandbox, system
+from scalerl.rewards import code, jail, sandbox, system
 from scalerl.rewards.hand import Spec
 from scalerl.rewards.pool import Pool
 from scalerl.runlog import UserError
@@ -79,10 +82,129 @@ def test_no_network_and_no_files_of_others(pool, tmp_path):
         socket.create_connection(("127.0.0.1", port), 2).close()  # it works from here
         (score,) = pool.score([({"tests": TESTS}, block(asks + ADDS))])
         assert score == (0.0, None)
+    own = Path("/tmp/scalerl-was-here")  # noqa: S108 - a program has a folder of this name, and it is not ours
+    (score,) = pool.score([({"tests": TESTS}, block(f"open({str(own)!r}, 'w').write('x')\n" + ADDS))])
+    assert score == (1.0, None) and not own.exists()
     target = tmp_path / "written"
-    for path in (target, Path.home() / "scalerl-was-here", Path("/tmp/scalerl-was-here"), Path("/dev/shm/scalerl")):  # noqa: S108
+    for path in (target, Path.home() / "scalerl-was-here", Path("/dev/shm/scalerl")):  # noqa: S108
         (score,) = pool.score([({"tests": TESTS}, block(f"open({str(path)!r}, 'w').write('x')\n" + ADDS))])
         assert score == (0.0, None) and not path.exists()
+
+
+def says(program: str) -> str:
+    """Return what a program says in the sandbox; it must go well."""
+    ran = sandbox.run(program, b"", wall_s=30.0)
+    assert ran.refused is None and ran.finished, (ran, program)
+    return ran.output.decode().strip()
+
+
+TRIES = """
+import ctypes, os, socket
+def tries(name, function, *arguments):
+    try: found = function(*arguments)
+    except OSError: return
+    print(name)
+    return found
+c = ctypes.CDLL(None, use_errno=True)
+def call(*numbers):
+    pointers = [ctypes.c_long(number) if isinstance(number, int) else number for number in numbers]
+    if (found := c.syscall(*pointers)) < 0: raise OSError(ctypes.get_errno(), "")
+    if found == 0: os._exit(0)  # a child
+"""
+
+
+@needs_namespaces
+def test_no_socket_or_pipe_of_others():
+    with tempfile.TemporaryDirectory() as folder:  # pytest's is too long a path for a socket
+        path, pipe = str(Path(folder) / "s"), str(Path(folder) / "p")
+        with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+            server.bind(path)
+            server.listen()
+            client.connect(path)  # it works from here
+            asks = f"tries('unix', lambda: socket.socket(socket.AF_UNIX).connect({path!r}))\n"
+            os.mkfifo(pipe)
+            reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))  # and so does this
+            asks += f"tries('pipe', os.open, {pipe!r}, os.O_WRONLY | os.O_NONBLOCK)\n"
+            asks += "for family in (1, 2, 10, 16, 17, 38, 40): tries(family, socket.socket, family, socket.SOCK_RAW)\n"
+            assert says(TRIES + asks + "socket.socketpair(); os.pipe()") == ""
+            os.close(reader)
+
+
+@needs_namespaces
+def test_no_data_of_others(tmp_path):
+    data = tmp_path / "train.json"
+    data.write_text('[{"tests": "secret"}]')
+    paths = [str(data), str(Path(__file__).resolve()), sandbox.__file__, "/etc/shadow", "/etc/passwd"]
+    asks = f"for path in {paths!r}: tries(path, os.open, path, os.O_RDONLY)\n"
+    asks += "for path in ('/run', '/proc', '/sys', '/dev/shm'): tries(path, os.listdir, path)\n"
+    assert says(TRIES + asks) == ""
+    assert json.loads(says("import json, os\nprint(json.dumps(os.listdir('/tmp')))")) == ["program.py"]
+
+
+@needs_namespaces
+def test_no_part_of_the_kernel_and_no_device_can_be_opened_for_writing():
+    paths = ["/proc/sys/kernel/core_pattern", "/proc/sys/vm/drop_caches", "/proc/sysrq-trigger", "/proc/1/mem"]
+    paths += [str(path) for path in Path("/dev").iterdir() if not path.is_dir()]
+    asks = f"paths = {paths!r}\n"
+    asks += "for path in paths: tries(path, lambda: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK)))\n"
+    assert set(says(TRIES + asks).split()) <= {"/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"}
+    assert says("import os\nprint(*sorted(os.listdir('/dev')))") == "null random urandom zero"
+    assert says("print(len(open('/dev/zero', 'rb').read(3)), open('/dev/null', 'w').write('x'))") == "3 1"
+
+
+@needs_namespaces
+def test_what_is_shown_cannot_be_changed():
+    asks = "for path in (os.__file__, '/usr/bin/env', '/etc/ld.so.cache'):\n  tries(path, os.open, path, os.O_WRONLY)\n"
+    asks += "  tries(path, os.chmod, path, 0o777); tries(path, os.utime, path)\n"
+    asks += "for path in ('/', '/usr', os.path.dirname(os.__file__)): tries(path, os.mkdir, path + '/scalerl')\n"
+    assert says(TRIES + asks) == ""
+
+
+@needs_namespaces
+def test_no_privileges_and_no_way_to_them():
+    ids = "os.getresuid() + os.getresgid() + tuple(os.getgroups())" if os.getuid() == 0 else "os.getresuid()"
+    asks = f"print(0 in {ids}, any(c.prctl(23, n, 0, 0, 0) for n in range(41)))\n"
+    asks += "print(c.prctl(39, 0, 0, 0, 0), c.prctl(21, 0, 0, 0, 0))\n"
+    assert says(TRIES + asks).splitlines() == ["False False", "1 2"]  # no capability; no new privileges, a filter
+    user = f"{system.CLONE_NEWUSER:#x}"
+    asks = "import platform\nclone = {'x86_64': 56, 'aarch64': 220}[platform.machine()]\n"
+    asks += f"tries('clone', call, clone, {user} | 17, 0, 0, 0, 0)\n"
+    asks += f"arguments = (ctypes.c_uint64 * 8)({user}, 0, 0, 0, 17)\n"
+    asks += "tries('clone3', call, 435, ctypes.byref(arguments), 64)\n"
+    asks += "if clone == 56: tries('x32', call, 0x40000000 + 39)\n"
+    asks += f"tries('unshare', lambda: c.unshare({user}) and call(-1))\n"
+    assert says(TRIES + asks) == ""
+
+
+@needs_namespaces
+def test_no_memory_that_nobody_counts():
+    asks = "tries('memfd', os.memfd_create, 'x')\n"
+    asks += "tries('shm', lambda: c.shmget(0, 4096, 0o1600) < 0 and call(-1))\n"
+    asks += "tries('messages', lambda: c.msgget(0, 0o1600) < 0 and call(-1))\n"
+    asks += "for n in range(5000):\n  try: open(str(n), 'w').close()\n  except OSError: break\n"
+    asks += "else: print('files')\n"
+    assert says(TRIES + asks) == ""
+
+
+@needs_namespaces
+def test_packages_processes_and_threads_work():
+    program = """
+import asyncio, os, subprocess, sys, tempfile, threading, numpy
+print(numpy.arange(3).sum(), sys.prefix)
+asyncio.run(asyncio.sleep(0))
+with tempfile.TemporaryFile() as file: file.write(b"x")
+print(subprocess.run(["/bin/echo", "x"], capture_output=True, text=True, check=True).stdout.strip())
+thread = threading.Thread(target=print, args=("thread",)); thread.start(); thread.join()
+"""
+    assert says(program).splitlines() == [f"3 {sys.prefix}", "x", "thread"]
+
+
+@needs_namespaces
+def test_a_python_that_does_not_start_is_found_before_the_first_program(monkeypatch):
+    monkeypatch.setattr(jail, "visible", list)
+    with pytest.raises(UserError, match=r"reward: code: .*; allow user namespaces"):
+        code.prepare(allow_network=False)
 
 
 @needs_namespaces
@@ -112,7 +234,7 @@ def test_where_the_kernel_forbids_it_programs_run_only_if_asked_for(monkeypatch)
     def forbidden(flags):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(system, "unshare_user", forbidden)
+    monkeypatch.setattr(system, "unshare", forbidden)
     with pytest.raises(UserError, match=r"reward: code: this system does not let .* reward_allow_network: true"):
         code.prepare(allow_network=False)
     code.prepare(allow_network=True, time_limit_s=2.0)

@@ -37,10 +37,11 @@ def prepare(*, allow_network: bool = False, time_limit_s: float = 10.0) -> None:
     """
     _settings["wall_s"] = SHARE * time_limit_s
     ran = sandbox.run("print(1)", b"", wall_s=60.0)
-    _settings["isolate"] = ran.refused is None
-    if ran.refused and not allow_network:
+    refused = ran.refused or ("" if ran.finished and ran.output == b"1\n" else "Python does not start there")
+    _settings["isolate"] = not refused
+    if refused and not allow_network:
         raise UserError(
-            f"reward: code: this system does not let programs be cut off from network and files ({ran.refused}); "
+            f"reward: code: this system does not let programs be cut off from network and files ({refused}); "
             "allow user namespaces, or set reward_allow_network: true to run them with other limits only"
         )
 
