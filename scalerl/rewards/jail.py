@@ -102,13 +102,13 @@ def enter(at: str) -> None:
     owner = (NOBODY, NOBODY) if as_root else (os.getuid(), os.getgid())
     _mount(None, "/", None, MS_PRIVATE | MS_REC)
     _mount("tmpfs", at, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
-    for path in visible():
-        _show(path, at, READ_ONLY | NO_SUID | NO_DEVICES)
-    for path in DEVICES:
-        _show(path, at, READ_ONLY | NO_SUID)
     Path(at + FOLDER).mkdir()
     limits = f"size={FOLDER_BYTES},nr_inodes={FOLDER_FILES},mode=700,uid={owner[0]},gid={owner[1]}"
     _mount("tmpfs", at + FOLDER, "tmpfs", MS_NOSUID | MS_NODEV, limits)
+    for path in visible():  # now, for Python may lie below it
+        _show(path, at, READ_ONLY | NO_SUID | NO_DEVICES)
+    for path in DEVICES:
+        _show(path, at, READ_ONLY | NO_SUID)
     _set(at, READ_ONLY, 0)
     os.chdir(at)
     c = system.libc()
