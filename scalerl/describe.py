@@ -17,6 +17,7 @@ from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet
 from scalerl.lora import adapted_weights, has_adapters
 from scalerl.policy import Policy, checkpoint_hash
+from scalerl.rewards.scorers import scored_here
 
 
 def reward_fields(rewards: torch.Tensor) -> dict[str, Any]:
@@ -124,15 +125,20 @@ def header(config: ScaleRLConfig, policy: Policy, train_set: DataSet, eval_set: 
 def driven_by_time(config: ScaleRLConfig) -> list[str]:
     """Return the fields of a configuration by which real time has a say in what the run does.
 
+    A score that takes about as long as `reward_time_limit_s` is there in one run and an error in the next.
+
     Examples
     --------
     >>> driven_by_time(ScaleRLConfig()), driven_by_time(ScaleRLConfig(dynamic_batch_size=True, max_gpu_hours=2.0))
     ([], ['dynamic_batch_size', 'max_gpu_hours'])
+    >>> driven_by_time(ScaleRLConfig(reward="math"))
+    ['reward_time_limit_s']
     """
     has_a_say = {
         "dynamic_batch_size": config.dynamic_batch_size,
         "generator": config.generator == "process",
         "max_gpu_hours": config.max_gpu_hours is not None,
+        "reward_time_limit_s": not scored_here(config),
     }
     return [name for name, used in has_a_say.items() if used]
 

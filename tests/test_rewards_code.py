@@ -22,7 +22,7 @@ from scalerl.runlog import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 # Asked of another program: a sandbox that refuses since it is broken must not skip its own tests.
-ASKED = "unshare --user --map-root-user --mount --pid --net --fork mount -t tmpfs x /mnt".split()
+ASKED = ["unshare", "-Urmpnf", "mount", "-t", "tmpfs", "x", "/mnt"]  # user as root, mount, pid, net; fork
 ALLOWED = bool(shutil.which("unshare")) and subprocess.run(ASKED, check=False, capture_output=True).returncode == 0
 ALLOWED = ALLOWED and platform.machine() in jail.CALLS
 needs_namespaces = pytest.mark.skipif(not ALLOWED, reason="user namespaces are not allowed here")
