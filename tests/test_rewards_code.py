@@ -241,8 +241,28 @@ def test_tests_as_json_text_the_last_block_and_none():
     code.prepare(time_limit_s=10)
     item = {"tests": '[{"input": "2 3", "output": "5  \\n\\n"}]'}
     assert code.score(item, f"```\nprint(0)\n```\nbetter:\n```py\n{ADDS}```")
-    assert not code.score(item, f"```py\n{ADDS}```\nor\n```\nprint(0)\n```")
+    assert code.score(item, f"```py\n{ADDS}```\nIt prints\n```\n5\n```")
+    assert not code.score(item, f"```py\n{ADDS}```\nor\n```python\nprint(0)\n```")
     assert not code.score(item, ADDS)  # no block
+
+
+@pytest.mark.parametrize(
+    ("marks", "taken"),
+    [
+        (["python", "python"], 1),
+        (["py", ""], 0),
+        (["Python3 title=a", "text", "cpp"], 0),
+        (["{python}", "output"], 0),
+        (["", ""], 1),
+        (["", "text"], 0),
+        (["text", "code"], 1),
+        (["pythonic", ""], 1),
+        ([], None),
+    ],
+)
+def test_the_last_block_that_says_python_is_taken_else_the_last_that_says_nothing(marks, taken):
+    text = "".join(f"Block {n}:\n```{mark}\nprint({n})\n```\n" for n, mark in enumerate(marks))
+    assert code.last_block(text) == (None if taken is None else f"print({taken})\n")
 
 
 @pytest.mark.parametrize("tests", [None, "", [], [1], [{"input": "1"}], {"input": "1", "output": "2"}])
