@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -198,6 +199,35 @@ def test_no_memory_that_nobody_counts():
 
 
 @needs_namespaces
+def test_processes_files_and_memory_on_disk_are_limited():
+    asks = "import threading, time\nfiles = []\nwhile len(files) < 1000:\n"
+    asks += "  try: files.append(os.open('/dev/null', 0))\n  except OSError: break\n"
+    asks += "print(len(files) < 64, os.statvfs('.').f_blocks * os.statvfs('.').f_frsize == 64 << 20)\n"
+    asks += "count = 0\nwhile count < 1000:\n"
+    asks += "  try: threading.Thread(target=time.sleep, args=(1,), daemon=True).start()\n"
+    asks += "  except RuntimeError: break\n  count += 1\n"
+    asks += "print(count < 64)\n"
+    assert says(TRIES + asks).splitlines() == ["True True", "True"]
+
+
+HEADERS = {
+    "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+    "aarch64": Path("/usr/include/asm-generic/unistd.h"),
+}
+
+
+@pytest.mark.parametrize("machine", HEADERS)
+def test_the_numbers_of_calls_are_those_of_the_kernel(machine):
+    if not HEADERS[machine].exists():
+        pytest.skip(f"{HEADERS[machine]} is not installed")
+    found = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", HEADERS[machine].read_text())
+    numbers = {name: int(number) for name, number in found}
+    ours = {"clone": jail.CLONE[machine], "pivot_root": jail.PIVOT_ROOT[machine], "clone3": jail.CLONE3}
+    ours |= {"mount_setattr": jail.SYS_MOUNT_SETATTR, **jail.CALLS[machine]}
+    assert ours == {name: numbers.get(name) for name in ours}
+
+
+@needs_namespaces
 def test_packages_processes_and_threads_work():
     program = """
 import asyncio, os, subprocess, sys, tempfile, threading, numpy
@@ -214,10 +244,10 @@ thread = threading.Thread(target=print, args=("thread",)); thread.start(); threa
 def test_a_python_below_the_temporary_folder_is_seen(monkeypatch, tmp_path):
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "module.py").write_text("x = 3")
-    module, beside = str(tmp_path / "lib" / "module.py"), str(tmp_path / "x")
+    module = str(tmp_path / "lib" / "module.py")
     shown = [*jail.visible(), str(tmp_path / "lib")]
     monkeypatch.setattr(jail, "visible", lambda: shown)
-    asks = f"print(open({module!r}).read())\ntries('written', os.mkdir, {beside!r})"
+    asks = f"print(open({module!r}).read())\ntries('written', open, {module!r}, 'w')"
     assert says(TRIES + asks) == "x = 3"
 
 
