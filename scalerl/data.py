@@ -102,8 +102,24 @@ def _items_of_rows(path: Path) -> list[Any]:
         for row in read_rows(source):
             if row.problem:
                 raise DataError(f"{source.path}:{row.number}: {REASONS[row.problem]}; scalerl prepare leaves such out")
+            if column := _no_json(row.value):
+                name, cell = column
+                raise DataError(
+                    f"{source.path}:{row.number}: column {name!r} holds {type(cell).__name__}, which JSON has not; "
+                    "scalerl prepare leaves such cells out"
+                )
             items.append(row.value)
     return items
+
+
+def _no_json(row: Any) -> tuple[str, Any] | None:
+    """Return the first column that JSON cannot hold, as bytes and dates in Parquet: no reward could be sent it."""
+    for name, cell in row.items() if isinstance(row, dict) else ():
+        try:
+            json.dumps(cell)
+        except (TypeError, ValueError, RecursionError):
+            return name, cell
+    return None
 
 
 def encode_prompts(
@@ -149,11 +165,12 @@ def check_apart(train: DataSet, evaluation: DataSet) -> None:
 def hash_items(items: Sequence[Item]) -> str:
     """Return the sha256 of prompts, answers and whatever else a reward may read, in their order.
 
-    Demonstrations and the recorded difficulty are not in it: they can change nothing of a run.
+    Demonstrations and the recorded difficulty are not in it: they can change nothing of a run. A column that is null
+    counts as one that is not there, for formats differ in that.
     """
     pairs = []
     for item in items:
-        rest = {key: value for key, value in item.items() if key not in UNREAD}
+        rest = {key: value for key, value in item.items() if key not in UNREAD and value is not None}
         pairs.append([item["prompt"], item["answer"], *([rest] if rest else [])])
     return hashlib.sha256(json.dumps(pairs, sort_keys=True).encode()).hexdigest()
 
