@@ -23,7 +23,7 @@ from scalerl.forward import AnyForward, logits
 from scalerl.generic import make_forward
 from scalerl.policy import Policy, load_policy
 from scalerl.runlog import UserError
-from scalerl.tasks import Item
+from scalerl.tasks import Item, completion_of
 from scalerl.warmup import shifted
 
 MOST_TOKENS = 16_384  # padded tokens that are run at once; a larger batch is run in parts
@@ -150,13 +150,7 @@ def _texts(path: str, items: Sequence[Item], mark: str, thinking: bool) -> list[
         told = ", ".join(f"{column!r} is in {count:,} of {len(items):,}" for column, count in have.items())
         hint = "; with --no-thinking the solution alone is the completion" if thinking and have["solution"] else ""
         raise UserError(f"{path}: no item has text under {' and '.join(map(repr, wanted))}: {told}{hint}")
-    texts = []
-    for item in complete:
-        solution = item["solution"]
-        if thinking:
-            solution = item["thinking"] + (solution if solution.startswith(mark) else mark + solution)
-        texts.append((item["prompt"], solution))
-    return texts
+    return [(item["prompt"], str(completion_of(item, mark)) if thinking else item["solution"]) for item in complete]
 
 
 def _encoded(path: str, policy: Policy, texts: Sequence[tuple[str, str]]) -> list[Encoded]:
