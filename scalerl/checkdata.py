@@ -88,7 +88,7 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
     """
     data = load_data(path)
     policy = None if policy is None else policy.formatted(config.prompt_format, config.system_prompt)
-    encoded = None if policy is None else [policy.encode_prompt(item["prompt"]) for item in data.items]
+    encoded = None if policy is None else [policy.encode_item(item) for item in data.items]
     mark = thinking_of(config).end_of_thinking
     references = [reference(item, config, mark) for item in data.items]
     with closing(make_scorer(config)) as scorer:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from scalerl.preparing.columns import REASONS
 from scalerl.preparing.readers import SUFFIXES, DataError, find_sources, read_rows
-from scalerl.runlog import read_regular, write_json
+from scalerl.runlog import UserError, read_regular, write_json
 from scalerl.tasks import Item, get_task
 
 SPLITS = ("train", "eval", "test")
@@ -81,6 +81,8 @@ def load_data(path: str | os.PathLike[str], *, limit: int | None = None) -> Data
                 raise DataError(f"{path}: item {index}: no text under {key!r}")
             if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
                 raise DataError(f"{path}: item {index}: {key!r} holds half a character (a lone surrogate)")
+        if not isinstance(item.get("system") or "", str):
+            raise DataError(f"{path}: item {index}: 'system' is no text")
         if item["prompt"] in seen:
             raise DataError(f"{path}: item {index} has the prompt of item {seen[item['prompt']]}")
         seen[item["prompt"]] = index
@@ -123,16 +125,21 @@ def _no_json(row: Any) -> tuple[str, Any] | None:
 
 
 def encode_prompts(
-    data: DataSet, encode: Callable[[str], tuple[int, ...]], *, prompt_tokens: int, unknown_id: int | None
+    data: DataSet, encode: Callable[[Item], tuple[int, ...]], *, prompt_tokens: int, unknown_id: int | None
 ) -> tuple[DataSet, list[tuple[int, ...]]]:
     """Encode the prompts of a data set; drop those over their token budget.
 
     Raises
     ------
     DataError
-        If some are empty or hold text that the tokenizer does not know, or none is left.
+        If some cannot be rendered, are empty or hold text that the tokenizer does not know, or none is left.
     """
-    prompts = [encode(item["prompt"]) for item in data.items]
+    prompts = []
+    for index, item in enumerate(data.items):
+        try:
+            prompts.append(encode(item))
+        except UserError as error:
+            raise DataError(f"{data.path}: item {index}: {error}") from error
     unread = [index for index, ids in enumerate(prompts) if not ids or (unknown_id is not None and unknown_id in ids)]
     if unread:
         raise DataError(

@@ -95,6 +95,7 @@ def header(config: ScaleRLConfig, policy: Policy, train_set: DataSet, eval_set: 
     """Return what ``run.json`` says of a run besides what `RunLog` writes itself."""
     import transformers
 
+    first = train_set.items[0]
     note = "on a CPU one process counts as one device" if device == "cpu" else None
     files = {"train": train_set, "eval": eval_set}
     return {
@@ -103,7 +104,7 @@ def header(config: ScaleRLConfig, policy: Policy, train_set: DataSet, eval_set: 
         "config": config.model_dump(),
         "prompt": {
             "format": "chat" if policy.chat else "plain",
-            "example": policy.render(train_set.items[0]["prompt"]),
+            "example": policy.render(first["prompt"], first.get("system")),
         },
         "checkpoint": {"name": config.model_name, "sha256": checkpoint_hash(config.model_name)},
         "data": {

@@ -67,7 +67,7 @@ def fitting_config(policy: Policy, files: Sequence[str], settings: Sequence[str]
         If the longest prompt leaves no room for a completion.
     """
     policy = policy.formatted(load_config().prompt_format)
-    longest = max(len(policy.encode_prompt(item["prompt"])) for file in files for item in load_data(file).items)
+    longest = max(len(policy.encode_item(item)) for file in files for item in load_data(file).items)
     default = load_config()
     most = min(default.max_length, getattr(policy.model.config, "max_position_embeddings", None) or default.max_length)
     before = max(1, min(longest, default.prompt_tokens))
@@ -202,7 +202,7 @@ def _load(
 ) -> tuple[DataSet, list[tuple[int, ...]]]:
     unknown = policy.unknown_id
     data = load_data(file, limit=config.eval_prompts)
-    kept, prompts = encode_prompts(data, policy.encode_prompt, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
+    kept, prompts = encode_prompts(data, policy.encode_item, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
     if kept.dropped:
         say(f"{file}: {kept.dropped} of {len(data.items)} prompts, over prompt_tokens {config.prompt_tokens}, left out")
     return kept, prompts
