@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
+import scalerl.generic
 from scalerl.completions import Request
 from scalerl.config import load_config
 from scalerl.forward import Forward, Prefix, logits
@@ -296,6 +297,17 @@ def test_a_window_that_nobody_names_is_found_by_the_check(monkeypatch):
     GenericForward(model, 150)
     with pytest.raises(UserError, match=r"'gpt_neo' model cannot be trained: logits differ .* on sequences of 300 tok"):
         GenericForward(model, 400)
+
+
+def test_no_mode_watches_the_modules_unless_they_run_in_fp64(monkeypatch):
+    model = made("gpt_neox")
+    entered, real = [], scalerl.generic._StayWide.__enter__
+    monkeypatch.setattr(scalerl.generic._StayWide, "__enter__", lambda mode: entered.append(1) or real(mode))
+    for dtype, modes in ((torch.float32, 0), (torch.bfloat16, 0), (torch.float64, 1)):
+        forward = GenericForward(model, 72, dtype)
+        entered.clear()
+        forward.hidden(torch.zeros((1, 4), dtype=torch.long), forward.weights())
+        assert len(entered) == modes
 
 
 def _doubled_logits(model, patch):
