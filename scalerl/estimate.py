@@ -15,6 +15,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -318,16 +319,13 @@ def probe(config: ScaleRLConfig, train_data: str, eval_data: str) -> Speed:
     with tempfile.TemporaryDirectory() as folder:
         run = str(Path(folder) / "run")
         trainer = _build(config, train_data, eval_data, run, log_file=None, report=lambda _: None)
-        try:
-            with trainer.log:
-                trainer.log.meter.start()
-                while trainer.step < PROBE_STEPS and not trainer.schedule.over:
-                    trainer._generate()
-                    batch = trainer.schedule.next_batch()
-                    if batch is not None:
-                        trainer._update(batch)
-        finally:
-            trainer.generator.close()
+        with closing(trainer.generator), closing(trainer.scorer), trainer.log:
+            trainer.log.meter.start()
+            while trainer.step < PROBE_STEPS and not trainer.schedule.over:
+                trainer._generate()
+                batch = trainer.schedule.next_batch()
+                if batch is not None:
+                    trainer._update(batch)
         rows = [row for row in read_log(Path(run) / LOG_FILE).rows if row["kind"] == "step"]
         beside = isinstance(trainer.generator, GeneratorProcess)
         devices = trainer.log.meter.devices
