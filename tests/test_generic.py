@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 import scalerl.generic
 from scalerl.completions import Completion, Request
 from scalerl.config import load_config
+from scalerl.describe import multiplying_weights
 from scalerl.forward import Forward, Prefix, logits
 from scalerl.generate import Generator
 from scalerl.generic import GenericForward, make_forward
@@ -297,6 +298,24 @@ def test_a_window_that_nobody_names_is_found_by_the_check(monkeypatch):
     GenericForward(model, 150)
     with pytest.raises(UserError, match=r"'gpt_neo' model cannot be trained: logits differ .* on sequences of 300 tok"):
         GenericForward(model, 400)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "granitemoe", "deepseek_v3"])
+def test_of_routed_experts_the_share_counts_that_a_token_is_sent_to(monkeypatch, kind):
+    """By hand: three matrices an expert, whatever the modules call them."""
+    counts = {"num_local_experts": 8, "n_routed_experts": 8, "num_experts_per_tok": 2}
+    deep = {"moe_intermediate_size": 24, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0, "q_lora_rank": 8,
+            "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}  # fmt: skip
+    size = {**SIZE, **(deep if kind == "deepseek_v3" else {"num_key_value_heads": 2}), "intermediate_size": 24}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **size, **counts))
+    everything = sum(p.numel() for p in model.parameters())
+    tables = 18 * 32 * (1 if model.config.tie_word_embeddings else 2)
+    idle = 2 * (8 - 2) * 3 * 32 * 24
+    backbone, head = multiplying_weights(model)
+    assert (backbone, head) == (everything - tables - idle, 18 * 32)
+    monkeypatch.setattr("scalerl.describe.EXPERTS", ("experts_by_another_name",))
+    with pytest.raises(UserError, match=rf"a '{kind}' model has experts .* its FLOPs cannot be counted"):
+        multiplying_weights(model)
 
 
 def test_no_mode_watches_the_modules_unless_they_run_in_fp64(monkeypatch):
