@@ -150,6 +150,10 @@ def test_a_group_is_never_divided():
 BOXED = "So it is \\boxed{\\frac{1}{2}}."
 ITEMS = [
     ({"question": " 1+1? ", "ground_truth": 2}, {"prompt": "1+1?", "answer": "2"}),
+    (
+        {"prompt": "x", "solution": "\\boxed{\\}1\\\\}. Done}"},
+        {"prompt": "x", "answer": "\\}1\\\\", "solution": "\\boxed{\\}1\\\\}. Done}"},
+    ),
     ({"instruction": "x", "final_answer": 2.0}, {"prompt": "x", "answer": "2"}),
     ({"prompt": "x", "answer": 0.5}, {"prompt": "x", "answer": "0.5"}),
     ({"prompt": "x", "answer": ["7"]}, {"prompt": "x", "answer": "7"}),
