@@ -21,7 +21,7 @@ from scalerl.config import ScaleRLConfig, change_config, load_config
 from scalerl.data import DataSet, encode_prompts, load_data
 from scalerl.evaluate import SAMPLES_KEPT, sample
 from scalerl.generic import make_forward
-from scalerl.passk import Score, majority, over_prompts, pass_at_k, powers
+from scalerl.passk import Interval, majority, over_prompts, pass_at_k, powers
 from scalerl.policy import Policy
 from scalerl.preparing.readers import DataError
 from scalerl.rewards import make_scorer
@@ -171,9 +171,9 @@ def describe(config: ScaleRLConfig, data: DataSet, graded: Graded, row: Mapping[
         "sha256": data.sha256,
         "n_prompts": len(data.items),
         "dropped": data.dropped,
-        "mean_at_k": _score(over_prompts([c / k for c in correct])),
-        "pass_at_k": {str(n): _score(over_prompts([pass_at_k(c, k, n) for c in correct])) for n in powers(k)},
-        "majority_at_k": None if votes is None else _score(over_prompts(votes)),
+        "mean_at_k": _interval(over_prompts([c / k for c in correct])),
+        "pass_at_k": {str(n): _interval(over_prompts([pass_at_k(c, k, n) for c in correct])) for n in powers(k)},
+        "majority_at_k": None if votes is None else _interval(over_prompts(votes)),
         "majority_missing": None if votes is not None else f"{asked} cannot tell the answer from a completion",
         "length_mean": row["length_mean"],
         "truncation_rate": row["truncation_rate"],
@@ -193,8 +193,8 @@ def describe(config: ScaleRLConfig, data: DataSet, graded: Graded, row: Mapping[
     }
 
 
-def _score(score: Score) -> dict[str, float]:
-    return score._asdict()
+def _interval(interval: Interval) -> dict[str, float]:
+    return interval._asdict()
 
 
 def _load(
