@@ -15,10 +15,14 @@ from typing import Any, NamedTuple
 import torch
 
 from scalerl.checkpoint import read_folder
+from scalerl.config import change_config
+from scalerl.lora import add_adapters, merge
+from scalerl.modelcard import read_facts
 from scalerl.policy import Policy, checkpoint_hash, load_policy
-from scalerl.runlog import CHECKPOINT_FOLDER, MODEL_FOLDER, UserError, read_header, read_regular
+from scalerl.runlog import BEST_FOLDER, CHECKPOINT_FOLDER, MODEL_FOLDER, UserError, read_header, read_regular
 
 WEIGHT_FILES = (".pt", ".pth")
+LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_targets")
 WRAPPED = ("model", "state_dict", "model_state_dict")  # names under which trainers keep the weights among other things
 MOST_NAMED = 3
 
@@ -55,7 +59,12 @@ def load_saved(path: str, *, base: str | None, device: str = "cpu", dtype: str =
         began = config.get("model_name") if isinstance(config, dict) else None
         policy = load_policy(base or str(began), device=device, dtype=dtype)
         tensors = read_folder(file).tensors.get("model", {})
+        lora = change_config({name: config.get(name) for name in LORA_FIELDS} if isinstance(config, dict) else {}, [])
+        if lora.lora_rank is not None:  # the checkpoint holds the adapters alone
+            add_adapters(policy.model, rank=lora.lora_rank, alpha=lora.lora_scale, targets=lora.lora_targets, seed=0)
         put(policy.model, tensors, str(file))
+        if lora.lora_rank is not None:
+            merge(policy.model)
         return Saved(policy, {"path": path, "sha256": _hash(tensors), "base": base or began})
     if file.suffix.lower() in WEIGHT_FILES and not file.is_dir():
         if base is None:
@@ -94,23 +103,26 @@ def _read_weights(path: str) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def put(model: Any, tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Put weights into a model, all of them or none.
+    """Put weights into a model, all of them that are trained (with adapters these alone) or none.
 
     Raises
     ------
     UserError
         If one is missing, unknown, or of another shape; the message names the first of each kind.
     """
-    own = dict(model.named_parameters(remove_duplicate=False))
-    once = dict(model.named_parameters())  # a tied head stands there under its first name alone
+    own = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    # A tied head stands here under its first name alone.
+    once = {name: p for name, p in model.named_parameters() if p.requires_grad}
     again = {name for name in own if name not in once}
     buffers = dict(model.named_buffers())
+    kept = {name: buffers[name] for name in model.state_dict() if name in buffers}  # others are made anew
+    fitted = {**own, **kept}
     missing = [name for name in once if name not in tensors]
     unknown = [name for name in tensors if name not in own and name not in buffers]
     mismatched = [
-        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
+        f"{name} {tuple(tensors[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in fitted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
     ]
     lines = [
         f"{len(names)} weights {what}: {', '.join(names[:MOST_NAMED])}{', ...' if len(names) > MOST_NAMED else ''}"
@@ -122,8 +134,9 @@ def put(model: Any, tensors: Mapping[str, torch.Tensor], where: str) -> None:
     tied = [name for name in again if name in tensors and not _same(tensors, name, own, once)]
     if tied:
         raise UserError(f"{where}: {tied[0]} differs from the weight that the base model ties it to")
-    for name, parameter in once.items():
-        parameter.copy_(tensors[name])
+    for name, tensor in {**once, **kept}.items():
+        if name in tensors:
+            tensor.copy_(tensors[name])
 
 
 def _same(
@@ -144,17 +157,18 @@ def step_of(path: str, run: Path, sha256: str | None, rows: list[dict[str, Any]]
     """Return the update of a run that a saved policy is from, where that can be known; else None.
 
     ``model/`` is from the last update if the run came to its end, ``checkpoints/step-N`` from update N, and what has
-    the hash of the starting checkpoint from before the first. For ``best/`` the log has an event.
+    the hash of the starting checkpoint from before the first. ``best/`` says so itself.
     """
     here, home = Path(path).resolve(), run.resolve()
     checkpoint = read_header(run).get("checkpoint")
     if isinstance(checkpoint, dict) and sha256 is not None and checkpoint.get("sha256") == sha256:
         return 0
     if here.parent == home / CHECKPOINT_FOLDER:
-        number = here.name.removeprefix("step-")
-        return int(number) if number.isdecimal() else None
+        name = here.name.removeprefix("step-")
+        return int(name) if name.isdecimal() else None
     ends = [row.get("event") for row in rows if row.get("kind") == "event"]
     if here == home / MODEL_FOLDER and ends and ends[-1] == "end":
         return max((row["step"] for row in rows if row.get("kind") == "step"), default=0)
-    kept = [row["step"] for row in rows if row.get("event") == "best" and isinstance(row.get("step"), int)]
-    return kept[-1] if here == home / "best" and kept else None
+    compute = (read_facts(here) or {}).get("compute") if here == home / BEST_FOLDER else None
+    number = compute.get("step") if isinstance(compute, dict) else None
+    return number if isinstance(number, int) else None
