@@ -39,8 +39,13 @@ def add_adapters(model: Any, *, rank: int, alpha: float, targets: Sequence[str] 
     Raises
     ------
     UserError
-        If peft is not installed, or there is no such module.
+        If peft is not installed, there is no such module, or it is an embedding or shares its weight with one.
     """
+    looked_up = _looked_up(model, targets or ())
+    if looked_up:
+        raise UserError(
+            f"lora_targets: {looked_up[0]} is looked up, not multiplied; leave embeddings and a tied head out"
+        )
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -58,11 +63,6 @@ def add_adapters(model: Any, *, rank: int, alpha: float, targets: Sequence[str] 
             {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
         )
         raise UserError(f"lora_targets: {wanted}: fits no layer of this model; it has {', '.join(modules)}") from error
-    looked_up = [name for name, part in model.named_modules() if _adapted(part) and _is_table(part)]
-    if looked_up:
-        raise UserError(
-            f"lora_targets: {looked_up[0]} is looked up, not multiplied; leave embeddings and a tied head out"
-        )
     # The wrapper holds the model; held by the model in a cell that torch does not see as a part, it can be asked later.
     model.__dict__["scalerl_adapters"] = wrapped
 
@@ -116,12 +116,20 @@ def save_merged(model: Any, folder: Path) -> None:
     buffers = {name for name, _ in model.named_buffers()}
     state |= {name: value for name, value in model.state_dict().items() if name in buffers}
     model.save_pretrained(folder, state_dict=state)
-    model.__dict__["scalerl_adapters"].save_pretrained(folder / ADAPTER_FOLDER)
+    # What is looked up was not trained: without being told, peft would add it to the file where the head is adapted.
+    model.__dict__["scalerl_adapters"].save_pretrained(folder / ADAPTER_FOLDER, save_embedding_layers=False)
 
 
 def _adapted(module: Any) -> bool:
     return hasattr(module, "base_layer") and hasattr(module, "lora_A")
 
 
-def _is_table(module: Any) -> bool:
-    return isinstance(module.base_layer, torch.nn.Embedding)
+def _looked_up(model: Any, targets: Sequence[str]) -> list[str]:
+    """Return the targets that are embeddings, or that share the weight of one: merging would change that one, too."""
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, torch.nn.Embedding)}
+    meant = tuple(f".{target}" for target in targets)  # as peft takes them: whole names, or their ends from a dot on
+    return [
+        name
+        for name, part in model.named_modules(remove_duplicate=False)
+        if f".{name}".endswith(meant) and id(getattr(part, "weight", None)) in tables
+    ]

@@ -144,6 +144,21 @@ def test_targets_that_do_not_fit_are_refused(folders, fields, message):  # noqa:
         learner_of(load_policy(folders("llama")), **{**LORA, **fields})
 
 
+def test_an_adapted_head_is_saved_as_it_was_trained_and_a_tied_one_is_refused(folders, tmp_path):  # noqa: F811
+    fields = {**LORA, "lora_targets": "[lm_head, q_proj]"}
+    policy = load_policy(folders("llama"))
+    learner = learner_of(policy, **fields)
+    moved(learner)
+    policy.save(tmp_path / "saved")
+    again = load_policy(str(tmp_path / "saved"))
+    done = sampled(policy, learner)
+    assert (learner_of(again).logprobs(done) - learner.logprobs(done)).abs().max() < 1e-5
+    tied = load_policy(folders("qwen3"))
+    with pytest.raises(UserError, match="lora_targets: lm_head is looked up, not multiplied; leave .* a tied head out"):
+        learner_of(tied, **fields)
+    assert not any(".lora_" in name for name, _ in tied.model.named_parameters())  # refused before it was changed
+
+
 def test_fields_that_need_a_rank_are_refused_without_one(quick):
     with pytest.raises(UserError, match="lora_alpha: has no meaning without lora_rank"):
         quick(lora_alpha=4)
