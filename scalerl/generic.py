@@ -5,7 +5,7 @@ generator, a generator process and the trainer run the same code on weights of t
 cache of ours, and masks and positions are given, never guessed by the modules from ids or from a cache's length.
 
 What a module does with them is its own affair. Before a model is trained, this path is therefore held against the
-model's own forward on a few tokens (whole, continued, and one by one), and a model on which they differ is refused.
+model's own forward on a few hundred tokens (whole, continued, and one by one), and a model on which they differ is refused.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from scalerl.lora import plain_weights
 from scalerl.runlog import UserError
 
 CHECKED_WIDE = 5e7  # weights up to which a model is checked in FP64
+CHECKED_LENGTHS, MOST_COMPARED = (12, 300), 16  # tokens of the sequences, and those at the end of each that count
 WIDE_TOLERANCE, TOLERANCE = 1e-9, 1e-3  # of the largest logit, in FP64 and in FP32
 
 
@@ -103,7 +104,7 @@ class GenericForward:
                 (k.shape[1], k.shape[3], v.shape[3]) for k, v in zip(run.keys, run.values, strict=True)
             ]
             if self.device.type != "meta":
-                self._check(config.vocab_size)
+                self._check(config.vocab_size, max_length)
 
     def bare(self, device: torch.device) -> GenericForward:
         """Return a copy without the model, for a process that is given weights and gathers none."""
@@ -158,48 +159,63 @@ class GenericForward:
         states: Tensor = out.last_hidden_state
         return states
 
-    def _check(self, words: int) -> None:
+    def _check(self, words: int, max_length: int) -> None:
         """Raise `ValueError` if this path gives other logits than the model's own forward.
 
-        Two sequences of 12 tokens, whole; continued behind prompts of 5 and 3 tokens, in the other order; and token by
-        token from a cache that holds their first 8, among slots with something else in them.
+        Short sequences show errors of masks and positions; long ones, behind prompts of very different length, show
+        what a layer does with tokens that are far back.
         """
         probe = copy.copy(self)
         parameters = sum(p.numel() for p in self.model.parameters())
         mixed = any("experts" in name for name, _ in self.model.named_modules())  # their product has no FP64
         probe.dtype = torch.float64 if parameters <= CHECKED_WIDE and not mixed else self.model.dtype
-        ids = torch.randint(words, (2, 12), generator=torch.Generator().manual_seed(0)).to(self.device)
-        expected = _own_logits(self.model, ids, probe.dtype)
         weights = probe.weights()
+        for length in sorted({min(length, max_length) for length in CHECKED_LENGTHS}):
+            error, largest = probe._differs(words, length, weights)
+            if not error <= largest * (WIDE_TOLERANCE if probe.dtype == torch.float64 else TOLERANCE):
+                raise ValueError(
+                    f"logits differ from the model's own by {error:.2g}, where the largest is {largest:.2g}, on "
+                    f"sequences of {length} tokens"
+                )
+
+    def _differs(self, words: int, length: int, weights: GenericWeights) -> tuple[float, float]:
+        """Return the largest difference from the model's own logits, and the largest of these.
+
+        Two sequences, whole; continued behind a long and a short prompt, in the other order; and token by token from a
+        cache that holds what is before, at places far apart, among slots with something else in them.
+        """
+        ids = torch.randint(words, (2, length), generator=torch.Generator().manual_seed(0)).to(self.device)
+        expected = _own_logits(self.model, ids, self.dtype)
         error = 0.0
 
-        def compare(states: Tensor, rows: Sequence[int], start: int) -> None:
+        def compare(states: Tensor, rows: Sequence[int], end: int) -> None:
             nonlocal error
-            wanted = expected[list(rows), start : start + states.shape[1]]
-            error = max(error, float((logits(states, weights) - wanted).abs().max()))
+            count = min(states.shape[1], MOST_COMPARED)  # the last ones see the most
+            wanted = expected[list(rows), end - count : end]
+            error = max(error, float((logits(states[:, -count:], weights) - wanted).abs().max()))
 
-        whole = probe.hidden(ids, weights)
-        compare(whole.states, (0, 1), 0)
-        lengths, source = torch.tensor([5, 3], device=self.device), torch.tensor([1, 0], device=self.device)
-        run = probe.hidden(ids[:, :5], weights)
-        tails = torch.stack([ids[1, 3:9], ids[0, 5:11]])
-        rest = probe.hidden(tails, weights, Prefix(run.keys, run.values, lengths, source)).states
-        compare(rest[:1], (1,), 3)
-        compare(rest[1:], (0,), 5)
-        cache = Cache(probe, 3, 16)
+        whole = self.hidden(ids, weights)
+        compare(whole.states, (0, 1), length)
+        long, short = max(1, 2 * length // 3), max(1, length // 12)
+        lengths, source = torch.tensor([long, short], device=self.device), torch.tensor([1, 0], device=self.device)
+        run, more = self.hidden(ids[:, :long], weights), length - long
+        tails = torch.stack([ids[1, short : short + more], ids[0, long:]])
+        if more:
+            rest = self.hidden(tails, weights, Prefix(run.keys, run.values, lengths, source)).states
+            compare(rest[:1], (1,), short + more)
+            compare(rest[1:], (0,), length)
+        cache = Cache(self, 3, length + 4)
         for layer in (*cache.keys, *cache.values):
             layer.fill_(10.0)
         same = torch.arange(2, device=self.device)
         cache.put(Prefix(whole.keys, whole.values, lengths, same), 0)
-        for place in range(8, 12):
-            at = torch.tensor([place, place - 2], device=self.device)  # two sequences, at different places
-            states = probe.step(ids[same, at], at, weights, cache, extent=place + 1)
-            compare(states[:1, None], (0,), place)
-            compare(states[1:, None], (1,), place - 2)
-        largest = float(expected.abs().max())
-        tolerance = largest * (WIDE_TOLERANCE if probe.dtype == torch.float64 else TOLERANCE)
-        if not error <= tolerance:
-            raise ValueError(f"logits differ from the model's own by {error:.2g}, where the largest is {largest:.2g}")
+        behind = length // 2
+        for place in range(max(behind, length - 4), length):
+            at = torch.tensor([place, place - behind], device=self.device)
+            states = self.step(ids[same, at], at, weights, cache, extent=place + 1)
+            compare(states[:1, None], (0,), place + 1)
+            compare(states[1:, None], (1,), place - behind + 1)
+        return error, float(expected.abs().max())
 
 
 class _Continued(ModelCache):
@@ -287,14 +303,14 @@ class _named:  # noqa: N801 - used as a statement
 
 def _refuse(model: Any, config: Any, max_length: int) -> None:
     """Raise `UserError` for what is known not to fit, by name."""
-    kinds = set(getattr(config, "layer_types", None) or [])
+    kinds = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or [])
     rope = getattr(config, "rope_parameters", None) or {}
     ropes = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    chunk = getattr(config, "attention_chunk_size", None)
+    chunk, local = getattr(config, "attention_chunk_size", None), getattr(config, "window_size", None)
     windows = [
         size
-        for size, kind in ((window, "sliding_attention"), (chunk, "chunked_attention"))
+        for size, kind in ((window, "sliding_attention"), (chunk, "chunked_attention"), (local, "local"))
         if size and (not kinds or kind in kinds)
     ]
     tables = [m for m in model.base_model.modules() if isinstance(m, nn.Embedding)]

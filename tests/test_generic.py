@@ -36,6 +36,9 @@ KINDS = {
     "gpt_neox": SIZE,
     "gpt2": {"vocab_size": 18, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 72, "bos_token_id": None,
              "eos_token_id": 1},
+    "gpt_neo": {"vocab_size": 18, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 400,
+                "attention_types": [[["global", "local"], 1]], "window_size": 256, "bos_token_id": None,
+                "eos_token_id": 1},
     "granite": {**SIZE, "num_key_value_heads": 2, "logits_scaling": 0.5},
 }  # fmt: skip
 WRITTEN_OUT = ("llama", "qwen3")
@@ -264,6 +267,7 @@ def test_a_generator_process_writes_what_the_inline_one_writes(folders):
     ("kind", "fields", "message"),
     [
         ("gemma2", {"sliding_window": 32}, "'gemma2' model attends to the last 32 tokens only: set max_length to"),
+        ("gpt_neo", {"window_size": 16}, "'gpt_neo' model attends to the last 16 tokens only: set max_length to that or"),
         ("gpt2", {"n_positions": 48}, "'gpt2' model has positions for 48 tokens: set max_length to that or less"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
                    "max_position_embeddings": 32}, "turns its angles otherwise beyond 32 tokens"),
@@ -283,6 +287,15 @@ def test_models_without_keys_and_values_are_refused_by_name():
     with pytest.raises(UserError, match="model_name: a 'bloom' model cannot be trained: ") as refusal:
         make_forward(AutoModelForCausalLM.from_config(bloom), 32)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_window_that_nobody_names_is_found_by_the_check(monkeypatch):
+    """A layer that looks back so many columns, where columns are not positions: only long sequences show it."""
+    model = made("gpt_neo", window_size=150)
+    monkeypatch.setattr("scalerl.generic._refuse", lambda *_: None)
+    GenericForward(model, 150)
+    with pytest.raises(UserError, match=r"'gpt_neo' model cannot be trained: logits differ .* on sequences of 300 tok"):
+        GenericForward(model, 400)
 
 
 def _doubled_logits(model, patch):
