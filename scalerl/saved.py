@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 
 from scalerl.checkpoint import read_folder
+from scalerl.modelcard import read_facts
 from scalerl.policy import Policy, checkpoint_hash, load_policy
-from scalerl.runlog import CHECKPOINT_FOLDER, MODEL_FOLDER, UserError, read_header, read_regular
+from scalerl.runlog import BEST_FOLDER, CHECKPOINT_FOLDER, MODEL_FOLDER, UserError, read_header, read_regular
 
 WEIGHT_FILES = (".pt", ".pth")
 WRAPPED = ("model", "state_dict", "model_state_dict")  # names under which trainers keep the weights among other things
@@ -144,17 +145,18 @@ def step_of(path: str, run: Path, sha256: str | None, rows: list[dict[str, Any]]
     """Return the update of a run that a saved policy is from, where that can be known; else None.
 
     ``model/`` is from the last update if the run came to its end, ``checkpoints/step-N`` from update N, and what has
-    the hash of the starting checkpoint from before the first. For ``best/`` the log has an event.
+    the hash of the starting checkpoint from before the first. ``best/`` says so itself.
     """
     here, home = Path(path).resolve(), run.resolve()
     checkpoint = read_header(run).get("checkpoint")
     if isinstance(checkpoint, dict) and sha256 is not None and checkpoint.get("sha256") == sha256:
         return 0
     if here.parent == home / CHECKPOINT_FOLDER:
-        number = here.name.removeprefix("step-")
-        return int(number) if number.isdecimal() else None
+        name = here.name.removeprefix("step-")
+        return int(name) if name.isdecimal() else None
     ends = [row.get("event") for row in rows if row.get("kind") == "event"]
     if here == home / MODEL_FOLDER and ends and ends[-1] == "end":
         return max((row["step"] for row in rows if row.get("kind") == "step"), default=0)
-    kept = [row["step"] for row in rows if row.get("event") == "best" and isinstance(row.get("step"), int)]
-    return kept[-1] if here == home / "best" and kept else None
+    compute = (read_facts(here) or {}).get("compute") if here == home / BEST_FOLDER else None
+    number = compute.get("step") if isinstance(compute, dict) else None
+    return number if isinstance(number, int) else None

@@ -141,7 +141,6 @@ class Trainer:
                 self.log.event("early_stop", step=self.step, **self.controllers.stopping.fields())
             if self.step % self.config.eval_every:
                 self._evaluate()
-                self._keep_best(last=True)
             self.policy.save(self.log.folder / MODEL_FOLDER)
             write_card(self.log.folder / MODEL_FOLDER, self._facts())
 
@@ -278,10 +277,10 @@ class Trainer:
         self.controllers.stopping.watch(self.step, self.pass_rate)
         self._keep_best()
 
-    def _keep_best(self, *, last: bool = False) -> None:
+    def _keep_best(self) -> None:
         """Keep the policy if its evaluation is the best so far, with a checkpoint: no resume may fall behind it.
 
-        Of the `last` policy there is one already, which need not know of an evaluation that is made off its turn.
+        An evaluation off its turn is not asked: a run that goes on cuts it off, and the policy before it would be gone.
         """
         found = self.controllers.best.watch(self.step, self.pass_rate) if self.config.keep_best else None
         if found is None:
@@ -289,8 +288,7 @@ class Trainer:
         self.log.event("best", step=self.step, **found)
         with self.log.meter.apart("checkpoint"):
             write_best(self.log.folder, self.policy.save, self._facts())
-        if not last:
-            self.save()
+        self.save()
         take_place(self.log.folder)
 
     def _facts(self) -> dict[str, Any]:

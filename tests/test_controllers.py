@@ -26,7 +26,9 @@ from scalerl.controllers import ABOVE, BatchSize, Controllers, LearningRate, nex
 from scalerl.generate import Generator
 from scalerl.policy import Policy, load_policy
 from scalerl.runlog import TIME_FIELDS, UserError, read_header, read_log
+from scalerl.saved import step_of
 from scalerl.start import resume, train
+from scalerl.train import Trainer
 
 STILL = {"learning_rate": "1e-9", "plateau_floor": "1e-12", "warmup_steps": 0}
 RATES = st.lists(st.sampled_from([0.0, 0.1, 0.11, 0.2, 0.205, 0.5, 1.0]), max_size=40)
@@ -435,6 +437,41 @@ def test_the_best_of_equal_pass_rates_is_the_first(start):
     assert set(column(folder, "eval", "pass_rate")) == {0.0}, "nobody answers in four tokens"
     assert [e["step"] for e in events_of(folder, "best")] == [0]
     assert json.loads((folder / "best" / "policy.json").read_text())["compute"]["step"] == 0
+
+
+def test_the_best_policy_is_that_of_the_log_when_a_run_goes_on(start, monkeypatch):
+    """The evaluation that ends a run off its turn is the best of all: it is cut off when the run goes on."""
+    monkeypatch.setattr("scalerl.train.Trainer._evaluate", _rated(Trainer._evaluate, {0: 0.1, 2: 0.2, 3: 0.9}))
+    fields = {**STILL, "eval_every": 2, "keep_best": "true"}
+    folder = start("cut", **fields, max_steps=3)
+    assert [event["step"] for event in events_of(folder, "best")] == [0, 2] and best_step(folder) == 2
+    assert json.loads((folder / "model" / "policy.json").read_text())["compute"]["step"] == 3
+    resume(str(folder), ["max_steps=6"], say=pytest.fail)
+    whole = start("whole", **fields, max_steps=6)
+    assert rows_of(folder) == rows_of(whole)
+    assert_equal_policies(folder / "best", whole / "best")
+    rows = read_log(folder / "log.jsonl").rows
+    kept = step_of(str(folder / "best"), folder, None, rows)
+    assert kept == events_of(folder, "best")[-1]["step"] == best_step(folder)
+    facts = folder / "best" / "policy.json"  # it is believed before the log
+    facts.write_text(facts.read_text().replace(f'"step": {kept}', '"step": 1'))
+    assert step_of(str(folder / "best"), folder, None, rows) == 1
+    facts.write_text("[]")
+    assert step_of(str(folder / "best"), folder, None, rows) is None
+
+
+def best_step(folder: Path) -> int:
+    return json.loads((folder / "best" / "policy.json").read_text())["compute"]["step"]
+
+
+def _rated(real, rates):
+    """Let evaluations at these steps be told to the controllers as so good, at others as worthless."""
+
+    def evaluate(self):
+        real(self)
+        self.pass_rate = rates.get(self.step, 0.0)
+
+    return evaluate
 
 
 KILLED = """
