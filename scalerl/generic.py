@@ -5,7 +5,8 @@ generator, a generator process and the trainer run the same code on weights of t
 cache of ours, and masks and positions are given, never guessed by the modules from ids or from a cache's length.
 
 What a module does with them is its own affair. Before a model is trained, this path is therefore held against the
-model's own forward on a few hundred tokens (whole, continued, and one by one), and a model on which they differ is refused.
+model's own forward on a few hundred tokens (whole, continued, and one by one), and a model on which they differ is
+refused.
 """
 
 from __future__ import annotations

@@ -110,6 +110,16 @@ def adapted_weights(model: Any) -> tuple[int, int, int]:
 
 
 @torch.no_grad()
+def merge(model: Any) -> None:
+    """Make a model with adapters a plain one, in place, that multiplies by the same matrices."""
+    weights = {name: weight.clone() for name, weight in plain_weights(model)}
+    model.__dict__.pop("scalerl_adapters").unload()
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])
+        parameter.requires_grad_(True)
+
+
+@torch.no_grad()
 def save_merged(model: Any, folder: Path) -> None:
     """Write a model with adapters as a plain model directory, and the adapters beside its files in `ADAPTER_FOLDER`."""
     state = {name: weight.detach().clone() for name, weight in plain_weights(model)}

@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 import torch
 
 from scalerl.checkpoint import read_folder
+from scalerl.config import change_config
+from scalerl.lora import add_adapters, merge
 from scalerl.modelcard import read_facts
 from scalerl.policy import Policy, checkpoint_hash, load_policy
 from scalerl.runlog import BEST_FOLDER, CHECKPOINT_FOLDER, MODEL_FOLDER, UserError, read_header, read_regular
 
 WEIGHT_FILES = (".pt", ".pth")
+LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_targets")
 WRAPPED = ("model", "state_dict", "model_state_dict")  # names under which trainers keep the weights among other things
 MOST_NAMED = 3
 
@@ -56,7 +59,12 @@ def load_saved(path: str, *, base: str | None, device: str = "cpu", dtype: str =
         began = config.get("model_name") if isinstance(config, dict) else None
         policy = load_policy(base or str(began), device=device, dtype=dtype)
         tensors = read_folder(file).tensors.get("model", {})
+        lora = change_config({name: config.get(name) for name in LORA_FIELDS} if isinstance(config, dict) else {}, [])
+        if lora.lora_rank is not None:  # the checkpoint holds the adapters alone
+            add_adapters(policy.model, rank=lora.lora_rank, alpha=lora.lora_scale, targets=lora.lora_targets, seed=0)
         put(policy.model, tensors, str(file))
+        if lora.lora_rank is not None:
+            merge(policy.model)
         return Saved(policy, {"path": path, "sha256": _hash(tensors), "base": base or began})
     if file.suffix.lower() in WEIGHT_FILES and not file.is_dir():
         if base is None:
@@ -95,15 +103,17 @@ def _read_weights(path: str) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def put(model: Any, tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Put weights into a model, all of them or none.
+    """Put weights into a model, all of them that are trained (with adapters these alone) or none.
 
     Raises
     ------
     UserError
         If one is missing, unknown, or of another shape; the message names the first of each kind.
     """
-    own = dict(model.named_parameters(remove_duplicate=False))
-    once = dict(model.named_parameters())  # a tied head stands there under its first name alone
+    own = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    once = {
+        name: p for name, p in model.named_parameters() if p.requires_grad
+    }  # a tied head stands there under its first name alone
     again = {name for name in own if name not in once}
     buffers = dict(model.named_buffers())
     missing = [name for name in once if name not in tensors]

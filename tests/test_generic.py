@@ -267,7 +267,7 @@ def test_a_generator_process_writes_what_the_inline_one_writes(folders):
     ("kind", "fields", "message"),
     [
         ("gemma2", {"sliding_window": 32}, "'gemma2' model attends to the last 32 tokens only: set max_length to"),
-        ("gpt_neo", {"window_size": 16}, "'gpt_neo' model attends to the last 16 tokens only: set max_length to that or"),
+        ("gpt_neo", {"window_size": 16}, "'gpt_neo' model attends to the last 16 tokens only: set max_length"),
         ("gpt2", {"n_positions": 48}, "'gpt2' model has positions for 48 tokens: set max_length to that or less"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
                    "max_position_embeddings": 32}, "turns its angles otherwise beyond 32 tokens"),

@@ -12,11 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from scalerl.checkpoint import read_checkpoint
+from scalerl.cli import main
 from scalerl.describe import multiplying_weights, training_flops
 from scalerl.learner import Learner
 from scalerl.lora import adapted_weights
 from scalerl.policy import load_policy
-from scalerl.runlog import UserError
+from scalerl.runlog import UserError, read_log
+from scalerl.saved import load_saved
 from scalerl.start import resume
 from scalerl.tasks.chain import Chain
 from tests.test_generic import folders, learner_of, rows_of, run_of, sampled  # noqa: F401 - a fixture
@@ -103,6 +105,25 @@ def test_a_run_keeps_adapters_goes_on_exactly_and_ends_with_a_plain_model(folder
     assert (about["r"], about["lora_alpha"]) == (2, 8)
 
 
+def test_a_checkpoint_of_adapters_is_evaluated_as_the_run_was(folders, prompts, tmp_path, monkeypatch):  # noqa: F811
+    fields = {**LORA, "lora_alpha": 8, "learning_rate": "1e-2", "eval_every": 2, "checkpoint_every": 2}
+    run = run_of(folders("llama"), prompts, tmp_path / "run", max_steps=4, **fields)
+    logged = {row["step"]: row["correct"] for row in read_log(run / "log.jsonl").rows if row["kind"] == "eval"}
+    place = str(run / "checkpoints" / "step-00000004")
+    saved, final = load_saved(place, base=None), load_policy(str(run / "model"))
+    for (name, p), (other, q) in zip(
+        saved.policy.model.named_parameters(), final.model.named_parameters(), strict=True
+    ):
+        assert name == other and torch.equal(p, q) and p.requires_grad, name
+    assert logged[4] != logged[0]
+    argv = ["evaluate", "--model-path", place, "--eval-data", str(prompts / "eval.json"), "--output-file"]
+    assert main([*argv, str(tmp_path / "r.json"), "--run", str(run)]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["data"][0]["correct"] == logged[4]
+    with pytest.raises(UserError, match=r"does not fit its base model: .* weights are of another shape: .*lora_A"):
+        monkeypatch.setattr("scalerl.saved.read_header", lambda _: {"config": {"lora_rank": 3}})
+        load_saved(place, base=folders("llama"))
+
+
 @pytest.mark.parametrize("targets", ["null", "[q_proj, v_proj]"])
 def test_operations_are_what_torch_counts(folders, targets):  # noqa: F811
     policy = load_policy(folders("llama"))
@@ -154,7 +175,7 @@ def test_an_adapted_head_is_saved_as_it_was_trained_and_a_tied_one_is_refused(fo
     done = sampled(policy, learner)
     assert (learner_of(again).logprobs(done) - learner.logprobs(done)).abs().max() < 1e-5
     tied = load_policy(folders("qwen3"))
-    with pytest.raises(UserError, match="lora_targets: lm_head is looked up, not multiplied; leave .* a tied head out"):
+    with pytest.raises(UserError, match=r"lora_targets: lm_head is looked up, not multiplied; leave .* a tied head out"):
         learner_of(tied, **fields)
     assert not any(".lora_" in name for name, _ in tied.model.named_parameters())  # refused before it was changed
 
