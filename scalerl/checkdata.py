@@ -7,6 +7,7 @@ answers, or that takes any, is found before the first GPU-hour.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from scalerl.config import ScaleRLConfig
 from scalerl.data import load_data
 from scalerl.policy import Policy
-from scalerl.scoring import score
+from scalerl.rewards import make_scorer
 from scalerl.tasks import Item
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
@@ -82,8 +83,11 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
     policy = None if policy is None else policy.formatted(config.prompt_format, config.system_prompt)
     encoded = None if policy is None else [policy.encode_prompt(item["prompt"]) for item in data.items]
     references = [reference(item) for item in data.items]
-    right = [s.right for s in score(config, list(zip(data.items, references, strict=True)))]
-    wrong = [s.right for s in score(config, list(zip(data.items, _wrong(data.items, references), strict=True)))]
+    with closing(make_scorer(config)) as scorer:
+        right, wrong = (
+            [score.right for score in scorer.score(list(zip(data.items, texts, strict=True)))]
+            for texts in (references, _wrong(data.items, references))
+        )
     rendered = [
         {
             "item": index,

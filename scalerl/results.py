@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,10 +24,11 @@ from scalerl.generic import make_forward
 from scalerl.passk import Score, majority, over_prompts, pass_at_k, powers
 from scalerl.policy import Policy
 from scalerl.preparing.readers import DataError
+from scalerl.rewards import make_scorer
 from scalerl.runlog import COMPUTE_AXES, LOG_FILE, UserError, append_downstream, read_header, read_log
 from scalerl.sampler import interruption
 from scalerl.saved import Saved, step_of
-from scalerl.scoring import answer_of, score
+from scalerl.scoring import answer_of
 from scalerl.tasks import thinking_of
 
 SCHEMA = "evaluation/1"
@@ -104,20 +106,21 @@ def evaluate_saved(
     loaded = [_load(file, policy, config, say) for file in files]
     axes = None if run is None else axes_at(run, saved, step)
     weights = forward.weights(fp32_head=config.use_fp32_lm_head)
-    number = 0 if axes is None else int(axes["step"])
+    number, k = 0 if axes is None else int(axes["step"]), config.eval_generations
     tables, rows = [], []
-    for name, (data, prompts) in zip(names, loaded, strict=True):
-        began = time.perf_counter()
-        with torch.inference_mode():
-            completions = sample(config, policy, task, forward, weights, prompts=prompts, step=number)
-        texts = [policy.decode(completion.tokens) for completion in completions]
-        k = config.eval_generations
-        scores = score(config, [(data.items[c.number // k], text) for c, text in zip(completions, texts, strict=True)])
-        graded = Graded(completions, texts, [s.right for s in scores], sum(s.error is not None for s in scores))
-        seconds = time.perf_counter() - began
-        row = eval_row(config, data, graded)
-        tables.append({"name": name, **describe(config, data, graded, row), "evaluate_s": seconds})
-        rows.append({"data_set": name, **row, "evaluate_s": seconds})
+    with closing(make_scorer(config)) as scorer:  # before the first token: it says if there is no such reward
+        for name, (data, prompts) in zip(names, loaded, strict=True):
+            began = time.perf_counter()
+            with torch.inference_mode():
+                completions = sample(config, policy, task, forward, weights, prompts=prompts, step=number)
+            texts = [policy.decode(completion.tokens) for completion in completions]
+            asked = [(data.items[c.number // k], text) for c, text in zip(completions, texts, strict=True)]
+            scores = scorer.score(asked)
+            graded = Graded(completions, texts, [s.right for s in scores], sum(s.error is not None for s in scores))
+            seconds = time.perf_counter() - began
+            row = eval_row(config, data, graded)
+            tables.append({"name": name, **describe(config, data, graded, row), "evaluate_s": seconds})
+            rows.append({"data_set": name, **row, "evaluate_s": seconds})
     if run is not None and axes is not None:
         about = {"model": saved.about["path"], "model_sha256": saved.about["sha256"]}
         append_downstream(run, [{**axes, **row, **about} for row in rows])

@@ -111,9 +111,8 @@ def put(model: Any, tensors: Mapping[str, torch.Tensor], where: str) -> None:
         If one is missing, unknown, or of another shape; the message names the first of each kind.
     """
     own = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
-    once = {
-        name: p for name, p in model.named_parameters() if p.requires_grad
-    }  # a tied head stands there under its first name alone
+    # A tied head stands here under its first name alone.
+    once = {name: p for name, p in model.named_parameters() if p.requires_grad}
     again = {name for name in own if name not in once}
     buffers = dict(model.named_buffers())
     missing = [name for name in once if name not in tensors]

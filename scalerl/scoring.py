@@ -1,25 +1,11 @@
-"""How `scalerl evaluate` and `scalerl check-data` ask for scores: the one place that knows who gives them."""
+"""What a completion answers, for a vote among completions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable
 
 from scalerl.config import ScaleRLConfig
-from scalerl.rewards import Score, make_scorer
-from scalerl.tasks import Item, get_task
-
-
-def score(config: ScaleRLConfig, pairs: Sequence[tuple[Item, str]]) -> list[Score]:
-    """Return the score of each completion.
-
-    Examples
-    --------
-    >>> [given.right for given in score(ScaleRLConfig(task="chain"), [({"prompt": "7+3=", "answer": "0"}, "+30#0")])]
-    [True]
-    """
-    with closing(make_scorer(config)) as scorer:
-        return scorer.score(pairs)
+from scalerl.tasks import get_task
 
 
 def answer_of(config: ScaleRLConfig) -> Callable[[str], str | None] | None:

@@ -103,6 +103,27 @@ def test_slots_change_nothing_and_the_seed_does(made, run, tmp_path):
     assert counts("--k", 4, "--seed", 1) != first
 
 
+def test_a_reward_that_is_not_there_is_told_before_anything_is_sampled_and_one_pool_serves_all(
+    made, run, tmp_path, monkeypatch, capsys
+):
+    import scalerl.results
+    from scalerl.rewards.pool import Pool
+
+    real, began = scalerl.results.sample, []
+    monkeypatch.setattr(scalerl.results, "sample", lambda *given, **fields: began.append(1) or real(*given, **fields))
+    more = ["--k", 1, "--set", "length_control=none", "--eval-data", made / "data/test.json"]
+    more += ["--output-file", tmp_path / "r.json"]
+    assert evaluate(made, run / "model", "--set", "reward=no_such_module:score", *more) == 2
+    assert "there is no module no_such_module" in capsys.readouterr().err and not began
+    pools, start, close = [], Pool.__init__, Pool.close
+    monkeypatch.setattr(
+        Pool, "__init__", lambda pool, *given, **fields: pools.append(1) or start(pool, *given, **fields)
+    )
+    monkeypatch.setattr(Pool, "close", lambda pool: pools.append(-1) or close(pool))
+    assert evaluate(made, run / "model", "--set", "reward=math", *more) == 0
+    assert (pools, len(began)) == ([1, -1], 2)
+
+
 def test_a_task_that_cannot_tell_its_answer_has_no_majority_and_says_why(made, run, tmp_path, monkeypatch, capsys):
     monkeypatch.delattr("scalerl.tasks.worked.WorkedTask.answer")
     monkeypatch.setattr(Chain, "score", lambda _, item, text: text.endswith("#" + item["answer"]))

@@ -175,7 +175,7 @@ def test_an_adapted_head_is_saved_as_it_was_trained_and_a_tied_one_is_refused(fo
     done = sampled(policy, learner)
     assert (learner_of(again).logprobs(done) - learner.logprobs(done)).abs().max() < 1e-5
     tied = load_policy(folders("qwen3"))
-    with pytest.raises(UserError, match=r"lora_targets: lm_head is looked up, not multiplied; leave .* a tied head out"):
+    with pytest.raises(UserError, match=r"lora_targets: lm_head is looked up, not multiplied; leave .* tied head out"):
         learner_of(tied, **fields)
     assert not any(".lora_" in name for name, _ in tied.model.named_parameters())  # refused before it was changed
 
