@@ -15,6 +15,7 @@ CODES: dict[str, tuple[str, str]] = {
     # reading
     "log-cut": ("warning", "the last line of the log is cut; the whole rows before it are used"),
     "no-header": ("note", "a log without run.json: recipe and seed are unknown"),
+    "axis-chosen": ("note", "a table has several columns that could be compute; the first known one was taken"),
     "rows-empty": ("note", "rows without a pass rate are left out, as logs of sparse evaluations have them"),
     "rows-dropped": ("warning", "rows with text, NaN, infinity or a negative compute are left out"),
     "percent": ("note", "the pass rate was in percent and is divided by 100"),
@@ -33,6 +34,7 @@ CODES: dict[str, tuple[str, str]] = {
     "flat-curve": ("warning", "the pass rate does not change measurably: A, B and C_mid mean nothing"),
     "falling-curve": ("warning", "the pass rate falls: A is a floor that the curve falls to, not a ceiling"),
     "decay": ("warning", "the pass rate peaks and then falls: a curve that only rises is the wrong law here"),
+    "dip": ("warning", "evaluations inside the run lie far below those on both sides; the curve is drawn down by them"),
     "at-bound": ("warning", "the best value of a parameter lies on the edge of its allowed range"),
     "open-interval": ("warning", "the data do not close an interval inside the allowed range"),
     "not-past-midpoint": ("warning", "the run ends before twice C_mid: the ceiling is a guess"),
@@ -49,6 +51,7 @@ CODES: dict[str, tuple[str, str]] = {
     "window-sensitive": ("warning", "A depends on where the fit begins by more than its own intervals allow"),
     "peak-fit": ("note", "fitted up to the peak, on request; nothing is claimed past it"),
     # intervals and what they rest on
+    "refitted": ("note", "a fit of another method, fitted again by the posterior for what rests on draws"),
     "grade": ("note", "P(C_max > 2 C_mid), from which it follows whether A can be used"),
     "one-seed": ("note", "one seed: the interval holds no variance between seeds"),
     "seed-repeated": ("warning", "one seed counts as two, so the spread between seeds comes out too small"),

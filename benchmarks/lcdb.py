@@ -28,7 +28,7 @@ from analysis.curves.families import FAMILIES, Array
 from analysis.fits.evaluations import Evaluations
 from analysis.fits.reach import TOLERANCE
 from analysis.predict.ahead import METHODS, calibrate, cut_at, fit_family
-from analysis.predict.forecasting import _path, reach_of
+from analysis.predict.reaches import path_of, reach_of
 from benchmarks.simulate import wilson
 
 FACTORS = (2.0, 4.0)
@@ -98,8 +98,8 @@ def record(curve: dict[str, Any]) -> dict[str, Any]:
             mid, sd = (float(v[0]) for v in cut.ahead(last, method))
             wide = past.widening(float(last[0] / cut.last), method)
             errors["posterior" if method == "sigmoid" else method] = abs(mid - float(rate[-1]))
-            path = _path(cut, past, 0.95, method)
-            reach = reach_of(path, TOLERANCE)
+            path = path_of(cut, past, 0.95, method)
+            reach = reach_of(path, past, TOLERANCE, method).value
             reached = np.flatnonzero(compute <= reach * cut.last)
             j = int(reached[-1])
             held = None if j < n else abs(float(cut.ahead(compute[j : j + 1], method).mid[0] - rate[j]))

@@ -18,7 +18,7 @@ from analysis.curves.families import SIGMOID
 from analysis.fits.evaluations import Evaluations
 from analysis.fits.reach import TOLERANCE
 from analysis.predict.ahead import METHODS, calibrate, cut_at
-from analysis.predict.forecasting import _path, reach_of
+from analysis.predict.reaches import path_of, reach_of
 from benchmarks.simulate import ar1_noise, draw_params, wilson
 
 KS, RHOS, N, SEED = (1.0, 2.0, 5.0), (0.0, 0.6), 60, 9
@@ -36,7 +36,7 @@ def record(k: float, rho: float, i: int) -> list[float]:
         raise RuntimeError("a simulated curve without a fit")
     row: list[float] = []
     for method in METHODS:
-        reach = reach_of(_path(cut, past, 0.95, method), TOLERANCE)
+        reach = reach_of(path_of(cut, past, 0.95, method), past, TOLERANCE, method).value
         at = np.array([reach, 2.0]) * cut.last
         mid, sd = cut.ahead(at, method)
         truth = np.asarray(SIGMOID.value(at, params))

@@ -275,6 +275,15 @@ def test_arguments_that_make_no_sense_are_refused_in_one_line(options, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_fit_is_tested_with_its_window_and_what_it_held():
+    run = noisy(0, k=4.0, n=20)
+    fitted = an.fit(run, window=(None, 6.0), r0=0.12)
+    told, cut = an.backtest(fitted, 1.5), an.backtest(run, 1.5, window=(None, 6.0))
+    assert told.points["made"].tolist() == cut.points["made"].tolist()
+    free, held = ([r.predicted for r in t.rows if r.method == "sigmoid"] for t in (cut, told))
+    assert len(free) == len(held) > 0 and free != held
+
+
 def test_only_runs_are_taken_each_name_once():
     for given in ("runs", [doubling(), "x"], 3):
         with pytest.raises(UserError, match="takes runs"):
@@ -341,7 +350,12 @@ def test_the_command_prints_a_table_or_json_and_draws(tmp_path, capsys):
     figure = tmp_path / "back.png"
     assert command("backtest", PAPER, "--horizon", "2x", "--origins", 6, "-o", figure) == 0
     said = capsys.readouterr().out
-    assert said.startswith("back-test of 1 run from ") and "2x ahead" in said and "4x ahead" not in said
+    assert (
+        said.startswith("forecasts 2x ahead from ")
+        and "back-test of 1 run from " in said
+        and "2x ahead" in said
+        and "4x ahead" not in said
+    )
     assert figure.read_bytes().startswith(b"\x89PNG") and said.endswith(f"wrote {figure}\n")
     with pytest.raises(UserError, match="exists already"):
         command("backtest", PAPER, "-o", figure)

@@ -344,3 +344,23 @@ def test_figure_of_a_table_says_that_nothing_is_there():
     drawn = artists(an.plot_health(an.check(an.read(DECAY, y="eval_acc"))))
     assert {"entropy-none", "truncation-none", "gradient-none", "ratio-none", "kept-none", "phase-none"} <= set(drawn)
     assert len(Steps()) == 0
+
+
+def test_the_worse_of_a_rise_and_a_collapse_of_entropy_is_said(edited):
+    found = edited(late(entropy=lambda row: 1.2 if row["step"] < 80 else 0.001))["entropy"]
+    assert found.status == "error" and "falls to" in found.message and "rises to" in found.message
+
+
+def test_utilisation_shows_the_figure_that_passed_its_limit(edited):
+    for fields in ({"score_s": to(5.0)}, {"generator_busy_s": to(0.05)}):
+        found = edited(late(**fields))["utilisation"]
+        assert found.status == "warning" and found.figure > found.limit
+
+
+def test_what_no_table_holds_is_said_once_and_counted(tmp_path):
+    for name in ("a", "b"):
+        rows = [f"{c},{an.R(c, 0.1, 0.7, 1.5, 3.0)}" for c in np.arange(0.0, 15.0)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["gpu_hours,accuracy", *rows]))
+    text = repr(an.check(an.read(tmp_path)))
+    assert text.count("not looked at") == 1 and text.startswith("every run")
+    assert "a   ok, 1 of 15 checks made" in text and "field to change" in text

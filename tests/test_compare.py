@@ -188,6 +188,51 @@ def test_points_without_a_place_on_the_straight_line_are_counted():
 # the verb
 
 
+def test_a_rate_past_the_reach_is_marked_as_the_laws_alone(fits):
+    found = an.compare(fits[:6], at=["1x", "50x"])
+    for row in found.rows:
+        assert [r.beyond for r in row.rates] == [False, row.reach < 50.0]
+    assert any(row.rates[1].beyond for row in found.rows)
+    assert "law alone, past the reach" in repr(found) and "law alone, past the reach" in compared_html(found)
+    assert found.to_dict()["rows"][0]["at"][1]["beyond_reach"] == found.rows[0].rates[1].beyond
+    inside = an.compare(fits[:6])
+    assert "law alone" not in repr(inside) and not any(r.beyond for row in inside.rows for r in row.rates)
+
+
+def test_an_open_ceiling_beside_a_difference_that_is_known_is_explained(fits, compared):
+    early = [replace(f, window=(None, 2.5)) for f in fits[:6]]
+    found = an.compare([an.fit(f.run, window=f.window) for f in early])
+    assert not found.rows[0].params["A"].identified
+    assert "in a difference that part cancels" in repr(found)
+    assert "in a difference that part cancels" not in repr(compared)
+
+
+def test_a_pass_rate_is_the_same_in_every_table(compared):
+    common = compared.standings.common["gpu_hours"]
+    found = an.compare([f for fits in compared.fits.values() for f in fits], at=[common])
+    for row in found.rows:
+        mean = next(m for m in found.standings.recipes if m.recipe == row.recipe)
+        assert row.rates[0].rate.value == pytest.approx(mean.pass_rate["gpu_hours"], abs=1e-12)
+
+
+def test_who_is_ahead_at_equal_compute_has_the_probability_that_the_table_has(fits):
+    found = an.compare(fits[:6])
+    ahead = found.standings.ahead["gpu_hours"]
+    p = next(row.rates[0].p_best for row in found.rows if row.recipe == ahead)
+    assert found.standings.p_ahead == {"gpu_hours": p}
+    assert f"ahead at equal gpu_hours: {ahead} (P " in repr(found) and "not tested" not in repr(found)
+    assert f"{ahead} (P " in compared_html(found)
+    assert an.compare([fits[0], fits[3]]).standings.p_ahead == {}
+
+
+def test_a_pair_differs_by_what_its_rows_do(compared):
+    high, fast = compared.rows
+    pair = compared.pairs[0]
+    assert pair.A.value == pytest.approx(high.params["A"].value - fast.params["A"].value, abs=1e-12)
+    assert fast.difference.value == -pair.A.value
+    assert pair.at[0].difference.value == pytest.approx(high.rates[0].rate.value - fast.rates[0].rate.value, abs=1e-12)
+
+
 def test_rows_are_best_first_and_hold_the_truth(compared):
     assert [row.recipe for row in compared.rows] == ["high", "fast"]
     pair = compared.pairs[0]
@@ -265,6 +310,75 @@ def test_other_prompts_widen_or_stop_the_test(fits):
     assert (apart.hi - apart.lo) / 2.0 > max(1.8 * between, 1.5 * (same.hi - same.lo) / 2.0)
 
 
+def _counted_recipe(name, gain, prompts, *, seeds=2, first=0):
+    hard = np.random.default_rng(0).beta(0.5, 0.5, 64)
+    share = law(np.linspace(0.01, 6.0, 30), 0.0, 1.0, 1.5, 1.0)[:, None]
+    runs = []
+    for s in range(seeds):
+        run = counted(0.05 + gain * share * hard, f"{name}/{s}", seed=first + s)
+        runs.append(replace(run, recipe=name, seed=s, sha256=f"{name}{s}"))
+    return an.fit([_on(r, prompts) for r in runs])
+
+
+@pytest.fixture(scope="module")
+def on_prompts():
+    kinds = (("a", 0.80, "one"), ("b", 0.74, "one"), ("c", 0.77, "two"), ("d", 0.3, "one"))
+    return {n: list(_counted_recipe(n, g, p, first=10 * i)) for i, (n, g, p) in enumerate(kinds)}
+
+
+def test_a_third_recipe_on_other_prompts_leaves_a_pair_on_the_same_ones_alone(on_prompts):
+    pair = an.compare([*on_prompts["a"], *on_prompts["b"]]).pair("a", "b")
+    beside = an.compare([*on_prompts["a"], *on_prompts["b"], *on_prompts["c"]])
+    again = beside.pair("a", "b")
+    assert pair.at[0].p_better > 0.97
+    assert (again.A.lo, again.A.hi) == pytest.approx((pair.A.lo, pair.A.hi), abs=0.01)  # its seeds speak of tau
+    assert again.at[0].p_better == pytest.approx(pair.at[0].p_better, abs=0.05)
+    assert 0.2 < beside.pair("a", "c").at[0].p_better < 0.9  # other prompts leave this open
+
+
+def test_recipes_on_the_same_prompts_share_their_error_when_they_are_shrunk():
+    rng = np.random.default_rng(0)
+    values, own, shared = np.array([0.60, 0.62, 0.66]), 0.01**2, 0.05**2
+    same = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    covariance = own * np.eye(3) + shared * same
+    draws = rng.multivariate_normal(values, covariance, 40_000).T
+    found = contrasts.shrunk(draws, values, covariance, rng)
+    # written out: normal values around a common mean, by Gibbs' two conditionals on a grid of omega
+    omega = np.concatenate([[0.0], np.geomspace(1e-4, 0.5, 60)])
+    one, logs, means, spreads = np.ones(3), [], [], []
+    for w in omega:
+        total = np.linalg.inv(covariance + w**2 * np.eye(3))
+        m = one @ total @ values / (one @ total @ one)
+        gone = values - m
+        logs.append(-0.5 * (gone @ total @ gone - np.linalg.slogdet(total)[1] + np.log(one @ total @ one)))
+        gain = w**2 * total
+        left = np.eye(3) - gain
+        means.append(m * one + gain @ gone)
+        spreads.append(gain @ covariance + left @ np.outer(one, one) @ left.T / (one @ total @ one))
+    weight = np.exp(np.array(logs) - max(logs) - 0.5 * (omega / 0.1) ** 2) * np.gradient(omega)
+    weight /= weight.sum()
+    mean = weight @ np.array(means)
+    spread = np.einsum("t,tij->ij", weight, np.array(spreads)) + np.einsum(
+        "t,ti,tj->ij", weight, np.array(means) - mean, np.array(means) - mean
+    )
+    assert found.mean(axis=1) == pytest.approx(mean, abs=0.002)
+    apart = np.array([1.0, -1.0, 0.0])
+    assert (apart @ found).std() == pytest.approx(math.sqrt(apart @ spread @ apart), rel=0.03)
+
+
+def test_a_recipe_that_is_not_tested_moves_no_probability_of_others(on_prompts):
+    three = [*on_prompts["a"], *on_prompts["b"], *on_prompts["c"]]
+    alone, beside = an.compare(three), an.compare([*three, on_prompts["d"][0]])
+    assert beside.rows[-1].recipe == "d" and beside.rows[-1].p_best is None
+    for a, b in zip(alone.rows, beside.rows, strict=False):
+        assert b.p_best == pytest.approx(a.p_best, abs=0.05)
+    # of two that are tested none is shrunk, whoever stands beside them
+    two = an.fit(recipe("a", 0.72, seeds=2, k=3.0) + recipe("b", 0.70, seeds=2, first=10, k=3.0))
+    more = an.fit([run for i in range(3) for run in recipe(f"c{i}", 0.71, seeds=1, first=20 + i, k=3.0)])
+    p, beside = an.compare(two).pair("a", "b").p_higher, an.compare([*two, *more]).pair("a", "b").p_higher
+    assert 0.9 < p < 0.99 and beside == pytest.approx(p, abs=0.03)  # shrunk with the others it was .896
+
+
 def test_another_task_is_not_tested_and_another_axis_refused(fits):
     runs = [f.run for f in fits[:6]]
     found = an.compare([_on(r, "one", "chain" if i < 3 else "addition") for i, r in enumerate(runs)])
@@ -287,8 +401,13 @@ def test_what_cannot_be_compared_is_refused(fits):
         an.compare(fits[:6], seed_sd=-1.0)
     with pytest.raises(an.UserError, match="no run is called"):
         an.compare(fits[:6], recipes={"nobody": "mine"})
-    with pytest.raises(an.UserError, match="no draws"):
-        an.compare(an.fit([f.run for f in fits[:6]], method="lsq"))
+
+
+def test_fits_of_another_method_are_compared_by_the_posterior_and_say_so(fits):
+    runs = [f.run for f in fits[:6]]
+    told, usual = an.compare(an.fit(runs, method="lsq")), an.compare(fits[:6])
+    assert told.pairs[0].A == usual.pairs[0].A
+    assert told.findings[0].code == "refitted" and "refitted" not in [f.code for f in usual.findings]
 
 
 def test_a_recipe_without_a_curve_is_named_and_left_out(fits):
@@ -317,6 +436,22 @@ def test_what_it_shows(compared):
     frame = compared.frame
     assert list(frame.index) == ["high", "fast"] and frame.loc["high", "A"] == compared.rows[0].params["A"].value
     assert frame["difference_lo"].isna().tolist() == [True, False]
+
+
+def test_a_reach_without_earlier_forecasts_behind_it_is_marked():
+    runs = recipe("high", 0.74, seeds=2) + recipe("low", 0.6, seeds=2, first=10)
+    few = [
+        replace(noisy(20 + i, k=8.0, n=7, sd=0.001, A=A), name=f"{name}{s}", recipe=name, seed=s)
+        for i, (name, A, s) in enumerate([("high", 0.74, 0), ("high", 0.74, 1), ("low", 0.6, 0), ("low", 0.6, 1)])
+    ]
+    found = an.compare(few)
+    marked = [row for row in found.rows if row.reach > 1.0 and row.reach_origins < 3]
+    assert marked and "not calibrated" in repr(found) and "not calibrated" in compared_html(found)
+    assert f"{marked[0].reach:.3g}x*" in repr(found)
+    assert found.to_dict()["rows"][0]["reach_origins"] == found.rows[0].reach_origins
+    strict = an.compare(runs, level=0.999)
+    for row in strict.rows:
+        assert row.reach <= next(r.reach for r in an.compare(runs).rows if r.recipe == row.recipe)
 
 
 def test_json_has_no_nan_and_says_never(compared):

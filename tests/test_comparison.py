@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import analysis as an
 from analysis.curves.curve import R
 from scalerl.runlog import UserError
+from tests.made import noisy
 
 FAST = {"R0": 0.1, "A": 0.7, "B": 1.5, "C_mid": 1.0}
 SLOW = {"R0": 0.1, "A": 0.6, "B": 1.5, "C_mid": 2.0}
@@ -134,3 +136,18 @@ def test_runs_on_an_axis_of_their_own_are_compared_on_it():
     ]
     assert an.compare_at_equal_compute(fits).ahead == {"Step": "fast"}
     assert an.compare_at_equal_compute([fit.run for fit in fits]).ahead == {"Step": "fast"}
+
+
+def test_axes_of_one_unit_are_told_apart_and_how_curves_were_fitted_is_said():
+    fits = [an.fit(r) for r in (noisy(0), noisy(1, A=0.6))]
+    runs = []
+    for name, f in zip("ab", fits, strict=True):
+        tokens = {"tokens_generated": f.compute * 1e3, "tokens_trained": f.compute * 5e2}
+        run = replace(f.run, name=name, recipe=name, data={**f.run.data, **tokens})
+        runs.append(an.fit(replace(run, axes=("gpu_hours", "tokens_generated", "tokens_trained"))))
+    told = an.compare_at_equal_compute(runs, ["gpu_hours", "tokens_generated", "tokens_trained"])
+    text = repr(told)
+    assert "ahead at equal tokens generated: a" in text and "ahead at equal tokens trained: a" in text
+    assert told.by == {"gpu_hours": "posterior", "tokens_generated": "least squares", "tokens_trained": "least squares"}
+    assert "curves on gpu_hours by the posterior; on tokens generated, tokens trained by least squares" in text
+    assert "at 8000 tokens generated" in text

@@ -15,6 +15,8 @@ from scipy.stats import t as student
 import analysis as an
 from analysis.curves.families import FAMILIES
 from analysis.fits.evaluations import Evaluations, evaluations_of
+from analysis.fits.reach import crossing
+from analysis.fits.refits import points_of, posterior_fit
 from analysis.plots.forecast_plots import plot_forecast, plot_reach
 from analysis.predict.ahead import (
     AVERAGED,
@@ -27,10 +29,10 @@ from analysis.predict.ahead import (
     fit_family,
     origins_of,
 )
-from analysis.predict.forecasting import GRID, reach_of, recipe_reach
+from analysis.predict.reaches import GRID, path_of, recipe_reach
 from benchmarks.simulate import Cell, simulate
 from scalerl.cli import main
-from tests.made import as_run
+from tests.made import ar1, as_run, noisy
 
 PAPER = "data/paper/scalerl_8b_bs2048_100k.csv"
 
@@ -142,8 +144,8 @@ def test_the_reach_is_where_the_band_crosses_the_tolerance(paper):
     assert told.reach > 1.0
     assert float(np.interp(math.log(told.reach), np.log(path.multiples), path.half)) == pytest.approx(0.02, abs=1e-4)
     assert (path.half[path.multiples < told.reach] <= 0.02).all()
-    assert reach_of(path, 1e-6) == 1.0
-    assert reach_of(path, 0.9) == GRID[-1]
+    assert crossing(path.multiples, path.half, 1e-6) == 1.0
+    assert crossing(path.multiples, path.half, 0.9) == GRID[-1] == 100.0
 
 
 def test_where_nothing_can_be_said_a_row_is_none_and_a_finding_says_why():
@@ -159,7 +161,48 @@ def test_where_nothing_can_be_said_a_row_is_none_and_a_finding_says_why():
     exact = an.forecast(as_run(C, an.R(C, 0.1, 0.7, 1.5, 3.0)), "2x")
     assert "lie on the curve to rounding" in exact.findings[-1].message
     assert [row.pass_rate is None for row in few.rows] == [False, False, True, True]
+    sure = an.forecast(as_run(C[:5], np.array([0.1, 0.3, 0.4, 0.44, 0.46])), "2x", tolerance=0.9)
+    assert (sure.reach, sure.reach_origins, sure.paths["average"].multiples[-1]) == (2.0, 0, 2.0)
+    assert "reach 2x by the average" in repr(sure) and "not calibrated" in repr(sure)
     json.dumps(an.Forecasts([flat]).to_dict(), allow_nan=False)
+
+
+def test_a_fit_up_to_its_peak_has_nothing_past_it_by_any_verb():
+    C = np.linspace(0.2, 12.0, 40)
+    rate = np.where(C < 8.0, an.R(C, 0.1, 0.7, 1.5, 2.0), 0.65 - 0.1 * (C - 8.0)) + ar1(40, 0.005, 0.0, 3)
+    fits = [an.fit(as_run(C, rate), method=m, up_to_peak=True) for m in ("posterior", "bootstrap")]
+    for fitted in fits:
+        assert "peak-fit" in {f.code for f in fitted.findings}
+        told = an.forecast(fitted, "2x")
+        assert told.rows[0].pass_rate is None and told.reach is None
+        assert "nothing is claimed past it" in told.findings[-1].message
+        planned = an.plan(fitted, budgets=[2], futures=2)[0]
+        assert planned.verdict is None and planned.budgets == ()
+    assert recipe_reach(fits[:1]) is None
+    bands = {line.get_gid() for line in an.plot_curves(fits[:1], extend=4).collections}
+    assert bands
+    areas = an.plot_curves(fits[:1], extend=4).collections
+    last = max(float(path.vertices[:, 0].max()) for area in areas for path in area.get_paths())
+    assert last <= fits[0].compute[-1] * 1.0001
+
+
+def test_what_a_fit_was_told_goes_on_into_its_forecast_and_its_plan():
+    run = noisy(3, k=3.0, n=20)
+    narrow = an.Priors(log_B=(math.log(1.8), 0.05))
+    given, usual = an.forecast(run, "2x", priors=narrow), an.forecast(run, "2x")
+    told = an.forecast(an.fit(run, priors=narrow), "2x")
+    assert told.rows == given.rows and told.rows != usual.rows
+    held = an.fit(run, r0=0.12)
+    past = calibrate(evaluations_of(run, "gpu_hours"), r0=0.12)
+    row = an.forecast(held, "2x").rows[0]
+    assert row.origins == len(past.errors(2.0, "average"))
+    new = past.widening(2.0, "average").times * math.hypot(cut_at(past.data, draws=held.draws).at(12.0)[1], 0)
+    assert row.mean_hi - row.pass_rate == pytest.approx(new)
+    today = an.plan(held, budgets=[2], futures=2)[0].budgets[0]
+    assert today.A_width == pytest.approx(float(np.diff(held.draws.quantile(held.draws.A, [0.025, 0.975]))[0]))
+    again = posterior_fit(an.fit(run, method="bootstrap", r0="first"))
+    assert (again.method, again.r0, np.ptp(again.draws.R0)) == ("posterior", "first", 0.0)
+    assert len(points_of(again).compute) == len(run) - 1
 
 
 def test_a_wrong_law_is_said_and_paid_for():
@@ -167,7 +210,8 @@ def test_a_wrong_law_is_said_and_paid_for():
     C = np.geomspace(1, 100, 40)
     y = 0.1 + 0.3 / (1 + (3 / C) ** 3) + 0.3 / (1 + (40 / C) ** 6) + 0.002 * np.cos(9.0 * np.arange(40))
     told = an.forecast(as_run(C, y), "2x", methods=["sigmoid"])
-    assert "misfit-ahead" in {f.code for f in told.findings}
+    said = next(f.message for f in told.findings if f.code == "misfit-ahead")
+    assert "so the bands are widened" in said and "wrong" not in said
     right = an.forecast(as_run(C, an.R(C, 0.1, 0.7, 1.5, 5.0) + 0.002 * np.cos(9.0 * np.arange(40))), "2x")
     assert "misfit-ahead" not in {f.code for f in right.findings}
 
@@ -178,6 +222,13 @@ def test_inflation_is_a_name_a_number_or_measured(paper):
     assert wide.mean_hi - wide.mean_lo > usual.mean_hi - usual.mean_lo
     assert INFLATION["vision curves"] == 2.0
     runs = [_run(simulate(Cell(5.0, 60, 0.0), i)) for i in range(5)]
+    half = [0.6 * r.data["gpu_hours"][-1] for r in runs]
+    fits = [an.fit(r, window=(None, end)) for r, end in zip(runs, half, strict=True)]
+    cut = [
+        replace(r, data={name: v[r.data["gpu_hours"] <= end] for name, v in r.data.items()})
+        for r, end in zip(runs, half, strict=True)
+    ]
+    assert an.measure_inflation(fits) == an.measure_inflation(cut) != an.measure_inflation(runs)
     expected = [float((calibrate(evaluations_of(r, r.axes[0])).errors(2.0, "average") ** 2).mean()) for r in runs]
     assert an.measure_inflation(runs) == pytest.approx(math.sqrt(np.mean(expected)))
 
@@ -244,7 +295,11 @@ def test_seeds_of_a_recipe_calibrate_each_other():
     assert both.errors(2.0, "sigmoid").tolist() == [*own, *other]
     assert both.widening(2.0, "sigmoid").origins == len(own) + len(other)
     reach = recipe_reach(fits)
-    assert 1.0 <= reach <= GRID[-1]
-    assert reach <= min(recipe_reach(fits, tolerance=0.05), 100.0)
+    assert 1.0 < reach.value <= min(recipe_reach(fits, tolerance=0.05).value, GRID[-1])
+    assert recipe_reach(fits, level=0.5).value > reach.value
+    cuts = [cut_at(p.data, draws=f.draws, averaged=("sigmoid",)) for p, f in zip(pasts, fits, strict=True)]
+    other = replace(pasts[1], others=(pasts[0],))
+    paths = [path_of(c, p, 0.95, "sigmoid") for c, p in zip(cuts, (both, other), strict=True)]
+    assert reach.value == pytest.approx(min(crossing(p.multiples, p.half, 0.02) for p in paths), rel=0.2)
     flat = an.fit(as_run(np.arange(1.0, 21.0), np.full(20, 0.5)))
     assert recipe_reach([fits[0], flat]) is None

@@ -11,6 +11,8 @@ from scipy import stats
 
 import analysis as an
 from analysis.plots.group_plots import plot_groups, plot_line
+from analysis.pooled.secondstage import fit_line
+from analysis.posteriors.draws import Draws
 from benchmarks.groups import held_by_line
 from scalerl.cli import main
 from tests.made import ar1, as_run, counted
@@ -86,7 +88,14 @@ def test_difficulty_splits_the_prompts_and_keeps_their_mean():
     run = counted(rate, k=16)
     buckets = an.difficulty_buckets(run)
     assert [b.name.split(" ")[0] for b in buckets] == ["hard", "middle", "easy"]
-    assert np.mean([b.data["pass_rate"] for b in buckets], axis=0) == pytest.approx(run.data["pass_rate"])
+    rates = np.mean([b.data["pass_rate"] for b in buckets], axis=0)
+    assert rates == pytest.approx(run.data["pass_rate"], abs=5 * np.sqrt(0.25 / (8 * 30)))  # of half the completions
+    assert [set(b.data["k"]) for b in buckets] == [{8}] * 3
+    for i in range(len(run)):
+        shown = sum(sum(b.data["correct"][i]) for b in buckets)
+        assert 0 <= shown <= sum(run.data["correct"][i])
+    again = an.difficulty_buckets(run)
+    assert all(np.array_equal(a.data["pass_rate"], b.data["pass_rate"]) for a, b in zip(buckets, again, strict=True))
     assert [len(b.data["correct"][0]) for b in buckets] == [10, 10, 10]
     finals = [b.data["pass_rate"][-1] for b in buckets]
     assert finals == sorted(finals)
@@ -95,11 +104,31 @@ def test_difficulty_splits_the_prompts_and_keeps_their_mean():
 def test_luck_does_not_bend_the_curve_of_a_bucket():
     """Prompts that are all alike: every bucket must show the same rise, however they were chosen."""
     rate = np.tile(an.R(np.linspace(0, 6, 24), 0.1, 0.6, 1.5, 1.0)[:, None], 90)
-    hard, _, easy = an.difficulty_buckets(counted(rate, k=4))
-    gap = easy.data["pass_rate"] - hard.data["pass_rate"]
-    early, late = gap[:6].mean(), gap[-6:].mean()
-    # one evaluation's gap has sd sqrt(2 x .24 / (4 x 30)) = .063; the mean of six .026
-    assert abs(early - late) < 4 * 0.026 * np.sqrt(2)
+    gaps = []
+    for i in range(200):
+        hard, _, easy = an.difficulty_buckets(counted(rate, k=4, seed=i))
+        gap = easy.data["pass_rate"] - hard.data["pass_rate"]
+        gaps.append([gap[:6].mean(), gap[-6:].mean()])
+    # a gap of one evaluation has sd sqrt(2 x .24 / (2 x 30)) = .09, the mean of six .037, that of 200 such .0026
+    assert np.mean(gaps, axis=0) == pytest.approx([0.0, 0.0], abs=4 * 0.0026)
+
+
+def test_seeds_of_a_size_are_no_sizes_of_their_own():
+    u = np.log(np.repeat([1.0, 2.0, 4.0, 8.0], 3))
+    rng = np.random.default_rng(0)
+    medians = 0.2 + 0.3 * u + np.repeat(rng.normal(0, 0.1, 4), 3) + rng.normal(0, 0.01, 12)
+    one, wide = np.ones(3), np.array([-1e-6, 0.0, 1e-6])
+    draws = [Draws(0.1 * one, 0.6 * one, np.exp(m + wide), one, 0 * one, 0 * one, one / 3) for m in medians]
+    told = fit_line("B", np.exp(u), draws, 16.0, 0.95)
+    four, own = np.log([1.0, 2.0, 4.0, 8.0]), medians.reshape(4, 3).mean(axis=1)
+    slope, intercept, *_ = stats.linregress(four, own)
+    s = np.sqrt(((own - intercept - slope * four) ** 2).sum() / 2)
+    h = 1 / 4 + (np.log(16) - four.mean()) ** 2 / ((four - four.mean()) ** 2).sum()
+    assert told.half == pytest.approx(stats.t.ppf(0.975, 2) * s * np.sqrt(1 + h))
+    runs = [as_run(C, an.R(C, 0.1, A, 1.5, 1.0) + ar1(30, 0.004, seed=i), f"r{i}") for i, A in
+            enumerate((0.5, 0.5, 0.55, 0.55, 0.6, 0.6))]  # fmt: skip
+    sizes = {f"r{i}": float(2 ** (i // 2)) for i in range(6)}
+    assert an.fit(runs, by=sizes).line.at == pytest.approx(8.0)
 
 
 def test_runs_take_their_size_from_the_configuration_or_a_mapping():

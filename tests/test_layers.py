@@ -40,6 +40,7 @@ def test_analysis_knows_of_scalerl_only_the_run_log():
 
 
 FLOORS = [
+    "amounts",
     "findings",
     "schema",
     "readers",

@@ -418,12 +418,12 @@ def test_missing_and_unreadable_paths_are_one_clear_line(tmp_path):
     header_only = write_run(tmp_path / "begun")
     (header_only / "log.jsonl").unlink()
     (tmp_path / "tables").mkdir()
-    write_csv(tmp_path / "tables" / "a.csv", "gpu_hours,accuracy\n0,.1\n")
+    (tmp_path / "tables" / "a.csv").write_text("who,what\nme,nothing\n")
     for path, says in [
         (tmp_path / "no", "no such file"),
         (tmp_path / "empty", "no run in it"),
         (header_only, "no log.jsonl"),
-        (tmp_path / "tables", "name the file itself"),
+        (tmp_path / "tables", "a.csv: no compute column"),
         (f"{tmp_path}/none/*", "matches no"),
         ("a\0b", "a?b: there is no such file"),
     ]:

@@ -17,8 +17,9 @@ import pytest
 import analysis as an
 from analysis.curves.curve import R
 from analysis.plots.captions import caption
+from analysis.plots.looks import COLOURS
 from analysis.plots.output import new_axes, save, write
-from analysis.plots.plotting import BAND_ROOM, COLOURS
+from analysis.plots.plotting import BAND_ROOM
 from scalerl.runlog import UserError
 
 mpl.use("Agg")

@@ -276,7 +276,7 @@ def test_doubts_come_first_then_the_reach_then_A_with_its_grade(full):
     assert lines[0] == "made   25 evaluations, 0 to 10 gpu_hours, posterior"
     assert lines[1] == "  warning  the law does not fit"
     at = len(doubted.findings) + 1
-    assert lines[at] == "  reach 6.2x: the pass rate is known to +-.02 up to 62 gpu_hours"
+    assert lines[at] == "  reach 6.2x: the pass rate is known to +-.02 up to 62 gpu_hours, if the law holds"
     assert lines[at + 1].startswith("  A      ") and lines[at + 1].endswith("  usable: P(C_max > 2 C_mid) = .97")
     assert lines[at + 2] == "  A on new prompts  0.750   0.700 - 0.800"
     first = fit_text(doubted).splitlines()
@@ -297,12 +297,11 @@ def test_an_open_A_is_its_lower_limit(full):
 @pytest.mark.parametrize(
     ("reach", "said"),
     [
-        (None, "reach below 1x: the pass rate is not known to +-.02 even at the last evaluation"),
-        (0.5, "reach below 1x: the pass rate is not known to +-.02 even at the last evaluation"),
-        (1.0, "reach 1x: the pass rate is known to +-.02 up to the last evaluation and not beyond"),
-        (1.25, "reach 1.25x: the pass rate is known to +-.02 up to 12 gpu_hours"),
-        (99.99, "reach 99.9x: the pass rate is known to +-.02 up to 1e+03 gpu_hours"),
-        (100.0, "reach >= 100x: the pass rate is known to +-.02 up to 1e+03 gpu_hours"),
+        (None, "reach unknown: limits are withheld"),
+        (1.0, "reach none: the pass rate is not known to +-.02 past the last evaluation"),
+        (1.25, "reach 1.25x: the pass rate is known to +-.02 up to 12 gpu_hours, if the law holds"),
+        (99.99, "reach 99.9x: the pass rate is known to +-.02 up to 1000 gpu_hours, if the law holds"),
+        (100.0, "reach >= 100x: the pass rate is known to +-.02 up to 1000 gpu_hours, if the law holds"),
     ],
 )
 def test_the_reach_is_a_sentence(full, reach, said):

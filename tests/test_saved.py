@@ -34,6 +34,16 @@ def test_a_posterior_comes_back_as_one():
     assert type(again(an.fit(noisy(0, n=12), method="bootstrap")).draws) is an.Draws
 
 
+def test_priors_and_r0_come_back_and_a_file_without_them_has_the_usual_ones():
+    priors = an.Priors(log_B=(0.5, 0.3), R0=(0.1, 0.05))
+    fit = an.fit(noisy(0, n=12), priors=priors, r0="first")
+    assert again(fit).priors == priors and again(fit).r0 == "first"
+    old = json.loads(an.fit(noisy(0, n=12), r0=0.12).to_json())
+    del old["fits"][0]["priors"], old["fits"][0]["r0"]
+    made = an.Fit.from_json(json.dumps(old))
+    assert made.priors is None and made.r0 == 0.12
+
+
 @pytest.mark.parametrize(
     "kind", ["uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "bool", "float16", "float32"]
 )

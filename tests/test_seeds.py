@@ -16,6 +16,7 @@ from analysis.fits import methods
 from analysis.fits.estimating import SPOILT
 from analysis.posteriors.draws import Draws
 from analysis.posteriors.gibbs import gibbs
+from analysis.posteriors.noise import prompt_variance
 from analysis.posteriors.priors import Priors
 from benchmarks import seeds as benchmark
 from scalerl.runlog import UserError
@@ -200,7 +201,7 @@ def test_the_choice_of_prompts_does_not_average_out():
     (recipe,) = an.pool_seeds(fits)
     assert codes(recipe) == ["prompts-fixed"]
     sd = recipe.findings[0].figure
-    assert sd == pytest.approx(np.sqrt(an.noise.prompt_variance(np.array(correct[0]), 4)))
+    assert sd == pytest.approx(np.sqrt(prompt_variance(np.array(correct[0]), 4)))
     A, wide = recipe.params["A"], recipe.A_population
     assert wide.hi == pytest.approx(min(A.value + np.hypot(A.hi - A.value, 1.959964 * sd), 1.0))
     assert wide.hi - wide.lo > A.hi - A.lo

@@ -14,6 +14,7 @@ import pytest
 import analysis as an
 from analysis.reports.watching import Watch, frame, hours_left, picture
 from scalerl.cli import main
+from scalerl.runlog import RunLog
 
 RATE = [f"{c},{an.R(c, 0.1, 0.7, 1.5, 3.0) + 0.004 * np.sin(9.0 * c):.6f}" for c in np.arange(0.0, 15.0)]
 
@@ -117,3 +118,34 @@ def test_once_prints_one_frame_and_says_by_its_code_whether_there_was_a_run(tmp_
     assert "at 30 gpu_hours" in capsys.readouterr().out
     assert main(["watch", str(file), "--every", "0"]) == 2
     assert "--every" in capsys.readouterr().err
+
+
+def test_the_end_of_a_run_is_news(tmp_path):
+    with RunLog(tmp_path / "run", recipe="mine", seed=0, device_kind="cpu", devices=1, header={}) as log:
+        for i, c in enumerate(np.linspace(0.0, 8.0, 12)):
+            log.evaluate(step=i, correct=[i % 3] * 50, k=4, gpu_hours=float(c), cpu_s=float(c), prompt_set="p")
+        watch = Watch([str(tmp_path / "run")])
+        assert len(watch.look()) == 1 and watch.look() == []
+    (one,) = watch.look()
+    assert one.run.end_time and f"the run ended {one.run.end_time}" in frame(watch)
+    assert watch.look() == [] and len(one.widths) <= 1
+
+
+def test_a_narrow_terminal_cuts_no_warning(tmp_path):
+    file = tmp_path / "mine.csv"
+    write(file, [f"{c},{0.1 + 0.06 * c if c < 9 else 0.6 - 0.05 * (c - 9):.3f}" for c in range(18)])
+    watch = Watch([str(file)])
+    watch.look()
+    warning = next(f.message for f in watch.seen["mine"].told.findings if f.severity == "warning")
+    text = frame(watch, width=44)
+    assert max(map(len, text.splitlines())) <= 44
+    assert "".join(warning.split()) in "".join(text.split())
+
+
+def test_the_column_and_the_factor_can_be_chosen(tmp_path, capsys):
+    file = tmp_path / "mine.csv"
+    file.write_text(
+        "\n".join(["gpu_hours,score", *(f"{line.split(',')[0]},{100 * float(line.split(',')[1])}" for line in RATE)])
+    )
+    assert main(["watch", str(file), "--once", "--y", "score", "--scale", "0.01", "--until", "30"]) == 0
+    assert "at 30 gpu_hours" in capsys.readouterr().out

@@ -10,19 +10,24 @@ not promise the evaluations of the future: only how much they will narrow.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
 from analysis.curves.curve import R
 from analysis.curves.solver import Array
 from analysis.fits.evaluations import Evaluations
+from analysis.fits.reach import crossing
 from analysis.posteriors.draws import Draws, tail
 from analysis.posteriors.priors import Priors
 from analysis.predict.ahead import Calibration, Cut, cut_at
+from analysis.predict.reaches import GRID, times_of
 
 FUTURES = 16
-MOST_NEW = 240  # evaluations that are added at most; a denser cadence is thinned
-MULTIPLES = np.array([1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0])
+# A longer run is fitted on means of neighbouring evaluations, this many or a few more: dropping evaluations would lose
+# what they say, and AR(1) noise in blocks is AR(1) and white noise, which the model has.
+BLOCKS, MOST_BLOCKS = 200, 1000
+OWN_BLOCKS = 25  # of what is there already, where much is added to it
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def continued(data: Evaluations, draws: Draws, row: int, multiple: float, rng: n
     last = float(data.compute[-1])
     gap = usual_gap(data.compute)
     count = max(1, round((multiple - 1.0) * last / gap))
-    steps = np.unique(np.linspace(1, count, min(count, MOST_NEW)).round())
+    steps = np.arange(1.0, count + 1.0)
     C = last + steps * ((multiple - 1.0) * last / count)
     time_gap = usual_gap(data.time)
     d, white = draws, float(getattr(draws, "white", np.zeros(len(draws)))[row])
@@ -70,12 +75,10 @@ def continued(data: Evaluations, draws: Draws, row: int, multiple: float, rng: n
     run_sd, own_sd = sigma * np.sqrt(1.0 - white), sigma * np.sqrt(white)
     # The share of the last residual that is run noise goes on; the evaluation's own is drawn anew.
     state = (1.0 - white) * float(data.pass_rate[-1] - R(last, R0, A, B, C_mid))
-    noise, before = np.empty(len(C)), 0.0
-    for i, step in enumerate(steps):
-        kept = rho ** (step - before)
-        state = kept * state + np.sqrt(1.0 - kept**2) * run_sd * rng.standard_normal()
-        noise[i], before = state, step
-    noise += own_sd * rng.standard_normal(len(C))
+    drawn = rng.standard_normal((count, 2))  # a row an evaluation: a longer future begins as a shorter one does
+    fresh = (np.sqrt(1.0 - rho**2) * run_sd * drawn[:, 0]).tolist()
+    noise = np.fromiter(accumulate(fresh, lambda state, new: rho * state + new, initial=state), float)[1:]
+    noise += own_sd * drawn[:, 1]
     rate = np.clip(R(C, R0, A, B, C_mid) + noise, 0.0, 1.0)
     variance = data.variance
     if variance is not None:
@@ -87,6 +90,29 @@ def continued(data: Evaluations, draws: Draws, row: int, multiple: float, rng: n
         variance,
         (),
     )
+
+
+def in_blocks(data: Evaluations, most: int) -> Evaluations:
+    """Return means of neighbouring evaluations, as many in each block as leave at most `most` blocks.
+
+    Examples
+    --------
+    >>> C = np.arange(5.0)
+    >>> made = in_blocks(Evaluations(C, C / 10, C, np.full(5, 0.4), ()), 3)
+    >>> made.compute.tolist(), made.pass_rate.round(2).tolist(), made.variance.tolist()
+    ([0.5, 2.5, 4.0], [0.05, 0.25, 0.4], [0.2, 0.2, 0.4])
+    """
+    each = -(-len(data.compute) // most)
+    if each <= 1:
+        return data
+    starts = np.arange(0, len(data.compute), each)
+    sizes = np.diff(np.r_[starts, len(data.compute)])
+
+    def mean(values: Array) -> Array:
+        return np.asarray(np.add.reduceat(values, starts) / sizes)
+
+    variance = None if data.variance is None else mean(data.variance) / sizes
+    return Evaluations(mean(data.compute), mean(data.pass_rate), mean(data.time), variance, ())
 
 
 def usual_gap(values: Array) -> float:
@@ -110,6 +136,7 @@ def after(
     tolerance: float,
     level: float,
     priors: Priors | None = None,
+    r0: float | None = None,
     futures: int = FUTURES,
     seed: int = 0,
 ) -> After:
@@ -117,40 +144,22 @@ def after(
 
     The band is that of the sigmoid, widened as earlier forecasts of the run ask for it today.
     """
-    rng = np.random.default_rng(seed)  # the same futures for every budget, so that budgets can be compared
-    rows = rng.choice(len(cut.draws), size=futures, p=cut.draws.weight)
-    times = np.array([past.widening(float(h), "sigmoid", level).times for h in MULTIPLES])
+    # The same futures for every budget, so that budgets can be compared: a generator each.
+    rows = np.random.default_rng(seed).choice(len(cut.draws), size=futures, p=cut.draws.weight)
+    times, twice = times_of(past, GRID, "sigmoid", level), past.widening(2.0, "sigmoid", level).times
     told = []
-    for row in rows:
-        later = cut_at(continued(data, cut.draws, int(row), multiple, rng), priors=priors, averaged=("sigmoid",))
+    for i, row in enumerate(rows):
+        longer = continued(data, cut.draws, int(row), multiple, np.random.default_rng([seed, 1, i]))
+        most = min(max(BLOCKS, OWN_BLOCKS * len(longer.compute) // len(data.compute)), MOST_BLOCKS)
+        later = cut_at(in_blocks(longer, most), priors=priors, r0=r0, averaged=("sigmoid",))
         if later is None:
             continue
         d = later.draws
         lo, hi = d.quantile(d.A, [tail(level), 1.0 - tail(level)])
-        mean = float(d.weight @ d.A)
-        half = times * later.ahead(MULTIPLES * later.last, "sigmoid").sd
-        told.append(
-            (hi - lo, float(d.weight @ (d.A - mean) ** 2), float(half[MULTIPLES == 2.0][0]), crossing(half, tolerance))
-        )
+        half = times * later.ahead(GRID * later.last, "sigmoid").sd
+        at_2x = twice * float(later.ahead(np.array([2.0 * later.last]), "sigmoid").sd[0])
+        told.append((hi - lo, d.moments(d.A)[1], at_2x, crossing(GRID, half, tolerance)))
     table = np.array(told)
     width, variance, half_at_2x, reach = np.median(table, axis=0)
     reaches = tuple(sorted(float(r) for r in table[:, 3]))
     return After(multiple, float(width), float(variance), float(half_at_2x), float(reach), reaches, len(table))
-
-
-def crossing(half: Array, tolerance: float) -> float:
-    """Multiple up to which half-widths at `MULTIPLES` are within the tolerance; 1 where the first is not.
-
-    Examples
-    --------
-    >>> crossing(np.full(13, 0.01), 0.02), crossing(np.full(13, 0.03), 0.02)
-    (64.0, 1.0)
-    """
-    wide = np.flatnonzero(half > tolerance)
-    if not len(wide):
-        return float(MULTIPLES[-1])
-    k = int(wide[0])
-    if k == 0:
-        return 1.0
-    share = (tolerance - half[k - 1]) / (half[k] - half[k - 1])
-    return float(np.exp(np.interp(share, [0.0, 1.0], np.log(MULTIPLES[k - 1 : k + 1]))))

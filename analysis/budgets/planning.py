@@ -11,27 +11,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.budgets.budget import FUTURES, MULTIPLES, After, after, crossing
+from analysis.budgets.budget import FUTURES, After, after
 from analysis.budgets.plans import GO, STOP, UNSURE, Budget, Candidate, Plan, Plans, Power
 from analysis.comparisons import contrasts
 from analysis.findings import finding
 from analysis.fits.arguments import checked_share
-from analysis.fits.evaluations import evaluations_of, inside
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
-from analysis.fits.results import LEVEL, Fit
+from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of
+from analysis.fits.results import FARTHEST, LEVEL, Fit
 from analysis.posteriors.draws import tail
 from analysis.predict.ahead import AVERAGED, INFLATION, Calibration, Cut, calibrate, cut_at
-from analysis.predict.forecasting import NOTHING_AHEAD
+from analysis.predict.reaches import NEXT, path_of, reach_of
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
 BUDGETS = (1.5, 2.0, 4.0)
 SEEDS = (2, 3, 5, 8)
+LARGEST, MOST_SEEDS = 64.0, 100
 LEAST_GAIN = 0.01
 METHOD = "average"
 Limits = tuple[float, float, float]
@@ -57,13 +60,13 @@ class _Asked:
 def plan(
     runs: Run | Fit | Iterable[Run | Fit],
     *,
-    budgets: Iterable[float] = BUDGETS,
+    budgets: float | str | Iterable[float | str] = BUDGETS,
     reach: float = 2.0,
     until: float | None = None,
     least_gain: float = LEAST_GAIN,
     difference: float = 0.05,
     seed_sd: float | None = None,
-    seeds: Iterable[int] = SEEDS,
+    seeds: int | Iterable[int] = SEEDS,
     x: str | None = None,
     tolerance: float = TOLERANCE,
     level: float = LEVEL,
@@ -75,8 +78,8 @@ def plan(
     Parameters
     ----------
     runs : Run, Fit, or iterable of these
-    budgets : iterable of float
-        Total compute to look at, as multiples of what each run has.
+    budgets : float or str, or iterable of these
+        Total compute to look at, as multiples of what each run has: 2 or ``"2x"``.
     reach : float
         Wanted reach, counted from the end of a budget.
     until : float, optional
@@ -87,7 +90,7 @@ def plan(
         Difference of A between two recipes that is to be told, for the power table.
     seed_sd : float, optional
         Standard deviation of A between seeds, for the power table; .02 is what the paper's three runs suggest.
-    seeds : iterable of int
+    seeds : int or iterable of int
         Seeds a recipe, for the power table.
     futures : int
         Simulated futures a budget.
@@ -103,7 +106,7 @@ def plan(
 
     Notes
     -----
-    What the rule and the widths are worth: ``docs/deciding.md``.
+    What the rule and the widths are worth: ``docs/evidence.md``.
 
     Examples
     --------
@@ -116,21 +119,17 @@ def plan(
     given = [runs] if isinstance(runs, (Run, Fit)) else list(runs)
     if not given:
         raise UserError("plan: no run")
-    wanted = sorted(dict.fromkeys(float(b) for b in budgets))
-    if not wanted or any(not 1.0 < b <= 64.0 for b in wanted):
-        raise UserError("budgets: multiples of the compute that a run has, above 1 and at most 64 (--budget)")
-    if not 1.0 < reach <= MULTIPLES[-1]:
-        raise UserError(f"reach: {reach:g} is not a multiple above 1 and at most {MULTIPLES[-1]:g} (--reach)")
-    counts = sorted(dict.fromkeys(int(s) for s in seeds))
-    if not counts or counts[0] < 2 or counts[-1] > 100:
-        raise UserError("seeds: whole numbers from 2 to 100 (--seeds)")
+    wanted = _multiples(budgets)
+    if not 1.0 < reach <= FARTHEST:
+        raise UserError(f"reach: {reach:g} is not a multiple above 1 and at most {FARTHEST:g} (--reach)")
+    counts = _counts(seeds)
     tolerance, least_gain = checked_share("tolerance", tolerance), checked_share("least_gain", least_gain)
     difference = checked_share("difference", difference)
     if seed_sd is not None:
         seed_sd = checked_share("seed_sd", seed_sd)
     if futures < 2:
         raise UserError(f"futures: {futures} is too few; 2 or more (--futures)")
-    fits = [g if isinstance(g, Fit) and g.trusted_draws is not None else _fit(g, x) for g in given]
+    fits = [posterior_fit(g) if isinstance(g, Fit) else fit(g, x=x) for g in given]
     if len(axes := dict.fromkeys(f.x for f in fits)) > 1:
         raise UserError(f"the runs are on different compute axes ({', '.join(axes)}); choose one (--x)")
     farthest = max((float(f.compute[-1]) for f in fits if f.n), default=0.0)
@@ -141,39 +140,60 @@ def plan(
     asked = _Asked(
         tuple(wanted), reach, horizon, least_gain, difference, seed_sd, tuple(counts), tolerance, level, futures, seed
     )
-    told = [_told(k, asked) for k in known]
+    told = [_told(f, k, asked) for f, k in zip(fits, known, strict=True)]
     plans = [
-        _plan(f, k, mine, _rivals(i, fits, told), asked)
+        _plan(f, k, mine, _rivals(i, known, fits, told), asked)
         for i, (f, k, mine) in enumerate(zip(fits, known, told, strict=True))
     ]
     return Plans(plans, horizon, rank(fits, known, horizon, level=level, seed_sd=seed_sd, seed=seed))
 
 
+def _multiples(budgets: Any) -> list[float]:
+    given = [budgets] if isinstance(budgets, (str, Real)) else list(budgets)
+    try:
+        wanted = sorted({float(b.strip().removesuffix("x") if isinstance(b, str) else b) for b in given})
+    except (TypeError, ValueError):
+        wanted = []
+    if not wanted or any(not 1.0 < b <= LARGEST for b in wanted):
+        what = f"multiples of the compute that a run has, such as 2 or 2x, above 1 and at most {LARGEST:g} (--budget)"
+        raise UserError(f"budgets: {what}; {budgets!r} is not")
+    return wanted
+
+
+def _counts(seeds: Any) -> list[int]:
+    given: list[Any] = [seeds] if isinstance(seeds, Real) else list(seeds)
+    if not given or any(type(s) is bool or not isinstance(s, Integral) for s in given):
+        raise UserError(f"seeds: whole numbers from 2 to {MOST_SEEDS} (--seeds); {seeds!r} is not")
+    whole = sorted({int(s) for s in given})
+    if whole[0] < 2 or whole[-1] > MOST_SEEDS:
+        raise UserError(f"seeds: whole numbers from 2 to {MOST_SEEDS} (--seeds); {seeds!r} is not")
+    return whole
+
+
 Known = tuple[Cut, Calibration] | None
-
-
-def _fit(g: Run | Fit, x: str | None) -> Fit:
-    return fit(g.run, x=g.x, window=g.window) if isinstance(g, Fit) else fit(g, x=x)
 
 
 def _known(fitted: Fit) -> Known:
     """The run as it stands, and its earlier cuts; None where nothing is claimed past the data."""
-    if fitted.trusted_draws is None or any(f.code in NOTHING_AHEAD for f in fitted.findings):
+    if fitted.trusted_draws is None or fitted.nothing_ahead is not None:
         return None
-    data = evaluations_of(fitted.run, fitted.x)
-    data = data.some(inside(data.compute, fitted.window))
+    data = points_of(fitted)
     cut = cut_at(data, draws=fitted.trusted_draws, averaged=AVERAGED)
     if cut is None or not cut.last > 0.0:
         return None
-    return cut, calibrate(data, inflation=INFLATION["accuracy curves"])
+    assumed = INFLATION["accuracy curves"]
+    return cut, calibrate(data, inflation=assumed, priors=priors_of(fitted), r0=held_R0(fitted))
 
 
 def gain(cut: Cut, past: Calibration, C: float, *, level: float = LEVEL, method: str = METHOD) -> Limits:
-    """Pass rate that the mean curve gains from the last compute to `C`: middle, lower and upper limit."""
+    """Pass rate that the mean curve gains from the last compute to `C`: middle, lower and upper limit.
+
+    Limits end at 0 and at what is missing to 1: curves that rise do neither fall nor leave their range.
+    """
     ahead = cut.ahead(np.array([C]), method, since=cut.last)
     half = past.widening(C / cut.last, method, level).times * float(ahead.sd[0])
-    mid = float(ahead.mid[0])
-    return mid, mid - half, mid + half
+    mid, most = float(ahead.mid[0]), 1.0 - cut.at(cut.last, method)[0]  # no curve gains more than is missing
+    return mid, max(mid - half, min(mid, 0.0)), min(mid + half, max(mid, most))
 
 
 def verdict_of(gained: Limits, least_gain: float) -> str:
@@ -188,7 +208,7 @@ def verdict_of(gained: Limits, least_gain: float) -> str:
     return STOP if hi < least_gain else GO if lo > least_gain else UNSURE
 
 
-def _told(known: Known, asked: _Asked) -> list[After]:
+def _told(fitted: Fit, known: Known, asked: _Asked) -> list[After]:
     """What a run says today and after each budget; nothing where nothing is claimed past its data."""
     if known is None:
         return []
@@ -197,7 +217,7 @@ def _told(known: Known, asked: _Asked) -> list[After]:
         _today(cut, past, asked.tolerance, asked.level),
         *(
             after(
-                past.data, cut, past, b,
+                past.data, cut, past, b, priors=priors_of(fitted), r0=held_R0(fitted),
                 tolerance=asked.tolerance, level=asked.level, futures=asked.futures, seed=asked.seed,
             )
             for b in asked.budgets
@@ -205,18 +225,28 @@ def _told(known: Known, asked: _Asked) -> list[After]:
     ]  # fmt: skip
 
 
-def _rivals(i: int, fits: Sequence[Fit], told: Sequence[list[After]]) -> list[list[After]]:
-    """What the runs of other recipes say; the run itself where there is none: a rival like it."""
-    found = [t for f, t in zip(fits, told, strict=True) if t and f.run.recipe != fits[i].run.recipe]
-    return found or [told[i]]
+class _Rival(NamedTuple):
+    """A run to be told from: its last compute, and what it says today and after each budget."""
+
+    last: float
+    told: list[After]
 
 
-def _plan(fitted: Fit, known: Known, told: list[After], rivals: list[list[After]], asked: _Asked) -> Plan:
+def _rivals(i: int, known: Sequence[Known], fits: Sequence[Fit], told: Sequence[list[After]]) -> list[_Rival]:
+    """The runs of other recipes; the run itself where there is none: a rival like it."""
+    each = [(f.run.recipe, _Rival(k[0].last, t)) for f, k, t in zip(fits, known, told, strict=True) if k is not None]
+    found = [rival for recipe, rival in each if recipe != fits[i].run.recipe]
+    own = known[i]
+    return found or ([] if own is None else [_Rival(own[0].last, told[i])])
+
+
+def _plan(fitted: Fit, known: Known, told: list[After], rivals: list[_Rival], asked: _Asked) -> Plan:
     last = float(fitted.compute[-1]) if fitted.n else 0.0
     findings = list(fitted.findings)
     if known is None:
-        why = next((f.message for f in fitted.findings if f.code in NOTHING_AHEAD), "too little of a curve")
-        findings.append(finding("no-forecast", f"nothing is planned: {why}"))
+        why = fitted.nothing_ahead
+        said = "too little of a curve" if why is None else why.message
+        findings.append(finding("no-forecast", f"nothing is planned: {said}"))
         nothing = (), asked.reach, None, None, (), asked.until, None, None
         return Plan(fitted.name, fitted.x, last, *nothing, asked.least_gain, asked.level, tuple(findings))
     cut, past = known
@@ -252,12 +282,10 @@ def _today(cut: Cut, past: Calibration, tolerance: float, level: float) -> After
     """What the fit says now, in the figures of a budget."""
     d = cut.draws
     lo, hi = d.quantile(d.A, [tail(level), 1.0 - tail(level)])
-    times = np.array([past.widening(float(h), "sigmoid", level).times for h in MULTIPLES])
-    half = times * cut.ahead(MULTIPLES * cut.last, "sigmoid").sd
-    mean = float(d.weight @ d.A)
-    variance = float(d.weight @ (d.A - mean) ** 2)
-    reach = crossing(half, tolerance)
-    return After(1.0, float(hi - lo), variance, float(half[MULTIPLES == 2.0][0]), reach, (reach,), 0)
+    variance = d.moments(d.A)[1]
+    half = past.widening(2.0, "sigmoid", level).times * cut.at(2.0 * cut.last, "sigmoid")[1]
+    reach = reach_of(path_of(cut, past, level, "sigmoid"), past, tolerance, "sigmoid").value
+    return After(1.0, float(hi - lo), variance, half, reach, (reach,), 0)
 
 
 def _budget(told: After, cut: Cut, past: Calibration, reach: float, level: float) -> Budget:
@@ -267,16 +295,19 @@ def _budget(told: After, cut: Cut, past: Calibration, reach: float, level: float
     return Budget(told.multiple, C, told.A_width, told.half, told.reach, wanted, gained)
 
 
-def _powers(told: Sequence[After], rivals: Sequence[Sequence[After]], asked: _Asked, last: float) -> Iterable[Power]:
-    """Power of the comparison's test against each rival with the same budget, averaged over them."""
+def _powers(told: Sequence[After], rivals: Sequence[_Rival], asked: _Asked, last: float) -> Iterable[Power]:
+    """Power of the comparison's test, and its cost, against each rival with the same budget, averaged over them."""
+    both = last + float(np.mean([rival.last for rival in rivals]))
     for k, a in enumerate(told):
         for n in asked.seeds:
-            sd, level = asked.seed_sd or 0.0, asked.level
-            each = (
-                contrasts.power(asked.difference, a.A_variance, rival[k].A_variance, n, sd, level=level)
-                for rival in rivals
-            )
-            yield Power(asked.difference, n, a.multiple, 2.0 * n * a.multiple * last, float(np.mean(list(each))))
+            pairs = (sorted((a.A_variance, rival.told[k].A_variance)) for rival in rivals)
+            each = [_power(asked.difference, *pair, n, asked.seed_sd or 0.0, asked.level) for pair in pairs]
+            yield Power(asked.difference, n, a.multiple, n * a.multiple * both, float(np.mean(each)))
+
+
+@lru_cache(maxsize=1024)  # of two runs each asks for the other
+def _power(gap: float, first: float, second: float, seeds: int, sd: float, level: float) -> float:  # noqa: PLR0917
+    return contrasts.power(gap, first, second, seeds, sd, level=level)
 
 
 def rank(
@@ -300,9 +331,9 @@ def rank(
         each = []
         for _, cut, past in members:
             ahead = cut.ahead(np.array([horizon]), METHOD)
-            wide = past.widening(max(horizon / cut.last, 1.05), METHOD, level)
+            wide = past.widening(max(horizon / cut.last, NEXT), METHOD, level)
             sd = math.hypot(wide.inflation * float(ahead.sd[0]), seed_sd or 0.0)
-            each.append(np.clip(float(ahead.mid[0]) + sd * rng.standard_t(3.0 + wide.origins, M), 0.0, 1.0))
+            each.append(np.clip(float(ahead.mid[0]) + sd * rng.standard_t(wide.dof, M), 0.0, 1.0))
         mean = np.mean(each, axis=0)
         draws.append(mean)
         mid, lo, hi = (float(q) for q in np.quantile(mean, [0.5, tail(level), 1.0 - tail(level)]))

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from analysis.amounts import short
 from analysis.findings import Finding
+from analysis.fits.results import FARTHEST
 from analysis.fits.tables import findings_html, unit
 from analysis.schema import Named
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STOP, GO, UNSURE = "stop", "go", "unsure"
-LONGEST = 64.0  # multiple up to which a budget's reach is looked for
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Budget:
     half : float
         Half-width of the band of the mean curve at twice that compute.
     reach : float
-        Counted from that compute.
+        Counted from that compute, by the sigmoid, calibrated; 1 where there is none.
     wanted : float
         Share of futures that have the wanted reach.
     gain : tuple of float
@@ -199,7 +200,7 @@ class Plans(Named[Plan]):
             cells = (_candidate(c) for c in self.candidates)
             body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in cells)
             table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-            table += f"<p>{escape(_advice(self))}</p>"
+            table += f"<p>{escape(advice(self))}</p>"
         return plans_html(self) + table
 
 
@@ -214,14 +215,14 @@ _CANDIDATES = ("recipe", "pass rate there", "P(best)")
 
 def plan_text(plan: Plan) -> str:
     """Return a plan as text, findings first."""
-    lines = [f"{plan.run}   to {plan.last:.4g} {unit(plan.x)}"]
+    lines = [f"{plan.run}   to {short(plan.last, 4)} {unit(plan.x)}"]
     lines += [f"  {f.severity:<8} {f.message}" for f in plan.findings]
     if not plan.budgets:
         return "\n".join(lines)
     cells = [_HEADS, *(_cells(b) for b in plan.budgets)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([*lines, *(f"  {text}" for text in _sentences(plan))])
+    return "\n".join([*lines, *(f"  {text}" for text in [legend(plan), *sentences(plan)])])
 
 
 def plans_html(plans: Sequence[Plan] | Plans) -> str:
@@ -232,8 +233,8 @@ def plans_html(plans: Sequence[Plan] | Plans) -> str:
         head = "".join(f"<th>{escape(h)}</th>" for h in _HEADS)
         body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in _cells(b))}</tr>" for b in plan.budgets)
         table = f'<table class="plan"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>' if body else ""
-        said = "".join(f"<p>{escape(text)}</p>" for text in (_sentences(plan) if plan.budgets else ()))
-        title = f"{plan.run}: to {plan.last:.4g} {unit(plan.x)}"
+        said = "".join(f"<p>{escape(text)}</p>" for text in ([legend(plan), *sentences(plan)] if plan.budgets else ()))
+        title = f"{plan.run}: to {short(plan.last, 4)} {unit(plan.x)}"
         parts.append(f"<p><b>{escape(title)}</b></p>{doubts}{table}{said}")
     return "".join(parts)
 
@@ -243,30 +244,50 @@ def _cells(b: Budget) -> tuple[str, ...]:
     today = b.multiple == 1.0
     return (
         "today" if today else f"{b.multiple:.3g}x",
-        f"{b.at:.4g}",
-        "" if today else f"{mid:+.3f} ({lo:+.3f} to {hi:+.3f})",
+        short(b.at, 4),
+        "" if today else gained_text((mid, lo, hi)),
         f"{b.A_width:.3f}",
         f"{b.half:.3f}",
-        "none" if b.reach <= 1.0 else f"{b.reach:.3g}x{' or more' if b.reach >= LONGEST else ''}",
+        "none" if b.reach <= 1.0 else f"{short(b.reach)}x{' or more' if b.reach >= FARTHEST else ''}",
         "" if today else f"{b.wanted:.2f}",
     )
 
 
-def _sentences(plan: Plan) -> list[str]:
+def gained_text(gain: tuple[float, float, float]) -> str:
+    """Return a gain with its limits, as many digits as tell it from what is asked for.
+
+    Examples
+    --------
+    >>> gained_text((0.0353, 0.0098, 0.0604))
+    '+0.0353 (+0.0098 to +0.0604)'
+    """
+    mid, lo, hi = gain
+    return f"{mid:+.4f} ({lo:+.4f} to {hi:+.4f})"
+
+
+def legend(plan: Plan) -> str:
+    """Return what the columns of a plan's table mean, in one line."""
+    return (
+        "gain: of the mean curve, from today; width of A: upper less lower limit after that budget; half-width at 2x: "
+        "of the curve's band at twice the budget; reach: by the sigmoid, calibrated, from the budget's end on; "
+        f"P(reach wanted): share of simulated futures with {short(plan.reach_wanted)}x or more"
+    )
+
+
+def sentences(plan: Plan) -> list[str]:
+    """Return what a plan comes to, a sentence each."""
     said = []
     if plan.per_doubling is not None:
-        mid, lo, hi = plan.per_doubling
-        said.append(f"the next doubling gains {mid:+.3f} ({lo:+.3f} to {hi:+.3f} at {plan.level:.0%})")
+        said.append(f"the next doubling gains {gained_text(plan.per_doubling)} at {plan.level:.0%}")
     goal = f"a reach of {plan.reach_wanted:g}x"
     if plan.reach_at is None:
         said.append(f"{goal}: not within these budgets")
     elif plan.reach_at <= 1.0:
         said.append(f"{goal}: there today")
     else:
-        said.append(f"{goal}: likely after {plan.reach_at:g}x, {plan.reach_at * plan.last:.3g} {unit(plan.x)}")
+        said.append(f"{goal}: likely after {plan.reach_at:g}x, {short(plan.reach_at * plan.last)} {unit(plan.x)}")
     if plan.verdict is not None and plan.gain_until is not None:
-        mid, lo, hi = plan.gain_until
-        why = f"until {plan.until:.4g} {unit(plan.x)} it gains {mid:+.3f} ({lo:+.3f} to {hi:+.3f})"
+        why = f"until {short(plan.until, 4)} {unit(plan.x)} it gains {gained_text(plan.gain_until)}"
         said.append(f"{plan.verdict}: {why}; asked for is {plan.least_gain:g}")
     said += _power_sentences(plan.powers, plan.x)
     return said
@@ -284,7 +305,9 @@ def _power_sentences(powers: Sequence[Power], x: str) -> list[str]:
         return [f"a difference of {gap:g} in A is told in 80 % of cases by none of these; at most {what}"]
     p = enough[0]
     each = f"{p.seeds} seeds of {p.multiple:g}x for each recipe"
-    return [f"a difference of {gap:g} in A is told with power {p.power:.2f} by {each}, {p.cost:.3g} {unit(x)} in all"]
+    return [
+        f"a difference of {gap:g} in A is told with power {p.power:.2f} by {each}, {short(p.cost)} {unit(x)} in all"
+    ]
 
 
 def candidates_text(plans: Plans) -> list[str]:
@@ -294,14 +317,16 @@ def candidates_text(plans: Plans) -> list[str]:
     cells = [_CANDIDATES, *(_candidate(c) for c in plans.candidates)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return [*lines, _advice(plans)]
+    return [*lines, advice(plans)]
 
 
 def _candidate(c: Candidate) -> tuple[str, ...]:
     return c.recipe, f"{c.pass_rate:.3f} ({c.lo:.3f} to {c.hi:.3f})", f"{c.p_best:.2f}"
 
 
-def _advice(plans: Plans) -> str:
-    first, x = plans.candidates[0], unit(plans[0].x)
+def advice(plans: Plans) -> str:
+    """Return which recipe should get the next budget, and whether that is decided."""
+    first = plans.candidates[0]
     sure = "" if first.p_best >= 0.9 else "; not decided: the data leave room for another"
-    return f"next budget: {first.recipe}, the best at {plans.horizon:.4g} {x} with probability {first.p_best:.2f}{sure}"
+    where = "the horizon" if plans.horizon is None else f"{short(plans.horizon, 4)} {unit(plans[0].x)}"
+    return f"next budget: {first.recipe}, the best at {where} with probability {first.p_best:.2f}{sure}"

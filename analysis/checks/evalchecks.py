@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from analysis.checks.health import Check
 from analysis.checks.steps import Steps, read_number
 from analysis.fits.evaluations import evaluations_of
+from analysis.readers.logs import BUSY
 from analysis.schema import Run
 
 # Two evaluations whose difference is tested at 5 % two-sided show it with 80 % power if it is (1.96 + .84) errors.
@@ -77,14 +78,15 @@ def of_run(run: Run, steps: Steps, hours: Mapping[str, float | None], x: str, ef
 
 def decay(run: Run, x: str) -> Check:
     """Pass rate that peaks and falls, by the fit's own rules (`analysis.fits.decays`)."""
-    from analysis.fits.decays import peak
+    from analysis.fits.decays import dip_of, peak
     from analysis.fits.fitting import fit
 
     e = evaluations_of(run, x)
     n = len(e.pass_rate)
     if n < LEAST:
         return Check("decay", "unknown", f"{n} evaluations are too few to tell a decay from noise")
-    codes = {f.code for f in fit(run, x=x, method="lsq").findings}
+    found = fit(run, x=x, method="lsq").findings
+    codes = {f.code for f in found}
     place = peak(e.pass_rate)
     best, last = float(e.pass_rate[place]), float(e.pass_rate[-2:].mean())
     figure = best - last
@@ -94,6 +96,10 @@ def decay(run: Run, x: str) -> Check:
             f"the pass rate falls, from {e.pass_rate[0]:.3f} to {last:.3f}: the run unlearns; lower the learning rate"
         )
         return Check("decay", "error", what, float(e.pass_rate[0]) - last, None, at, "learning_rate")
+    if "decay" not in codes and "dip" in codes:
+        low = next(f for f in found if f.code == "dip")
+        where = _at(run, x, float(low.figure or 0.0))
+        return Check("decay", "warning", low.message, dip_of(e.compute, e.pass_rate), None, where, "learning_rate")
     if "decay" not in codes:
         return Check("decay", "ok", f"no fall behind the peak of {best:.3f}", figure, None, at)
     gain = best - float(e.pass_rate[0])
@@ -165,31 +171,43 @@ def utilisation(run: Run, steps: Steps, hours: Mapping[str, float | None], x: st
         )
     idle = other / total
     where = steps.at(len(steps) - 1, x)
-    said: list[tuple[str, str]] = []
+    said: list[_Said] = []
     if idle > IDLE:
-        said.append((f"{idle:.0%} of the GPU-hours lie in no phase", ""))
+        said.append(_Said(f"{idle:.0%} of the GPU-hours lie in no phase", "", idle, IDLE))
     if score / total > SCORING:
-        said.append((f"{score / total:.0%} of the GPU-hours go into scoring: a faster checker would free them", "task"))
+        what = f"{score / total:.0%} of the GPU-hours go into scoring: a faster checker would free them"
+        said.append(_Said(what, "task", score / total, SCORING))
     busy = steps.column("generator_busy_s")
     if busy is not None:
         wall = total * 3600.0 / (_devices(run) or 1.0)
         working, waiting = float(np.nansum(busy)) / wall, (hours["generate"] or 0.0) / total
         if working < 1.0 - WAITING:
-            said.append((f"the generator works {working:.0%} of the time and waits", "off_policy_steps, lead, slots"))
+            what = f"the generator works {working:.0%} of the time and waits"
+            said.append(_Said(what, "off_policy_steps, lead, slots", 1.0 - working, WAITING))
         if waiting > WAITING:
-            said.append((f"the trainer waits {waiting:.0%} of the time for the generator", "slots, off_policy_steps"))
+            what = f"the trainer waits {waiting:.0%} of the time for the generator"
+            said.append(_Said(what, "slots, off_policy_steps", waiting, WAITING))
     looked = hours["evaluate"]
     if looked is not None and looked > EVALUATING * total:
-        said.append(
-            (f"evaluating takes {looked / total:.2g} x the GPU-hours of training", "eval_every, eval_generations")
-        )
+        what = f"evaluating takes {looked / total:.2g} x the GPU-hours of training"
+        said.append(_Said(what, "eval_every, eval_generations", looked / total, EVALUATING))
     slow = next((f for f in run.findings if f.code == "busy-machine"), None)
     if slow is not None:
-        said.append((slow.message, "threads"))
+        said.append(_Said(slow.message, "threads", slow.figure, BUSY))
     if not said:
         return Check("utilisation", "ok", f"{1.0 - idle:.0%} of the GPU-hours lie in a phase", idle, IDLE, where)
-    fields = ", ".join(dict.fromkeys(field for _, field in said if field)) or None
-    return Check("utilisation", "warning", "; ".join(what for what, _ in said), idle, IDLE, where, fields)
+    fields = ", ".join(dict.fromkeys(one.field for one in said if one.field)) or None
+    what, first = "; ".join(one.what for one in said), said[0]
+    return Check("utilisation", "warning", what, first.figure, first.limit, where, fields)
+
+
+class _Said(NamedTuple):
+    """One thing that is wrong: its sentence, the fields to change, its own figure and the limit that it passed."""
+
+    what: str
+    field: str
+    figure: float | None
+    limit: float
 
 
 def lost(steps: Steps, hours: Mapping[str, float | None]) -> Check:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from analysis.amounts import short
 from analysis.checks.steps import Steps
 from analysis.findings import Finding, finding
 from analysis.fits.tables import findings_html, unit
@@ -98,6 +99,14 @@ class RunHealth:
         return next((s for s in ("error", "warning", "ok") if s in found), "unknown")
 
     @property
+    def headline(self) -> str:
+        """The status, and how many of the checks it rests on where some could not be made."""
+        made = sum(check.status != "unknown" for check in self.checks)
+        if made == len(self.checks):
+            return self.status
+        return f"{self.status}, {made} of {len(self.checks)} checks made" if made else "nothing could be checked"
+
+    @property
     def findings(self) -> tuple[Finding, ...]:
         """Errors, warnings, those from reading the run, and one note of what could not be looked at."""
         said = [
@@ -142,8 +151,12 @@ class RunHealth:
         return table
 
     def __repr__(self) -> str:
-        head = f"{self.name}   {self.status}"
-        doubts = [f"  {f.severity:<8} {f.message}" for f in self.findings]
+        return self.text()
+
+    def text(self, said: Sequence[Finding] = ()) -> str:
+        """Return the run as text, without the findings that are `said` elsewhere."""
+        head = f"{self.name}   {self.headline}"
+        doubts = [f"  {f.severity:<8} {f.message}" for f in self.findings if f not in said]
         cells = [_HEADS, *(_cells(c, self.x) for c in self.checks if c.status != "unknown")]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         table = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
@@ -158,7 +171,7 @@ class RunHealth:
             + "</tr>"
             for c in self.checks
         )
-        name = f"<p>{escape(self.name)}: {escape(self.status)}</p>{findings_html(self.findings)}"
+        name = f"<p>{escape(self.name)}: {escape(self.headline)}</p>{findings_html(self.findings)}"
         table = f'<table class="health"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
         return f"{name}{table}<p>GPU-hours: {escape(phases_text(self.gpu_hours_by_phase))}</p>"
 
@@ -192,7 +205,9 @@ class Health(Named[RunHealth]):
         return int(any(run.status == "error" for run in self))
 
     def __repr__(self) -> str:
-        return "\n".join(map(repr, self))
+        said = [f for f in self[0].findings if len(self) > 1 and all(f in run.findings for run in self)]
+        every = ["every run", *(f"  {f.severity:<8} {f.message}" for f in said)] if said else []
+        return "\n".join([*every, *(run.text(said) for run in self)])
 
     def _repr_html_(self) -> str:
         return "".join(run._repr_html_() for run in self)
@@ -202,7 +217,7 @@ class Health(Named[RunHealth]):
         return {"schema": SCHEMA, "runs": [run.to_dict() for run in self]}
 
 
-_HEADS = ("check", "status", "figure", "limit", "where", "field")
+_HEADS = ("check", "status", "figure", "limit", "where", "field to change")
 
 
 def _cells(c: Check, x: str) -> tuple[str, ...]:
@@ -224,7 +239,7 @@ def place_text(where: Mapping[str, float] | None, x: str) -> str:
     if not where:
         return ""
     said = [f"step {where['step']:g}"] if "step" in where else []
-    said += [f"{where[x]:.3g} {unit(x)}"] if x in where and x != "step" else []
+    said += [f"{short(where[x])} {unit(x)}"] if x in where and x != "step" else []
     return ", ".join(said)
 
 

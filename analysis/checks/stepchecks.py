@@ -3,7 +3,7 @@
 Promises: each check reads one or two logged figures, takes means over `analysis.checks.steps.WINDOW` updates where a
 single one is noise, and names the place of the worst; without the figure it is ``unknown``. Does not promise the
 cause: a field is the first to look at. Every limit stands here with its reason; "ours" means that no source gives it,
-and `docs/deciding.md` says how often each fires on runs that were healthy.
+and `docs/evidence.md` says how often each fires on runs that were healthy.
 """
 
 from __future__ import annotations
@@ -112,10 +112,12 @@ def entropy(steps: Steps, x: str) -> Check:
         return unknown("entropy", steps, "", "the first entropy is 0, so there is none to lose")
     share = means / first
     low, high = _worst(-share), _worst(share)
+    rise = ""
     if share[high] >= ENTROPY_RISE:
         figure = float(share[high])
-        what = f"the entropy rises to {figure:.3g} x its first {first:.3g} nats: the policy drifts to noise"
-        return Check("entropy", "warning", what, figure, ENTROPY_RISE, steps.at(rows[high], x), "learning_rate")
+        rise = f"the entropy rises to {figure:.3g} x its first {first:.3g} nats: the policy drifts to noise"
+        if share[low] >= ENTROPY:
+            return Check("entropy", "warning", rise, figure, ENTROPY_RISE, steps.at(rows[high], x), "learning_rate")
     figure = float(share[low])
     if figure >= ENTROPY:
         return Check(
@@ -130,6 +132,7 @@ def entropy(steps: Steps, x: str) -> Check:
         f"the entropy falls to {figure:.2g} of its first {first:.3g} nats: completions of a prompt become the same one "
         "and nothing new is tried; lower the learning rate or clip less from above"
     )
+    what = f"{what}; {rise}" if rise else what  # the collapse is the worse of the two
     status = "error" if figure < ENTROPY_GONE else "warning"
     return Check("entropy", status, what, figure, ENTROPY, steps.at(rows[low], x), "learning_rate, epsilon_high")
 

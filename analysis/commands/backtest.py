@@ -33,6 +33,7 @@ def add_command(subparsers: Subparsers) -> None:
         metavar="NAME|F",
         help="past error assumed beforehand: 'accuracy curves' (1.35), 'vision curves' (2) or a number",
     )
+    parser.add_argument("--all", action="store_true", help="print every method, and not the best of the others alone")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="also draw it: png, svg or pdf")
     parser.add_argument("--force", action="store_true", help="write over an existing file")
@@ -58,7 +59,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(tested.to_dict())
     else:
-        print(tested)
+        from analysis.predict.backtests import backtest_text
+        from analysis.predict.verdicts import short_methods, verdict_text
+
+        print(f"{verdict_text(tested)}\n{backtest_text(tested, None if args.all else short_methods(tested))}")
     if args.output is not None:
         from analysis.plots.backtest_plots import plot_backtest
 

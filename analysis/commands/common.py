@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 METHODS = ("posterior", "profile", "bootstrap", "lsq", "paper")  # of analysis.fits.methods; a test holds them equal
-_PATHS = "run folders, log.jsonl or CSV files, folders of runs, or quoted patterns"
+_PATHS = "run folders, log.jsonl or CSV files, folders of these, or quoted patterns"
 
 
 def add_paths(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,18 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
         "--from", "--skip-below", dest="start", type=number_of, metavar="C", help="leave out points before this compute"
     )
     parser.add_argument("--to", dest="stop", type=number_of, metavar="C", help="leave out points after this compute")
+    add_recipe(parser)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the recipes of runs that do not say theirs."""
+    parser.add_argument(
+        "--recipe",
+        action="append",
+        default=[],
+        metavar="NAME=PATTERN",
+        help="runs whose name matches are seeds of this recipe, where columns and file names do not say it; repeatable",
+    )
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -62,12 +74,25 @@ def read_runs(args: argparse.Namespace) -> Runs:
     from analysis.readers.cleaning import printable
     from analysis.readers.logs import read
 
-    runs = read(args.paths, x=args.x, y=args.y, scale=args.scale)
+    runs = read(args.paths, x=args.x, y=args.y, scale=args.scale, recipes=_recipes(args))
     if runs.skipped:
         named = ", ".join(printable(str(path)) for path in runs.skipped[:5])
         more = f" and {len(runs.skipped) - 5} more" if len(runs.skipped) > 5 else ""
         print(f"scalerl: skipped, no run or table that can be read: {named}{more}", file=sys.stderr)
     return runs
+
+
+def _recipes(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Recipe to patterns, from the options --recipe."""
+    from scalerl.runlog import UserError
+
+    found: dict[str, list[str]] = {}
+    for one in getattr(args, "recipe", []):
+        name, sign, pattern = one.partition("=")
+        if not (sign and name and pattern):
+            raise UserError(f"--recipe {one}: is not NAME=PATTERN, such as mine='mine_*'")
+        found.setdefault(name, []).append(pattern)
+    return found
 
 
 def print_json(content: dict[str, Any]) -> None:

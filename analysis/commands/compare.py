@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.commands.common import add_reading, fit_runs, number_of, print_json
 
@@ -31,13 +30,6 @@ def add_command(subparsers: Subparsers) -> None:
     parser.add_argument("--by", default="A", metavar="A|C", help="rank by the ceiling (default) or at a compute")
     parser.add_argument("--seed-sd", type=number_of, metavar="SD", help="how much seeds differ, where one seed is all")
     parser.add_argument("--level", type=number_of, default=0.95, metavar="L", help="of all limits (.95)")
-    parser.add_argument(
-        "--recipe",
-        action="append",
-        default=[],
-        metavar="NAME=PATTERN",
-        help="runs whose name matches are seeds of this recipe, for tables (CSV); repeatable",
-    )
     parser.add_argument("--nested", action="store_true", help="also test which parameters the runs share")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="figure to write: png, svg or pdf")
@@ -62,7 +54,10 @@ def run_compare(args: argparse.Namespace) -> int:
         refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
     fits = fit_runs(args)
     if sum(fit.fitted for fit in fits) < 2 <= len(fits):
-        print(fits)
+        if args.json:
+            print_json(_nothing(fits, args))
+        else:
+            print(fits)
         return 1
     compared = compare(
         fits,
@@ -71,7 +66,6 @@ def run_compare(args: argparse.Namespace) -> int:
         by=args.by,
         seed_sd=args.seed_sd,
         level=args.level,
-        recipes=_recipes(args.recipe, fits),
     )
     tests = None
     if args.nested:
@@ -110,6 +104,22 @@ def run_compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def _nothing(fits: Fits, args: argparse.Namespace) -> dict[str, Any]:
+    """What --json prints where fewer than two runs have a curve: no rows, and what the fits say."""
+    said = [(fit.name, f) for fit in fits for f in fit.findings if f.severity != "note"]
+    findings = [f.to_dict() | {"message": f"{name}: {f.message}"} for name, f in said]
+    empty: dict[str, Any] = {"rows": [], "pairs": [], "axes": [], "findings": findings, "same_ceiling": None}
+    return {
+        "schema": "compare/1",
+        "x": fits[0].x,
+        "by": args.by,
+        "level": args.level,
+        "seed_sd": args.seed_sd,
+        "tested": False,
+        **empty,
+    }
+
+
 def _same_ceiling(compared: Compared, args: argparse.Namespace) -> SameCeiling | None:
     """B at one ceiling; None where ceilings differ and nobody asked for it."""
     from analysis.comparisons.straight import same_ceiling
@@ -117,22 +127,11 @@ def _same_ceiling(compared: Compared, args: argparse.Namespace) -> SameCeiling |
 
     try:
         return same_ceiling(compared, A=args.ceiling)
-    except UserError:
-        if args.ceiling is not None or (args.output is not None and args.figure != "forest"):
+    except UserError as error:
+        if args.ceiling is not None:
             raise
+        if args.output is not None and args.figure != "forest":
+            said = str(error).removeprefix("same_ceiling: ").split("; say A")[0]
+            what = f"--figure {args.figure} draws recipes at one ceiling, and these share none: {said}"
+            raise UserError(f"{what}; give one with --ceiling A, or take --figure forest") from error
         return None
-
-
-def _recipes(said: list[str], fits: Fits) -> dict[str, str] | None:
-    from scalerl.runlog import UserError
-
-    found: dict[str, str] = {}
-    for one in said:
-        name, sign, pattern = one.partition("=")
-        if not (sign and name and pattern):
-            raise UserError(f"--recipe {one}: is not NAME=PATTERN, such as mine='mine_seed*'")
-        matching = [f.name for f in fits if fnmatchcase(f.name, pattern)]
-        if not matching:
-            raise UserError(f"--recipe {one}: no run matches; there are {', '.join(f.name for f in fits)}")
-        found |= dict.fromkeys(matching, name)
-    return found or None

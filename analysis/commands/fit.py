@@ -64,21 +64,10 @@ def _fit_groups(args: argparse.Namespace) -> int:
     if args.output is not None:
         refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
     tables = [p for p in args.paths if p.lower().endswith(".csv")]
-    if len(tables) == len(args.paths) == 1 and args.by != DIFFICULTY:
-        import pandas as pd
-
-        from analysis.readers.csvfile import read_csv
-
-        given: Any = pd.DataFrame(read_csv(Path(tables[0]))[1].columns)
-        sizes = pd.to_numeric(given[args.by], errors="coerce") if args.by in given else None
-        if sizes is not None and sizes.notna().all():
-            given[args.by] = sizes
-    else:
-        given = read_runs(args)
+    one_table = len(tables) == len(args.paths) == 1 and args.by != DIFFICULTY
+    given, by = _of_table(Path(tables[0]), args) if one_table else (read_runs(args), args.by)
     share = SHARED if args.share is None else [name for name in args.share.split(",") if name]
-    told = fit_groups(
-        given, by=args.by, share=share, following=args.following, x=args.x, window=(args.start, args.stop)
-    )
+    told = fit_groups(given, by=by, share=share, following=args.following, x=args.x, window=(args.start, args.stop))
     if args.json:
         print_json(told.to_dict())
     else:
@@ -90,3 +79,41 @@ def _fit_groups(args: argparse.Namespace) -> int:
         if not args.json:
             print(f"wrote {args.output}")
     return exit_code(told.fits)
+
+
+def _of_table(path: Path, args: argparse.Namespace) -> tuple[Any, Any]:
+    """A table and the column that groups its rows; or the runs that it holds, and the size of each."""
+    import numpy as np
+    import pandas as pd
+
+    from analysis.readers.cleaning import as_fraction, number
+    from analysis.readers.csvfile import choose, read_csv
+    from analysis.readers.labels import label_of_path, parts_of
+    from analysis.readers.logs import PASS_RATE_COLUMNS
+
+    table = read_csv(path)[1]
+    parts = parts_of(table, label_of_path(path))
+    if len(parts) > 1:
+        runs = read_runs(args)
+        if args.by not in table.columns:
+            return runs, args.by
+        values = {label.name: set(part.columns[args.by]) for label, part in parts}
+        sizes = {name: number(cells.pop()) for name, cells in values.items() if len(cells) == 1}
+        if args.by.lower() not in {"recipe", "seed", "run"} and len(sizes) == len(runs) and all(sizes.values()):
+            return runs, sizes
+        what = f"--by {args.by}: {path} holds {len(runs)} runs ({', '.join(runs.names[:3])}, ...)"
+        raise UserError(f"{what}; scalerl compare sets their recipes side by side, fit without --by fits each run")
+    frame: Any = pd.DataFrame(dict(table.columns))
+    if args.y is not None or args.scale is not None:
+        rate = choose(table, args.y, PASS_RATE_COLUMNS, "pass-rate", "--y")
+        frame = frame.drop(columns=[name for name in PASS_RATE_COLUMNS if name in frame and name != rate])
+        frame = frame.rename(columns={rate: "pass_rate"})
+        if args.scale is not None:
+            cells = np.array([np.nan if (v := number(c)) is None else v for c in frame["pass_rate"]])
+            known = np.isfinite(cells)
+            cells[known] = as_fraction(cells[known], table.where, rate, args.scale)[0]
+            frame["pass_rate"] = cells
+    numbers: Any = pd.to_numeric(frame[args.by], errors="coerce") if args.by in frame else None
+    if numbers is not None and numbers.notna().all():
+        frame[args.by] = numbers
+    return frame, args.by

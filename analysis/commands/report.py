@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from analysis.commands.common import add_output, add_reading, exit_code, fit_runs
+from analysis.commands.common import add_output, add_reading, exit_code, fit_runs, number_of
 
 if TYPE_CHECKING:
     from analysis.commands.common import Subparsers
@@ -16,17 +16,36 @@ def add_command(subparsers: Subparsers) -> None:
     report = subparsers.add_parser("report", help="write a report in one HTML file", description=run.__doc__)
     add_reading(report)
     add_output(report, "report.html", "file to write")
+    report.add_argument(
+        "--at",
+        action="append",
+        default=[],
+        metavar="2x|C",
+        help="compute to forecast and to compare at; repeatable (default: 2x and 4x, and what all have reached)",
+    )
+    report.add_argument(
+        "--until", type=number_of, metavar="C", help="compute that stop-or-go and the ranking look to (default: twice)"
+    )
+    report.add_argument("--seed-sd", type=number_of, metavar="SD", help="how much seeds differ, where one seed is all")
     report.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write one self-contained HTML file: the figure, the fits, the runs at equal compute, how each was made."""
+    """Write one self-contained HTML file: what to do in three sentences, and all that it rests on."""
     from analysis.plots.output import refuse_unless_new
     from analysis.reports.reporting import write_report
 
     refuse_unless_new(args.output, args.force, endings=(".html", ".htm"))
     fits = fit_runs(args)
-    comparison = write_report(fits, args.output, force=args.force, extend=args.extend)
+    comparison = write_report(
+        fits,
+        args.output,
+        force=args.force,
+        extend=args.extend,
+        at=args.at,
+        until=args.until,
+        seed_sd=args.seed_sd,
+    )
     if comparison is not None:
         print(comparison)
     print(f"wrote {args.output}")

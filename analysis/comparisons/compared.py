@@ -34,11 +34,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Rate:
-    """Pass rate of a recipe's curve at a compute, and the probability that it is the best one there."""
+    """Pass rate of a recipe's curve at a compute, and the probability that it is the best one there.
+
+    `beyond` says that the compute lies past the recipe's reach: the figure is the law's alone, and its limits hold
+    neither other laws nor what earlier forecasts missed by, as those of `analysis.forecast` do.
+    """
 
     compute: float
     rate: Estimate
     p_best: float | None
+    beyond: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,10 @@ class Row:
     params : mapping of A, B, C_mid to Param
         As `analysis.pool_seeds` gives them; without values where nothing could be pooled.
     reach : float or None
-        Multiple of the last compute up to which the pass rate is known, calibrated: the least of its seeds.
+        Multiple of the last compute up to which the pass rate is known, by the sigmoid: the least of its seeds; 1 where
+        there is none, None unknown.
+    reach_origins : int
+        Earlier forecasts of its seeds that lie as far back; with three or more it is calibrated.
     p_best : float or None
         Probability of being the best by what the table is ranked by; None where differences are not tested.
     difference : Estimate
@@ -69,6 +77,7 @@ class Row:
     runs: tuple[str, ...]
     params: Mapping[str, Param]
     reach: float | None
+    reach_origins: int
     p_best: float | None
     difference: Estimate
     rates: tuple[Rate, ...]
@@ -88,9 +97,13 @@ class Row:
             "runs": list(self.runs),
             **{name: self.params[name].to_dict() for name in ("A", "B", "C_mid")},
             "reach": self.reach,
+            "reach_origins": self.reach_origins,
             "p_best": self.p_best,
             "difference": self.difference.to_dict(),
-            "at": [{"compute": r.compute, "pass_rate": r.rate.to_dict(), "p_best": r.p_best} for r in self.rates],
+            "at": [
+                {"compute": r.compute, "pass_rate": r.rate.to_dict(), "p_best": r.p_best, "beyond_reach": r.beyond}
+                for r in self.rates
+            ],
             "compute_to": [{"target": t, **e.to_dict()} for t, e in self.reached.items()],
             "note": self.note,
         }
@@ -226,6 +239,7 @@ class Compared:
                 key = name if what == "value" else f"{name}_{what}"
                 columns[key] = [getattr(row.params[name], what) for row in self.rows]
         columns["reach"] = [row.reach for row in self.rows]
+        columns["reach_origins"] = [None if row.reach is None else row.reach_origins for row in self.rows]
         columns["p_best"] = [row.p_best for row in self.rows]
         for what in ("value", "lo", "hi"):
             key = "difference" if what == "value" else f"difference_{what}"

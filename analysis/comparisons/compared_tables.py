@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from analysis.amounts import short
 from analysis.comparisons.compared import Compared, Estimate, Pair, Row
 from analysis.comparisons.standings import comparison_html, comparison_text
 from analysis.fits.tables import figures, findings_html, unit
+from analysis.predict.ahead import CALIBRATED
 
 if TYPE_CHECKING:
     from analysis.comparisons.straight import SameCeiling
 
+UNCALIBRATED, BEYOND = "*", "+"  # behind a reach; behind a pass rate
 PAIRS_SHOWN = 12  # in text; with more recipes only the pairs with the best one
 
 
@@ -25,6 +28,7 @@ def compared_text(compared: Compared) -> str:
     lines = [f"{len(compared.rows)} recipes by {_by(compared)}, best first; limits at {compared.level:.0%}"]
     lines += [f"  {f.severity:<8} {f.message}" for f in compared.findings]
     lines += _aligned([_heads(compared), *(_cells(row, compared) for row in compared.rows)])
+    lines += [f"  {text}" for text in below(compared)]
     if notes := [f"  {row.recipe}: {row.note}" for row in compared.rows if row.note]:
         lines += ["when not to trust a row", *notes]
     pairs = shown_pairs(compared)
@@ -32,7 +36,10 @@ def compared_text(compared: Compared) -> str:
         lines.append("differences" if len(pairs) == len(compared.pairs) else "differences to the best")
         lines += _aligned([pair_heads(compared), *(pair_cells(pair) for pair in pairs)])
     if compared.standings is not None and compared.standings.common:
-        lines += ["by every compute axis, no extrapolation", *_indented(comparison_text(compared.standings))]
+        lines += [
+            "by every compute axis, no extrapolation",
+            *_indented(comparison_text(compared.standings)),
+        ]
     return "\n".join(lines)
 
 
@@ -41,8 +48,26 @@ def compared_html(compared: Compared) -> str:
     head = f"<p>{len(compared.rows)} recipes by {escape(_by(compared))}, best first; limits at {compared.level:.0%}</p>"
     rows = _table([[*_heads(compared), "note"], *([*_cells(r, compared), r.note] for r in compared.rows)], "compared")
     pairs = _table([pair_heads(compared), *(pair_cells(pair) for pair in compared.pairs)], "pairs")
-    below = comparison_html(compared.standings) if compared.standings is not None else ""
-    return f"{findings_html(compared.findings) if compared.findings else ''}{head}{rows}{pairs}{below}"
+    axes = comparison_html(compared.standings) if compared.standings is not None else ""
+    said = "".join(f"<p>{escape(text)}</p>" for text in below(compared))
+    return f"{findings_html(compared.findings) if compared.findings else ''}{head}{rows}{said}{pairs}{axes}"
+
+
+def below(compared: Compared) -> list[str]:
+    """Return what has to be said under the rows."""
+    said = []
+    if any(row.reach is not None and row.reach > 1.0 and row.reach_origins < CALIBRATED for row in compared.rows):
+        said.append(f"{UNCALIBRATED} fewer than {CALIBRATED} earlier forecasts reach that far: not calibrated")
+    if any(r.beyond for row in compared.rows for r in row.rates):
+        what = "law alone, past the reach: other laws and the errors of earlier forecasts are not in these limits"
+        said.append(f"{BEYOND} {what}, as they are in those of forecast and plan")
+    open_A = any(not row.params["A"].identified and row.params["A"].value is not None for row in compared.rows)
+    if open_A and any(pair.A.lo is not None for pair in compared.pairs):
+        what = (
+            "the limits of an A hold what its recipe's data leave open, a part of which (prior, law) all recipes share"
+        )
+        said.append(f"{what}; in a difference that part cancels, so it can be known better than either A")
+    return said
 
 
 def shown_pairs(compared: Compared) -> Sequence[Pair]:
@@ -98,7 +123,7 @@ def compute(e: Estimate, after: str = "") -> str:
         return "none"
 
     def shown(v: float) -> str:
-        return f"{v:.3g}{after}" if math.isfinite(v) else "never"
+        return f"{short(v)}{after}" if math.isfinite(v) else "never"
 
     if e.lo is None or e.hi is None:
         return shown(e.value)
@@ -108,12 +133,12 @@ def compute(e: Estimate, after: str = "") -> str:
 def _by(compared: Compared) -> str:
     if math.isinf(compared.by):
         return "the ceiling A"
-    return f"the pass rate at {compared.by:.3g} {unit(compared.x)}"
+    return f"the pass rate at {short(compared.by)} {unit(compared.x)}"
 
 
 def _heads(compared: Compared) -> list[str]:
     row = compared.rows[0]
-    at = [f"at {r.compute:.3g} {unit(compared.x)}" for r in row.rates]
+    at = [f"at {short(r.compute)} {unit(compared.x)}" for r in row.rates]
     to = [f"{unit(compared.x)} to {target:g}" for target in row.reached]
     return ["recipe", "seeds", "A", "to the best", "P(best)", "B", f"C_mid {unit(compared.x)}", "reach", *at, *to]
 
@@ -123,15 +148,23 @@ def _cells(row: Row, compared: Compared) -> list[str]:
     A, B, C_mid = (" ".join(f"{v} ({lim})" if lim else v for v, lim in [figures(p)]) for p in row.params.values())
     best = row is compared.rows[0]
     cells += [A, "" if best else rate(row.difference, signed=True), share(row.p_best), B, C_mid]
-    cells.append("unknown" if row.reach is None else f"{row.reach:.3g}x")
-    cells += [rate(r.rate) for r in row.rates] + [compute(e) for e in row.reached.values()]
+    cells.append(_reach(row))
+    cells += [f"{rate(r.rate)}{BEYOND * r.beyond}" for r in row.rates] + [compute(e) for e in row.reached.values()]
     return cells
+
+
+def _reach(row: Row) -> str:
+    if row.reach is None:
+        return "unknown"
+    if row.reach <= 1.0:
+        return "none"
+    return f"{short(row.reach)}x{'' if row.reach_origins >= CALIBRATED else UNCALIBRATED}"
 
 
 def pair_heads(compared: Compared) -> list[str]:
     """Return the heads of the table of pairs."""
     pair = compared.pairs[0]
-    at = [f"P(better at {a.compute:.3g})" for a in pair.at]
+    at = [f"P(better at {short(a.compute)})" for a in pair.at]
     to = [f"speed-up to {t.target:g}" for t in pair.to]
     return ["first - second", "A", "P(higher A)", *at, *to, f"ahead for good from ({unit(compared.x)})"]
 

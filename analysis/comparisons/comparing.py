@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from analysis.comparisons import joint_draws
@@ -22,6 +23,7 @@ from analysis.comparisons.ranking import Table, draws_of, rows_and_pairs
 from analysis.comparisons.standings import Comparison
 from analysis.findings import Finding, finding
 from analysis.fits.fitting import fit
+from analysis.fits.refits import posterior_fit
 from analysis.fits.results import LEVEL, Fit, Param
 from analysis.pooled.recipes import RecipeFit
 from analysis.pooled.seeds import by_recipe, pool_seeds
@@ -49,7 +51,7 @@ def compare(
     Parameters
     ----------
     runs : iterable of Run or Fit
-        Runs are fitted with the posterior; fits are taken as they are, of one compute axis, with draws.
+        Runs are fitted with the posterior; fits are of one compute axis, and one of another method is fitted again.
     at : iterable of float or str
         Computes to compare at, in the unit of `x`, or ``"2x"`` for a multiple of the compute that every recipe has
         reached. By default that compute.
@@ -94,7 +96,7 @@ def compare(
     tail(level)
     if seed_sd is not None and not 0.0 < seed_sd < 1.0:
         raise UserError(f"seed_sd: {seed_sd:g} is not a standard deviation of pass rates between 0 and 1")
-    given = [r if isinstance(r, Fit) else fit(r, x=x) for r in runs]
+    given = [posterior_fit(r) if isinstance(r, Fit) else fit(r, x=x) for r in runs]
     groups = _groups(given, recipes)
     pooled, left_out = _pooled(groups, seed_sd, level)
     usable = {name: [f for f in groups[name] if f.name in pooled[name].runs] for name in pooled}
@@ -111,7 +113,9 @@ def compare(
     table = Table(joint, tuple(usable), like, _tested(usable, seed_sd, like), level, _starts(usable), seed_sd)
     rows, pairs = rows_and_pairs(table, usable, pooled, computes, targets, by_compute)
     rows += [_row_left_out(name, groups[name], why) for name, why in left_out.items()]
-    findings = [*like.findings, *_said(table, rows)]
+    again = [f.name for f in given if any(d.code == "refitted" for d in f.findings)]
+    what = f"{', '.join(again)}: fitted by another method; compared by the posterior of the same points"
+    findings = [*([finding("refitted", what)] if again else []), *like.findings, *_said(table, rows)]
     return Compared(
         axis,
         by_compute,
@@ -121,7 +125,7 @@ def compare(
         seed_sd,
         level,
         MappingProxyType({name: tuple(fits) for name, fits in groups.items()}),
-        _standings(given, recipes),
+        _with_p(_standings(given, recipes), axis, rows),
     )
 
 
@@ -150,14 +154,10 @@ def _pooled(
     """Recipes with their values, and why others are left out."""
     pooled, left_out = {}, {}
     for name, fits in groups.items():
-        if without := [f.name for f in fits if f.draws is None and f.fitted and f.params["B"].value is not None]:
-            methods = ", ".join(sorted({f.method for f in fits} - {"posterior"}))
-            why = next(
-                (d.message for f in fits if f.name in without for d in f.findings[::-1] if d.severity != "note"), ""
-            )
-            why = why or next(f.findings[-1].message for f in fits if f.name in without) if not methods else ""
-            what = f"method {methods} has no draws to compare; use the posterior" if methods else why
-            left_out[name] = f"{', '.join(without)}: {what}"
+        if without := [f for f in fits if f.draws is None and f.fitted and f.params["B"].value is not None]:
+            said = [d for f in without for d in f.findings[::-1]]
+            why = next((d.message for d in said if d.severity != "note"), said[0].message)
+            left_out[name] = f"{', '.join(f.name for f in without)}: {why}"
             continue
         try:
             pooled[name] = pool_seeds(fits, seed_sd=seed_sd, level=level, recipe=name)[0]
@@ -194,7 +194,7 @@ def _joint(groups: Sequence[Sequence[Fit]], kept: Sequence[float], seed_sd: floa
     compute = joint_draws.grid(min(map(_first, fits)), max(float(f.compute[-1]) for f in fits), kept)
     seeds = [[draws_of(f) for f in group] for group in groups]
     lasts = [max(float(f.compute[-1]) for f in group) for group in groups]
-    return joint_draws.draw_together(seeds, compute, lasts, seed_sd=seed_sd)
+    return joint_draws.draw_together(seeds, compute, lasts, seed_sd=seed_sd, exact=kept)
 
 
 def _first(f: Fit) -> float:
@@ -216,13 +216,17 @@ def _tested(groups: Mapping[str, Sequence[Fit]], seed_sd: float | None, like: Li
     for name, fits in groups.items():
         if len(fits) < 2 and seed_sd is None:
             found[name] = "one seed, and no seed sd was stated"
+    for name in groups:  # one that can be tested against nobody is no candidate for the best, either
+        why = [like.why(name, other) for other in groups if other != name]
+        if all(why):
+            found.setdefault(name, why[0])
     return found
 
 
 def _row_left_out(name: str, fits: Sequence[Fit], why: str) -> Row:
     unknown = Estimate(None)
     params = MappingProxyType(dict.fromkeys(("A", "B", "C_mid"), UNKNOWN))
-    return Row(name, tuple(f.name for f in fits), params, None, None, unknown, (), MappingProxyType({}), why)
+    return Row(name, tuple(f.name for f in fits), params, None, 0, None, unknown, (), MappingProxyType({}), why)
 
 
 def _said(table: Table, rows: Sequence[Row]) -> list[Finding]:
@@ -232,7 +236,8 @@ def _said(table: Table, rows: Sequence[Row]) -> list[Finding]:
         what = (
             f"one seed of {', '.join(one)}: differences are not tested; run more seeds or state how much seeds differ"
         )
-        found.append(finding("not-tested", f"{what} (seed_sd, --seed-sd; the paper's three runs suggest .02)"))
+        what += " (seed_sd, --seed-sd; the paper's three runs suggest .02); runs of one recipe are named by --recipe"
+        found.append(finding("not-tested", what))
     if table.seed_sd is not None:
         found.append(
             finding("seed-sd-stated", f"seeds are taken to differ by a standard deviation of {table.seed_sd:g}")
@@ -247,9 +252,26 @@ def _said(table: Table, rows: Sequence[Row]) -> list[Finding]:
     return found
 
 
-def _standings(fits: Sequence[Fit], recipes: Mapping[str, str] | None) -> Comparison | None:
-    from dataclasses import replace
+def _with_p(standings: Comparison | None, axis: str, rows: Sequence[Row]) -> Comparison | None:
+    """Quote at equal compute what the table has tested there."""
+    if standings is None or axis not in standings.common:
+        return standings
+    at = standings.common[axis]
+    found = [
+        r.p_best
+        for row in rows
+        for r in row.rates
+        if row.recipe == standings.ahead[axis] and math.isclose(r.compute, at)
+    ]
+    if not found or found[0] is None:
+        return standings
+    rest = [f for f in standings.findings if f.code != "not-tested"]
+    if len(standings.common) > 1:
+        rest.append(finding("not-tested", "differences on the other axes are not tested"))
+    return replace(standings, findings=tuple(rest), p_ahead={axis: found[0]})
 
+
+def _standings(fits: Sequence[Fit], recipes: Mapping[str, str] | None) -> Comparison | None:
     named = {} if recipes is None else recipes
     again = [replace(f, run=replace(f.run, recipe=named.get(f.name, f.run.recipe))) for f in fits]
     first = fits[0].x

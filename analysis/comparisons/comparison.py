@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from analysis.comparisons.standings import Comparison, RecipeMean, Standing
+from analysis.curves.curve import R
 from analysis.findings import Finding, finding
 from analysis.fits.fitting import fit
 from analysis.fits.results import Fit
@@ -59,9 +60,10 @@ def compare_at_equal_compute(runs: Iterable[Run | Fit], axes: Sequence[str] | No
         axes = AXES if own in AXES else (own,)
     findings = _prompt_sets(members)
     common: dict[str, float] = {}
+    by: dict[str, str] = {}
     rates: dict[str, dict[str, float | None]] = {run.name: {} for run in members}
     for axis in axes:
-        findings += _on_axis(axis, given, common, rates)
+        findings += _on_axis(axis, given, common, rates, by)
     standings = tuple(Standing(run.name, run.recipe, run.seed, rates[run.name]) for run in members)
     recipes = _recipes(standings, tuple(common))
     if len(recipes) > 1:
@@ -72,13 +74,18 @@ def compare_at_equal_compute(runs: Iterable[Run | Fit], axes: Sequence[str] | No
         recipes=recipes,
         ahead={axis: _ahead(recipes, axis) for axis in common},
         findings=tuple(findings),
+        by=by,
     )
 
 
 def _on_axis(
-    axis: str, given: Sequence[Run | Fit], common: dict[str, float], rates: dict[str, dict[str, float | None]]
+    axis: str,
+    given: Sequence[Run | Fit],
+    common: dict[str, float],
+    rates: dict[str, dict[str, float | None]],
+    by: dict[str, str],
 ) -> list[Finding]:
-    """Fill in the common compute and the pass rates of one axis."""
+    """Fill in the common compute, the pass rates and how the curves were fitted, of one axis."""
     findings = []
     there: list[Run | Fit] = []
     for g in given:
@@ -94,17 +101,26 @@ def _on_axis(
         who = f"only {there[0].name} logs" if there else "no run logs"
         return [finding("axis-missing", f"{who} {axis}; it is left out")]
     fits = [g if isinstance(g, Fit) and g.x == axis else _curve(g, axis) for g in there]
+    by[axis] = "posterior" if all(f.trusted_draws is not None for f in fits if f.fitted) else "least squares"
     fitted = [f for f in fits if f.fitted] or fits  # a run without a curve must not hold back those that have one
     common[axis] = min(float(f.run.data[axis].max()) for f in fitted)
     for f in fits:
         covered = f.fitted and f.compute[0] <= common[axis] <= f.compute[-1]
-        rates[f.name][axis] = float(f.predict(common[axis])) if covered else None
+        rates[f.name][axis] = _read(f, common[axis]) if covered else None
         if not covered:
             what = "has no curve" if not f.fitted else "has no fitted point on both sides of it"
             findings.append(
                 finding("not-covered", f"{f.name} {what} at {common[axis]:.3g} {axis} and is left out there")
             )
     return findings
+
+
+def _read(f: Fit, C: float) -> float:
+    """The median of the posterior's curves, as every table of `compare` has it; without draws the fitted curve."""
+    d = f.trusted_draws
+    if d is None:
+        return float(f.predict(C))
+    return float(d.quantile(R(C, d.R0, d.A, d.B, d.C_mid), [0.5])[0])
 
 
 def _curve(g: Run | Fit, axis: str) -> Fit:

@@ -153,9 +153,13 @@ def difference(  # noqa: PLR0917
     se = standard_errors(own_first, own_second, known, common)
     weight = np.broadcast_to(known.weight, se.shape)
     half = half_width(se, weight, level)
+    return Interval(value, value - half, value + half, two_sided(value, se, weight))
+
+
+def two_sided(value: Array, se: Array, weight: Array) -> Array:
+    """Return the two-sided p of values (...) under a mixture of normals around 0, se and weight (..., T)."""
     with np.errstate(invalid="ignore"):
-        p = 2.0 * (weight * ndtr(-np.abs(value)[..., None] / se)).sum(axis=-1)
-    return Interval(value, value - half, value + half, p)
+        return np.asarray(2.0 * (weight * ndtr(-np.abs(value)[..., None] / se)).sum(axis=-1))
 
 
 def standard_errors(own_first: Array, own_second: Array, known: Spread, common: Array | float = 0.0) -> Array:
@@ -210,7 +214,9 @@ def power(
     first = gap + rng.normal(size=a.shape) * np.sqrt(tau**2 + OWN * a) + rng.normal(size=repetitions) * np.sqrt(common)
     second = rng.normal(size=b.shape) * np.sqrt(tau**2 + OWN * b)
     known = spread([first, second], [a, b], seed_sd=tau if seeds == 1 else None)
-    return float((difference(first, second, a, b, known, level, common=common).p < 1.0 - level).mean())
+    se = standard_errors(a, b, known, common)
+    p = two_sided(first.mean(axis=0) - second.mean(axis=0), se, np.broadcast_to(known.weight, se.shape))
+    return float((p < 1.0 - level).mean())
 
 
 def _own(variance: Array) -> Array:
@@ -218,7 +224,7 @@ def _own(variance: Array) -> Array:
     return np.asarray(OWN * np.asarray(variance).mean(axis=0))
 
 
-def shrunk(draws: Array, values: Array, variances: Array, rng: np.random.Generator) -> Array:
+def shrunk(draws: Array, values: Array, covariance: Array, rng: np.random.Generator) -> Array:
     """Return draws of several recipes' values drawn together by as much as they may differ by chance alone.
 
     Normal values around a common mean, with the spread between recipes unknown (half-normal prior of scale .1, on a
@@ -227,7 +233,9 @@ def shrunk(draws: Array, values: Array, variances: Array, rng: np.random.Generat
     Parameters
     ----------
     draws : array, shape (R, M)
-    values, variances : array, shape (R,)
+    values : array, shape (R,)
+    covariance : array, shape (R, R), or (R,) where the errors are independent
+        Of the errors of `values`; recipes on the same prompts share a part of theirs.
 
     Returns
     -------
@@ -246,13 +254,20 @@ def shrunk(draws: Array, values: Array, variances: Array, rng: np.random.Generat
         return draws
     M = draws.shape[1]
     omega = np.concatenate([[0.0], np.geomspace(1e-4, 0.5, 60)])
-    total = np.maximum(variances, 1e-12)[:, None] + omega**2  # (R, T)
-    precision = (1.0 / total).sum(axis=0)
-    mean = (values[:, None] / total).sum(axis=0) / precision
-    logs = -0.5 * (np.log(total) + (values[:, None] - mean) ** 2 / total).sum(axis=0) - 0.5 * np.log(precision)
+    # In the axes of the errors these are independent, and one common mean lies along `along`.
+    variances, axes = np.linalg.eigh(np.diag(covariance) if covariance.ndim == 1 else covariance)
+    variances, along, turned = (
+        np.maximum(variances, 1e-12)[:, None],
+        axes.sum(axis=0)[:, None],
+        (axes.T @ values)[:, None],
+    )
+    total = variances + omega**2  # (R, T)
+    precision = (along**2 / total).sum(axis=0)
+    mean = (along * turned / total).sum(axis=0) / precision
+    logs = -0.5 * (np.log(total) + (turned - along * mean) ** 2 / total).sum(axis=0) - 0.5 * np.log(precision)
     weight = np.exp(logs - logs.max() - 0.5 * (omega / 0.1) ** 2) * np.gradient(omega)
     chosen = rng.choice(len(omega), size=M, p=weight / weight.sum())
-    centre = mean[chosen] + rng.normal(size=M) / np.sqrt(precision[chosen])
-    share = (omega[chosen] ** 2) / (omega[chosen] ** 2 + np.maximum(variances, 1e-12)[:, None])
-    around = draws - values[:, None]
-    return np.asarray(share * values[:, None] + (1.0 - share) * centre + np.sqrt(share) * around)
+    centre = along * (mean[chosen] + rng.normal(size=M) / np.sqrt(precision[chosen]))
+    share = (omega[chosen] ** 2) / (omega[chosen] ** 2 + variances)
+    around = axes.T @ (draws - values[:, None])
+    return np.asarray(axes @ (share * turned + (1.0 - share) * centre + np.sqrt(share) * around))

@@ -25,6 +25,7 @@ from analysis.posteriors.draws import Draws, tail
 
 DRAWS = 1000
 LEAST_PRIOR_SD = 0.05  # of a pass rate within the data
+SURE = 12  # computes at which medians are the fits' own, beside those that are asked for
 COLUMNS = 120  # computes at which curves are kept, spread evenly in ln C
 BEFORE, BEYOND = 30.0, 1e4  # how far they reach below the first compute and beyond the last
 
@@ -90,6 +91,7 @@ def draw_together(
     lasts: Sequence[float],
     *,
     seed_sd: float | None = None,
+    exact: Sequence[float] = (),
     M: int = DRAWS,
     seed: int = 0,
 ) -> JointDraws:
@@ -105,6 +107,8 @@ def draw_together(
     seed_sd : float, optional
         Stated tau. Without it and with one seed a recipe nothing is known of how seeds differ: the curves then hold
         the noise inside runs alone.
+    exact : sequence of float
+        Computes of `compute` at which the values are the medians of the fits' own draws.
     """
     rng = np.random.default_rng([11, seed])
     values, own, common, curves = [], [], [], []
@@ -116,7 +120,7 @@ def draw_together(
         for draws in recipe:
             at = equally(draws, M, rng)
             table = R(compute, *(v[at][:, None] for v in (draws.R0, draws.A, draws.B, draws.C_mid)))
-            centre = np.median(table, axis=0)
+            centre = _medians(draws, compute, table, exact)
             around = table - table.mean(axis=0)
             mean += centre + np.sqrt(OWN) * around
             again = slice(len(middle), None, len(recipe))  # every seed gives its share of the draws that lean
@@ -135,6 +139,19 @@ def draw_together(
         for r, value in enumerate(values):
             curves[r] += rng.normal(size=(M, 1)) * tau / np.sqrt(len(value))
     return JointDraws(compute, tuple(values), tuple(own), np.stack(common), np.stack(curves), known)
+
+
+def _medians(draws: Draws, compute: Array, table: Array, exact: Sequence[float]) -> Array:
+    """Medians of a seed's curve, (G,): those of its fit at the computes `exact`, at the end and at some in between.
+
+    Elsewhere those of the rows drawn from it, moved by what they are off at these.
+    """
+    rough = np.median(table, axis=0)
+    places = [*np.linspace(0, len(compute) - 1, SURE).round().astype(int), *np.searchsorted(compute, exact)]
+    at = np.unique(np.minimum(places, len(compute) - 1))
+    curves = R(compute[at], *(v[:, None] for v in (draws.R0, draws.A, draws.B, draws.C_mid)))
+    off = draws.quantile(curves, [0.5])[0] - rough[at]
+    return np.asarray(rough + np.interp(np.arange(len(compute)), at, off))
 
 
 def equally(draws: Draws, M: int, rng: np.random.Generator) -> Array:

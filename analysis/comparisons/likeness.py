@@ -7,10 +7,14 @@ What a log does not say is taken to be the same, with a note.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from analysis.curves.solver import Array
 from analysis.findings import Finding, finding
 from analysis.fits.results import Fit
 from analysis.pooled.recipes import RecipeFit
@@ -37,20 +41,28 @@ class Likeness:
     apart: Mapping[str, str]
     findings: tuple[Finding, ...]
 
-    @property
-    def mixed(self) -> bool:
-        """Whether the recipes were evaluated on more than one set of prompts."""
-        return len({p for p in self.prompts.values() if p is not None}) > 1
+    def prompt_covariance(self, names: Sequence[str]) -> Array:
+        """What the choice of prompts adds to recipes together, (R, R): recipes on the same prompts share it whole.
 
-    def prompt_sd(self, recipe: str) -> float:
-        """What the choice of its prompts adds to a recipe; 0 where all have the same."""
-        return (self.sds[recipe] or 0.0) if self.mixed else 0.0
+        0 where all of them have the same prompts. A recipe whose log does not say its prompts is taken to have those
+        of most others.
+        """
+        said = Counter(p for name in names if (p := self.prompts[name]) is not None)
+        if len(said) < 2:
+            return np.zeros((len(names), len(names)))
+        usual = said.most_common(1)[0][0]
+        sets = [self.prompts[name] or usual for name in names]
+        return np.array([[self._variance(p) if p == q else 0.0 for q in sets] for p in sets])
 
     def prompt_variance(self, first: str, second: str) -> float:
         """Variance that the choice of prompts gives to the difference of two recipes; 0 on the same prompts."""
-        if not self._differ(first, second):
-            return 0.0
-        return (self.sds[first] or 0.0) ** 2 + (self.sds[second] or 0.0) ** 2
+        covariance = self.prompt_covariance([first, second])
+        return float(covariance[0, 0] + covariance[1, 1] - 2.0 * covariance[0, 1])
+
+    def _variance(self, prompts: frozenset[str]) -> float:
+        """Mean over the recipes on these prompts whose logs have the counts; 0 where none has."""
+        known = [sd**2 for name, sd in self.sds.items() if sd is not None and self.prompts[name] == prompts]
+        return float(np.mean(known)) if known else 0.0
 
     def why(self, first: str, second: str) -> str:
         """Why the difference of two recipes cannot be tested; empty if it can."""

@@ -21,6 +21,7 @@ from analysis.curves.solver import Array
 from analysis.fits.results import Fit
 from analysis.pooled.recipes import RecipeFit
 from analysis.posteriors.draws import Draws
+from analysis.predict.reaches import Reach, recipe_reach
 from scalerl.runlog import UserError
 
 LOG_SCALE = 0.1  # of the prior of how ln B and ln C_mid differ between seeds
@@ -39,6 +40,11 @@ class Table:
     starts: tuple[float, ...]
     seed_sd: float | None
 
+    @property
+    def tested(self) -> list[int]:
+        """Places of the recipes that are compared with others."""
+        return [r for r, name in enumerate(self.names) if name not in self.untested]
+
     def difference(self, i: int, j: int, column: int) -> contrasts.Interval:
         """First - second at a kept compute, by the test."""
         values, own, known = self.joint.values, self.joint.own, self.joint.known
@@ -50,13 +56,6 @@ class Table:
         return contrasts.difference(
             values[i][:, at], values[j][:, at], own[i][:, at], own[j][:, at], here, self.level, common=common
         )
-
-
-def calibrated_reach(fits: Sequence[Fit]) -> float | None:
-    """Return how far ahead the pass rate of a recipe is known, as a multiple: the least of its seeds, None unknown."""
-    from analysis.predict.forecasting import recipe_reach
-
-    return recipe_reach(fits)
 
 
 def rows_and_pairs(  # noqa: PLR0917
@@ -81,16 +80,21 @@ def rows_and_pairs(  # noqa: PLR0917
     for r in order:
         name, fits = names[r], groups[names[r]]
         tested = name not in table.untested
+        reach = recipe_reach(fits, level=table.level)
         to_best = Estimate(0.0) if r == order[0] else _difference(table, order[0], r, joint.column(by), turned=True)
         rows.append(
             Row(
                 name,
                 pooled[name].runs,
                 pooled[name].params,
-                calibrated_reach(fits),
+                None if reach is None else reach.value,
+                0 if reach is None else reach.origins,
                 shares[by][r],
                 to_best,
-                tuple(Rate(c, _rate(table, r, joint.column(c)), shares[c][r]) for c in computes),
+                tuple(
+                    Rate(c, _rate(table, r, joint.column(c)), shares[c][r], _known_to(fits, reach) < c)
+                    for c in computes
+                ),
                 MappingProxyType(
                     {t: _drawn(float(value[t][r]), reached[t][r] if tested else None, table.level) for t in targets}
                 ),
@@ -136,27 +140,41 @@ def rows_and_pairs(  # noqa: PLR0917
     return rows, pairs
 
 
-def with_prompts(table: Table) -> list[Array]:
-    """Curves of each recipe, with what its prompts add where prompt sets differ, (M, G) each."""
-    rng = np.random.default_rng(13)
-    found = []
-    for name, curves in zip(table.names, table.joint.curves, strict=True):
-        sd = table.like.prompt_sd(name)
-        found.append(curves + sd * rng.normal(size=(len(curves), 1)) if sd else curves)
-    return found
+def _known_to(fits: Sequence[Fit], reach: Reach | None) -> float:
+    """Compute up to which the recipe's curve is known: its reach from the least of its seeds' last computes on."""
+    last = min(float(f.compute[-1]) for f in fits)
+    return last if reach is None else last * reach.value
 
 
-def _shrunk(table: Table, curves: Sequence[Array], column: int) -> Array:
-    joint = table.joint
-    draws = np.stack([c[:, column] for c in curves])
-    variances = np.array(
-        [joint.variance(r)[column] + table.like.prompt_sd(name) ** 2 for r, name in enumerate(table.names)]
-    )
-    return contrasts.shrunk(draws, joint.middle[:, column], variances, np.random.default_rng(17))
+def with_prompts(table: Table) -> Array:
+    """Curves of each recipe, with what its prompts add where those of tested recipes differ, (R, M, G).
+
+    One normal deviate for each set of prompts: what it adds to two recipes on the same prompts is the same.
+    """
+    curves = np.array(table.joint.curves)
+    tested = table.tested
+    covariance = table.like.prompt_covariance([table.names[r] for r in tested])
+    if covariance.any():
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        normal = np.random.default_rng(13).normal(size=(len(tested), curves.shape[1]))
+        curves[tested] += (root @ normal)[:, :, None]
+    return curves
+
+
+def _shrunk(table: Table, curves: Array, column: int) -> Array:
+    """Draws (R, M) at a compute; those of tested recipes shrunk together, whatever else stands in the table."""
+    joint, tested = table.joint, table.tested
+    draws = np.array(curves[:, :, column])
+    own = np.diag([joint.variance(r)[column] for r in tested])
+    covariance = own + table.like.prompt_covariance([table.names[r] for r in tested])
+    middle = joint.middle[tested, column]
+    draws[tested] = contrasts.shrunk(draws[tested], middle, covariance, np.random.default_rng(17))
+    return draws
 
 
 def _p_best(table: Table, draws: Array) -> list[float | None]:
-    tested = [r for r, name in enumerate(table.names) if name not in table.untested]
+    tested = table.tested
     if len(tested) < 2:
         return [None] * len(table.names)
     winner = np.array(tested)[draws[tested].argmax(axis=0)]
@@ -252,7 +270,7 @@ class _Logs:
 def _log_median(d: Draws, name: str) -> tuple[float, float]:
     logs = np.log(getattr(d, name))
     middle = float(d.quantile(logs, [0.5])[0])
-    return middle, float(d.weight @ (logs - d.weight @ logs) ** 2)
+    return middle, d.moments(logs)[1]
 
 
 def _note(pooled: RecipeFit, fits: Sequence[Fit], table: Table) -> str:

@@ -4,9 +4,10 @@ estimates."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.tables import findings_html, unit
 
@@ -43,6 +44,10 @@ class Comparison:
     ahead : mapping of axis to str or None
         Recipe with the highest mean pass rate; None where fewer than two have one, or at a tie.
     findings : tuple of Finding
+    by : mapping of axis to {"posterior", "least squares"}
+        How the curves were fitted: as given on the axis of the fits, by least squares on the others.
+    p_ahead : mapping of axis to float
+        P(the recipe ahead is the best there), where a comparison has tested it.
     """
 
     common: Mapping[str, float]
@@ -50,6 +55,8 @@ class Comparison:
     recipes: tuple[RecipeMean, ...]
     ahead: Mapping[str, str | None]
     findings: tuple[Finding, ...]
+    by: Mapping[str, str] = field(default_factory=dict)
+    p_ahead: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tested(self) -> bool:
@@ -68,7 +75,7 @@ def comparison_text(comparison: Comparison) -> str:
     axes = list(comparison.common)
     if not axes:
         return "\n".join(["nothing to compare", *(f"  {f.severity:<8} {f.message}" for f in comparison.findings)])
-    head = [f"at {comparison.common[a]:.3g} {unit(a)}" for a in axes]
+    head = [f"at {short(comparison.common[a])} {axis_in_words(a)}" for a in axes]
     rows = [[label, *rates] for label, _, rates in _comparison_rows(comparison)]
     width = max(len(row[0]) for row in rows)
     lines = [f"{'pass rate':<{width}}  {'   '.join(head)}"]
@@ -78,27 +85,56 @@ def comparison_text(comparison: Comparison) -> str:
         )
     for axis, recipe in comparison.ahead.items():
         if recipe is not None:
-            lines.append(f"ahead at equal {unit(axis)}: {recipe}{'' if comparison.tested else ' (not tested)'}")
+            lines.append(f"ahead at equal {axis_in_words(axis)}: {recipe}{_how_sure(comparison, axis)}")
+    lines += [said] if (said := fitted_by(comparison)) else []
     return "\n".join([*lines, *(f"  {f.severity:<8} {f.message}" for f in comparison.findings)])
 
 
 def comparison_html(comparison: Comparison) -> str:
     """Return a comparison as an HTML table with its findings below; every text is escaped."""
-    heads = ["recipe or run", *(f"at {c:.3g} {unit(a)}" for a, c in comparison.common.items())]
+    heads = ["recipe or run", *(f"at {short(c)} {axis_in_words(a)}" for a, c in comparison.common.items())]
     body = []
     for label, is_mean, rates in _comparison_rows(comparison):
         tag = "th" if is_mean else "td"
         marked = [f"<td>{escape(cell)}</td>" for cell in rates]
         body.append(f"<tr><{tag}>{escape(label)}</{tag}>{''.join(marked)}</tr>")
-    before, after = ("<b>", "</b>") if comparison.tested else ("", " (not tested)")
     ahead = "".join(
-        f"<p>Ahead at equal {escape(unit(axis))}: {before}{escape(recipe)}{after}</p>"
+        f"<p>Ahead at equal {escape(axis_in_words(axis))}: {escape(recipe + _how_sure(comparison, axis))}</p>"
         for axis, recipe in comparison.ahead.items()
         if recipe is not None
     )
     head = "".join(f"<th>{escape(h)}</th>" for h in heads)
     table = f'<table class="comparison"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    ahead += f"<p>{escape(said)}</p>" if (said := fitted_by(comparison)) else ""
     return f"{table}{ahead}{findings_html(comparison.findings)}"
+
+
+def _how_sure(comparison: Comparison, axis: str) -> str:
+    if (p := comparison.p_ahead.get(axis)) is not None:
+        return f" (P {'> .99' if p > 0.995 else f'{p:.2f}'.removeprefix('0')})"
+    return "" if comparison.tested else " (not tested)"
+
+
+def axis_in_words(axis: str) -> str:
+    """Return an axis as it is told from others of its unit.
+
+    Examples
+    --------
+    >>> axis_in_words("tokens_trained"), axis_in_words("flops")
+    ('tokens trained', 'FLOPs')
+    """
+    return axis.replace("_", " ") if axis.startswith("tokens_") else unit(axis)
+
+
+def fitted_by(comparison: Comparison) -> str:
+    """Return how the curves were fitted where that differs between axes; nothing where it does not."""
+    if len(set(comparison.by.values())) < 2:
+        return ""
+    each = []
+    for how in dict.fromkeys(comparison.by.values()):
+        axes = ", ".join(axis_in_words(axis) for axis, by in comparison.by.items() if by == how)
+        each.append(f"{axes} by {'the posterior' if how == 'posterior' else how}")
+    return f"curves on {'; on '.join(each)}"
 
 
 def _comparison_rows(comparison: Comparison) -> list[tuple[str, bool, list[str]]]:

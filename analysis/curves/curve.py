@@ -59,7 +59,13 @@ def R(C: ArrayLike, R0: ArrayLike, A: ArrayLike, B: ArrayLike, C_mid: ArrayLike)
 
 
 def gradient(C: ArrayLike, R0: float, A: float, B: float, C_mid: float) -> Array:
-    """Return dR/d(R0, A, B, C_mid) at each `C`, shape ``C.shape + (4,)``."""
+    """Return dR/d(R0, A, B, C_mid) at each `C`, shape ``C.shape + (4,)``.
+
+    Examples
+    --------
+    >>> gradient(2.0, R0=0.1, A=0.7, B=2.0, C_mid=2.0).tolist()  # halfway up, where B does not matter
+    [0.5, 0.5, 0.0, -0.15]
+    """
     odds = _log_odds(C, B, C_mid)
     s = logistic(odds)
     bend = (A - R0) * s * logistic(-odds)

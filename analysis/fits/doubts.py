@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtrc, stdtr
 
+from analysis.amounts import short
 from analysis.curves.leastsquares import NAMES, Box, Optimum
 from analysis.findings import Finding, finding
 from analysis.fits.decays import decay
@@ -83,7 +84,7 @@ def of_optimum(best: Optimum, box: Box, values: Values, last: float, x: str) -> 
         findings.append(finding("at-bound", what, float(len(on_edge))))
     mid = values["C_mid"]
     if values["A"] > values["R0"] and last < PAST_MIDPOINT * mid:
-        shows = f"about {PAST_MIDPOINT:g} C_mid = {PAST_MIDPOINT * mid:.3g} {x}"
+        shows = f"about {PAST_MIDPOINT:g} C_mid = {short(PAST_MIDPOINT * mid)} {x}"
         what = f"the run ends at {last / mid:.2g} C_mid; the ceiling shows from {shows} on"
         findings.append(finding("not-past-midpoint", what, last / mid))
     return findings

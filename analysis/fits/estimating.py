@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.amounts import short
 from analysis.curves import leastsquares
 from analysis.curves.leastsquares import NAMES, Box, Problem
 from analysis.findings import Finding, finding
@@ -121,7 +122,7 @@ def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Op
         for i, name in enumerate(NAMES)
     }
 
-    findings = [*decays.decay(c, y, values), *flat]
+    findings = [*(decays.decay(c, y, values) or decays.dip(c, y)), *flat]
     if not flat:
         findings += doubts.falling(values)
         if options.method in {"lsq", "profile", "bootstrap", "paper"} or not with_limits:
@@ -197,7 +198,7 @@ def judge(  # noqa: PLR0917
         else:
             why = ""
         if why and name == "A" and not spoilt and not p.fixed and C_mid.hi is not None and 2.0 * C_mid.hi > last:
-            why += f": train to about {2.0 * C_mid.hi:.2g} {x}"
+            why += f": train to about {short(2.0 * C_mid.hi, 2)} {x}"
         judged[name] = replace(p, identified=not why, why=why)
     return judged
 

@@ -31,9 +31,10 @@ from analysis.fits.arguments import (
 )
 from analysis.fits.bootstrap import KINDS
 from analysis.fits.estimates import natural
-from analysis.fits.estimating import SPOILT, Options, Result, estimate_points, flat_level
+from analysis.fits.estimating import Options, Result, estimate_points, flat_level
 from analysis.fits.evaluations import Mask, Window, evaluations_of, inside
 from analysis.fits.methods import METHODS
+from analysis.fits.refits import only_to_peak
 from analysis.fits.results import PARAMETERS, Fit, Fits, Param
 from analysis.posteriors.conditional import relative_log
 from analysis.posteriors.priors import Priors
@@ -237,14 +238,7 @@ def _fit_run(run: Run, options: Options) -> Fit:
     again = _fit_window(run, x, replace(options, window=(options.window[0], peak)))
     what = f"fitted up to the peak at {peak:.4g} {x} as asked; nothing is claimed past it ({decay.message})"
     said = finding("peak-fit", what, peak)
-    why = SPOILT["peak-fit"]
-    params = {name: replace(p, identified=False, why=why) for name, p in again.params.items()}
-    return replace(
-        again,
-        findings=(*again.findings, said),
-        params=MappingProxyType(params),
-        reach=None if again.reach is None else min(again.reach, 1.0),
-    )
+    return only_to_peak(again, said)
 
 
 def _fit_window(run: Run, x: str, options: Options) -> Fit:
@@ -292,6 +286,8 @@ def _fit_window(run: Run, x: str, options: Options) -> Fit:
         noise=MappingProxyType(result.noise),
         evaluation_sd=None if points.variance is None else np.sqrt(points.variance),
         A_population=result.A_population,
+        priors=options.priors,
+        r0=options.r0,
     )
     return replace(made, report=MappingProxyType(_report(made, result, options)))
 

@@ -29,10 +29,10 @@ def half_widths(draws: Draws, last: float, multiples: Array, level: float = 0.95
     return np.asarray(np.maximum(hi - mid, mid - lo))
 
 
-def reach(draws: Draws, last: float, *, tolerance: float = TOLERANCE, level: float = 0.95) -> float | None:
+def reach(draws: Draws, last: float, *, tolerance: float = TOLERANCE, level: float = 0.95) -> float:
     """Return the largest multiple of the last compute, at most `FARTHEST`, up to which the band is narrow enough.
 
-    Below 1 where not even the end of the data is known that well; None where nothing after a tenth of it is.
+    1 where there is none: right behind the data the band is wider than that.
 
     Parameters
     ----------
@@ -50,16 +50,36 @@ def reach(draws: Draws, last: float, *, tolerance: float = TOLERANCE, level: flo
     100.0
     """
     multiples = np.geomspace(1.0, FARTHEST, STEPS)
-    widths = half_widths(draws, last, multiples, level)
-    beyond = np.flatnonzero(widths > tolerance)
+    return crossing(multiples, half_widths(draws, last, multiples, level), tolerance)
+
+
+def crossing(multiples: Array, half: Array, tolerance: float) -> float:
+    """Return the multiple up to which half-widths are within the tolerance, linear in ln multiple between two.
+
+    Parameters
+    ----------
+    multiples, half : (k,) array
+        Ascending multiples of a compute from 1 on, and half-widths of the band there.
+    tolerance : float
+
+    Returns
+    -------
+    float
+        1 where the first is too wide already, the last multiple where none is.
+
+    Examples
+    --------
+    >>> h = np.array([1.0, 2.0, 4.0])
+    >>> [crossing(h, np.array(half), 0.02) for half in ([0.01, 0.02, 0.03], [0.03, 0.04, 0.05], [0.0, 0.0, 0.0])]
+    [2.0, 1.0, 4.0]
+    """
+    beyond = np.flatnonzero(half > tolerance)
     if not len(beyond):
-        return FARTHEST
+        return float(multiples[-1])
     k = int(beyond[0])
     if k == 0:
-        within = np.linspace(1.0, 0.1, STEPS)
-        narrow = np.flatnonzero(half_widths(draws, last, within, level) <= tolerance)
-        return float(within[narrow[0]]) if len(narrow) else None
-    share = (tolerance - widths[k - 1]) / (widths[k] - widths[k - 1])
+        return 1.0
+    share = (tolerance - half[k - 1]) / (half[k] - half[k - 1])
     return float(np.exp(np.interp(share, [0.0, 1.0], np.log(multiples[k - 1 : k + 1]))))
 
 

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
+    from analysis.posteriors.priors import Priors
+
 PARAMETERS = ("A", "B", "C_mid", "R0")  # the order of every table
 LEVEL = 0.95  # of an interval where neither the caller nor the fit says which
 WITHHELD = frozenset({"posterior-grid", "pooled-thin"})  # findings of draws that no limit may be read off
+# Findings under which nothing is claimed past the data, by any verb or figure.
+NOTHING_AHEAD = frozenset({"no-fit", "flat-curve", "decay", "falling-curve", "peak-fit", *WITHHELD})
 FARTHEST = 100.0  # largest multiple of the compute that a reach is looked for at
 
 
@@ -79,7 +83,7 @@ class Fit:
         Family of curves; the law of the paper is ``sigmoid``.
     reach : float or None
         Largest multiple of the last compute, up to `FARTHEST`, at which the band of the mean curve is at most
-        `tolerance` to either side; None if the method has no band.
+        `tolerance` to either side, by the draws of the law alone; 1 where there is none, None if there is no band.
     grade : float or None
         P(C_max > 2 C_mid), a probability.
     draws : Draws or None
@@ -91,6 +95,10 @@ class Fit:
         A with the prompts taken as a sample of all such prompts.
     report : mapping
         The checklist of a fit report, as plain values; `checklist` prints it.
+    priors : Priors or None
+        What the posterior assumed; None is the usual ones.
+    r0 : "free", "first" or float
+        How R0 was taken, as `analysis.fit` was asked.
     """
 
     run: Run
@@ -113,6 +121,8 @@ class Fit:
     evaluation_sd: NDArray[Any] | None = None
     A_population: Param | None = None
     report: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    priors: Priors | None = None
+    r0: str | float = "free"
 
     @property
     def name(self) -> str:
@@ -133,6 +143,11 @@ class Fit:
     def trusted_draws(self) -> Draws | None:
         """The draws; None where there are none, or where they failed a check and limits are withheld."""
         return None if WITHHELD & {f.code for f in self.findings} else self.draws
+
+    @property
+    def nothing_ahead(self) -> Finding | None:
+        """The finding under which nothing is claimed past the data; None where there is none."""
+        return next((f for f in self.findings if f.code in NOTHING_AHEAD), None)
 
     @overload
     def predict(self, C: ArrayLike, level: None = None) -> NDArray[Any]: ...

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,7 @@ from analysis.findings import SEVERITIES, Finding
 from analysis.fits.results import PARAMETERS, Fit, Fits, Param
 from analysis.fits.saved_nodes import KINDS, Node
 from analysis.posteriors.draws import DRAWN, Draws
+from analysis.posteriors.priors import Priors
 from analysis.schema import Event, Run
 from scalerl.runlog import UserError
 
@@ -90,7 +92,14 @@ def _fit(fit: Fit) -> dict[str, Any]:
         "noise": {name: _number(value) for name, value in fit.noise.items()},
         "evaluation_sd": None if fit.evaluation_sd is None else _column(fit.evaluation_sd, "evaluation_sd"),
         "report": _plain(fit.report),
+        "priors": None if fit.priors is None else _priors(fit.priors),
+        "r0": fit.r0 if isinstance(fit.r0, str) else _number(fit.r0),
     }
+
+
+def _priors(priors: Priors) -> dict[str, Any]:
+    given = priors.to_dict()
+    return {key: [_number(one) for one in v] if isinstance(v, list) else _number(v) for key, v in given.items()}
 
 
 def _draws(draws: Draws) -> dict[str, Any]:
@@ -221,7 +230,29 @@ def _read_fit(node: Node) -> Fit:
         noise=MappingProxyType({name: value.optional_number() for name, value in node["noise"].items()}),
         evaluation_sd=None if sd.value is None else sd.array(n),
         report=MappingProxyType({key: _thawed(v.value) for key, v in node["report"].items()}),
+        priors=_read_priors(node),
+        r0=_read_r0(node, params["R0"]),
     )
+
+
+def _read_priors(node: Node) -> Priors | None:
+    """Priors of a fit; a file of before they were kept has None, the usual ones."""
+    if node.mapping().get("priors") is None:
+        return None
+    given: dict[str, Any] = {}
+    for key, v in node["priors"].items():
+        several = isinstance(v.value, list)
+        given[key] = tuple(n.number() for n in v.list()) if several else v.optional_number()
+    if unknown := sorted(set(given) - {f.name for f in fields(Priors)}):
+        raise UserError(f"not a saved fit: {node.where}.priors: {', '.join(unknown)} is no field of priors")
+    return Priors(**given)
+
+
+def _read_r0(node: Node, R0: Param) -> str | float:
+    if "r0" not in node.mapping():
+        return R0.value if R0.fixed and R0.value is not None else "free"
+    value = node["r0"].value
+    return value if isinstance(value, str) and value in {"free", "first"} else node["r0"].number()
 
 
 def _read_draws(node: Node) -> Draws:

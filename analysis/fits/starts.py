@@ -168,8 +168,7 @@ def _said(own: Fit, priors: Priors) -> _Message | None:
     """The posterior of R0 with its prior divided out; None where the run added nothing."""
     if own.draws is None or any(f.code == "posterior-grid" for f in own.findings):
         return None
-    mean = float(own.draws.weight @ own.draws.R0)
-    variance = float(own.draws.weight @ (own.draws.R0 - mean) ** 2)
+    mean, variance = own.draws.moments(own.draws.R0)
     first = float(own.pass_rate[own.compute == own.compute[0]].mean())
     prior = (first, R0_SD) if priors.R0 is None else priors.R0
     if not 0.0 < variance < prior[1] ** 2:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.reach import chance
 from analysis.fits.results import FARTHEST, PARAMETERS, Fit, Param
@@ -63,7 +64,7 @@ def figures(p: Param) -> tuple[str, str]:
     digits = _decimals(p)
 
     def shown(v: float) -> str:
-        return f"{v:.{digits}f}" if digits is not None else f"{v:.3g}"
+        return f"{v:.{digits}f}" if digits is not None else short(v)
 
     if p.lo is not None and p.hi is not None:
         if shown(p.lo) != shown(p.hi):
@@ -101,22 +102,22 @@ def reach_text(fit: Fit) -> str:
     if fit.reach is None and fit.draws is None:
         return ""
     margin = f"+-{fit.tolerance:g}".replace("0.", ".", 1)
-    if fit.reach is None or fit.reach < 1.0:
-        return f"reach below 1x: the pass rate is not known to {margin} even at the last evaluation"
-    if fit.reach == 1.0:
-        return f"reach 1x: the pass rate is known to {margin} up to the last evaluation and not beyond"
-    far = f"{fit.reach * float(fit.compute[-1]):.2g} {unit(fit.x)}" if fit.n else "an unknown compute"
+    if fit.reach is None:
+        return "reach unknown: limits are withheld"
+    if fit.reach <= 1.0:
+        return f"reach none: the pass rate is not known to {margin} past the last evaluation"
+    far = f"{short(fit.reach * float(fit.compute[-1]), 2)} {unit(fit.x)}" if fit.n else "an unknown compute"
     digits = 2 if fit.reach < 2.0 else 1
     cut = math.floor(fit.reach * 10.0**digits + 1e-9) / 10.0**digits  # never more than was found
     shown = f">= {FARTHEST:g}x" if fit.reach >= FARTHEST else f"{cut:g}x"
-    return f"reach {shown}: the pass rate is known to {margin} up to {far}"
+    return f"reach {shown}: the pass rate is known to {margin} up to {far}, if the law holds"
 
 
 def reached_text(reached: Reached) -> str:
     """Return the compute to a pass rate as one line."""
 
     def shown(v: float) -> str:
-        return f"{v:.3g}" if math.isfinite(v) else "never"
+        return short(v) if math.isfinite(v) else "never"
 
     text = f"pass rate {reached.target:g} at {shown(reached.value)}"
     if math.isfinite(reached.value):
@@ -157,7 +158,7 @@ def span(fit: Fit) -> str:
     """Return the range of compute that was fitted, with its unit."""
     if not fit.n:
         return "no point"
-    return f"{fit.compute[0]:.3g} to {fit.compute[-1]:.3g} {unit(fit.x)}"
+    return f"{short(fit.compute[0])} to {short(fit.compute[-1])} {unit(fit.x)}"
 
 
 def fit_text(fit: Fit, *, findings_first: bool = False) -> str:

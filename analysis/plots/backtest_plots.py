@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.plots.captions import NAME_LENGTH
+from analysis.plots.looks import Look, looks_of_names
 from analysis.plots.output import new_figure, shown_axes
-from analysis.plots.plotting import LABELS, LEGEND_RUNS, Look
+from analysis.plots.plotting import LABELS, LEGEND_RUNS
 from analysis.predict.backtests import Backtest, Outcome
 from scalerl.runlog import UserError
 
@@ -71,8 +72,7 @@ def plot_tested(
     """
     _drawable(test, method)
     ax = shown_axes(ax, 6.0, 4.2)
-    for i, (run, points) in enumerate(test.points.items()):
-        look = Look.of(i, i)
+    for look, (run, points) in zip(looks_of_names(list(test.points)), test.points.items(), strict=True):
         after = points[points[:, 0] > 0.0]
         ax.plot(*after.T, ".", color=look.style["color"], ms=4, alpha=0.45, gid=look.gid("points"))
         mine = [row for row in test.rows if (row.run, row.horizon, row.method) == (run, horizon, method)]
@@ -138,8 +138,7 @@ def plot_errors(test: Backtest, ax: Axes | None = None) -> Axes:
 def plot_drift(test: Backtest, ax: Axes | None = None) -> Axes:
     """Draw the median and the limits of A against the compute of the origin they are from."""
     ax = shown_axes(ax, 6.0, 4.2)
-    for i, run in enumerate(test.points):
-        look = Look.of(i, i)
+    for look, run in zip(looks_of_names(list(test.points)), test.points, strict=True):
         mine = [one for one in test.drift if one.run == run]
         if not mine:
             continue
@@ -152,6 +151,8 @@ def plot_drift(test: Backtest, ax: Axes | None = None) -> Axes:
     _compute_axis(ax, test, "compute known at the origin")
     ax.set_ylabel(f"A and its {test.level:.0%} limits")
     ax.set_title("A by origin", loc="left", fontsize="medium")
+    if len(test.points) > 1:
+        _legend(ax, test, forecasts=False)
     return ax
 
 
@@ -182,24 +183,24 @@ def _compute_axis(ax: Axes, test: Backtest, what: str = "compute") -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(ax: Axes, test: Backtest) -> None:
-    """Runs by colour, and what filled and hollow markers mean."""
+def _legend(ax: Axes, test: Backtest, *, forecasts: bool = True) -> None:
+    """Runs by colour, and with `forecasts` what filled and hollow markers mean."""
     from matplotlib.lines import Line2D
 
     handles, labels = [], []
-    for i, run in enumerate(test.points):
+    for i, (look, run) in enumerate(zip(looks_of_names(list(test.points)), test.points, strict=True)):
         if i == LEGEND_RUNS:
             handles.append(Line2D([], [], lw=0.0))
             labels.append(f"and {len(test.points) - LEGEND_RUNS} more")
             break
-        look = Look.of(i, i)
         handles.append(Line2D([], [], color=look.style["color"], marker=look.marker, ls="", ms=5))
         labels.append(run if len(run) <= NAME_LENGTH else f"{run[: NAME_LENGTH - 3]}...")
-    for fill, text in (("0.3", "forecast, calibrated band"), ("white", "forecast, band not calibrated")):
-        handles.append(Line2D([], [], color="0.3", marker="o", mfc=fill, ls="", ms=5))
-        labels.append(text)
-    handles.append(Line2D([], [], color="0.3", marker=".", ls="", ms=4))
-    labels.append("evaluations")
+    if forecasts:
+        for fill, text in (("0.3", "forecast, calibrated band"), ("white", "forecast, band not calibrated")):
+            handles.append(Line2D([], [], color="0.3", marker="o", mfc=fill, ls="", ms=5))
+            labels.append(text)
+        handles.append(Line2D([], [], color="0.3", marker=".", ls="", ms=4))
+        labels.append("evaluations")
     legend = ax.legend(handles, labels, frameon=False, fontsize="x-small", loc="best")
     for entry in legend.get_texts():
         entry.set_parse_math(False)

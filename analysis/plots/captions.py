@@ -63,9 +63,19 @@ def label(fit: Fit) -> str:
         text = "A not identified"
     doubts = sum(f.severity != "note" for f in fit.findings)
     warned = f", {doubts} warning{'s' if doubts > 1 else ''}" if doubts else ""
+    return f" {short_name(fit.name)}: {text}{warned}"  # the leading space keeps a name that starts with _ in the legend
+
+
+def short_name(name: str) -> str:
+    """Return a name, cut in the middle where it is long.
+
+    Examples
+    --------
+    >>> short_name("a-recipe-with-a-long-name-and-many-words/seed0")
+    'a-recipe-with-a-lo ... many-words/seed0'
+    """
     half = NAME_LENGTH // 2 - 2
-    name = fit.name if len(fit.name) <= NAME_LENGTH else f"{fit.name[:half]} ... {fit.name[-half:]}"
-    return f" {name}: {text}{warned}"  # the leading space keeps a name that starts with _ in the legend
+    return name if len(name) <= NAME_LENGTH else f"{name[:half]} ... {name[-half:]}"
 
 
 def has_band(fit: Fit) -> bool:

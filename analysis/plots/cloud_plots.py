@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.fits.results import Fit
+from analysis.plots.looks import looks_of
 from analysis.plots.output import shown_axes
-from analysis.plots.plotting import looks_of
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:

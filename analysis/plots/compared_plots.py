@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.amounts import short
 from analysis.comparisons.compared import Compared, Estimate
 from analysis.comparisons.compared_tables import share
 from analysis.comparisons.straight import SameCeiling, same_ceiling
+from analysis.plots.looks import MARKERS, colour_of, recipe_ranks
 from analysis.plots.output import new_axes, new_figure, shown_axes
-from analysis.plots.plotting import COLOURS, LABELS, MARKERS, _round_numbers
+from analysis.plots.plotting import LABELS, _round_numbers
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
@@ -49,8 +51,9 @@ def plot_forest(compared: Compared, ax: Axes | None = None) -> Axes:
     rows = [row for row in compared.rows if row.difference.value is not None]
     ax = shown_axes(ax, 7.0, _forest_height(compared))
     ax.axvline(0.0, color="0.6", lw=1.0, gid="none")
+    ranks = recipe_ranks(row.recipe for row in compared.rows)
     for i, row in enumerate(rows):
-        colour, d = COLOURS[0], row.difference
+        colour, d = colour_of(ranks[row.recipe]), row.difference
         fill = colour if i == 0 else "none"
         if d.lo is not None and d.hi is not None:
             ax.plot([d.lo, d.hi], [i, i], "-", color=colour, lw=1.8, gid=f"limits-{i}")
@@ -64,9 +67,10 @@ def plot_forest(compared: Compared, ax: Axes | None = None) -> Axes:
     for text in ax.get_yticklabels():
         text.set_parse_math(False)
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    what = "A" if math.isinf(compared.by) else f"pass rate at {compared.by:.3g} {LABELS.get(compared.x, compared.x)}"
+    what = "A" if math.isinf(compared.by) else f"pass rate at {short(compared.by)} {LABELS.get(compared.x, compared.x)}"
     ax.locator_params(axis="x", nbins=5)
-    ax.set_xlabel(f"{what}, difference to the best ({compared.level:.0%} limits)")
+    limits = f"{compared.level:.0%} limits" if any(row.difference.lo is not None for row in rows) else "not tested"
+    ax.set_xlabel(f"{what}, difference to the best ({limits})")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -94,11 +98,12 @@ def plot_straight(found: SameCeiling, ax: Axes | None = None, *, recipes: tuple[
     from matplotlib.ticker import NullLocator
 
     ax = shown_axes(ax, 7.0, 4.6)
+    ranks = recipe_ranks(found.recipes)
     for i, line in enumerate(found.lines):
         if recipes is not None and line.recipe not in recipes:
             continue
-        place = found.recipes.index(line.recipe)
-        colour = COLOURS[place % len(COLOURS)]
+        place = ranks[line.recipe]
+        colour = colour_of(place)
         level = line.B * math.log(line.C_mid)
         label = f"{line.run}: B {line.B:.2f}" + (f", {line.dropped} dropped" if line.dropped else "")
         marker = MARKERS[place % len(MARKERS)]

@@ -7,15 +7,16 @@ fainter, and its half-width dotted. Artists carry ids such as ``mean-band-0``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analysis.curves.solver import Array
 from analysis.fits.tables import unit
-from analysis.plots.captions import NAME_LENGTH
+from analysis.plots.captions import short_name
+from analysis.plots.looks import looks_of
 from analysis.plots.output import shown_axes
-from analysis.plots.plotting import looks_of, plot_curves
+from analysis.plots.plotting import plot_curves
 from analysis.predict.ahead import CALIBRATED
 from analysis.predict.forecasts import Forecast, Forecasts
 from scalerl.runlog import UserError
@@ -23,7 +24,7 @@ from scalerl.runlog import UserError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from analysis.plots.plotting import Look
+    from analysis.plots.looks import Look
 
 
 def plot_forecast(forecasts: Forecast | Forecasts | Sequence[Forecast], ax: Axes | None = None) -> Axes:
@@ -56,7 +57,55 @@ def plot_forecast(forecasts: Forecast | Forecasts | Sequence[Forecast], ax: Axes
             end(edge, value) for end, edge, value in zip((min, max), (low, high), _draw(ax, one, look), strict=True)
         )
     ax.set_ylim(max(low - 0.02, -0.02), min(high + 0.02, 1.02))
+    _far_tick(ax, max([0.0, *(row.at for one in given for row in one.rows if one.paths)]))
+    _legend(ax, given)
     return ax
+
+
+def _far_tick(ax: Axes, farthest: float) -> None:
+    """Put a tick at the farthest compute that was asked for, where none is near it."""
+    low, high = ax.get_xlim()
+    ticks = [(float(at), text.get_text()) for at, text in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)]
+    if not low < farthest <= high * 1.0001:
+        return
+    near = (high / low) ** 0.07
+    kept = [(at, text) for at, text in ticks if not farthest / near < at < farthest * near or text == "A"]
+    named = [*kept, (farthest, f"{farthest:.4g}" if farthest < 1000.0 else f"{farthest:.6g}")]
+    ax.set_xticks([at for at, _ in named], [text for _, text in named])
+
+
+def _legend(ax: Axes, given: Sequence[Forecast]) -> None:
+    """Add what lines, bands and bars mean to the legend of the runs."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    runs = ax.get_legend()
+    if runs is None:
+        return
+    handles = [h for h in runs.legend_handles if h is not None]
+    labels = [text.get_text() for text in runs.get_texts()]
+    some = [one for one in given if one.paths]
+    if some:
+        level = f"{some[0].level:.0%} band"
+        handles += [
+            Line2D([], [], color="0.3", ls="--"),
+            Line2D([], [], color="0.3", ls="-."),
+            Patch(facecolor="0.5", alpha=0.32, lw=0.0),
+            Patch(facecolor="0.5", alpha=0.12, lw=0.0),
+        ]
+        labels += [
+            " dashed: where the fitted sigmoid leads",
+            " dash-dotted: forecast",
+            f" dark: {level} of the mean curve",
+            f" light: {level} of a new evaluation",
+        ]
+        if any(not row.calibrated for one in some for row in one.rows if row.method == one.method):
+            handles.append(Line2D([], [], color="0.3", alpha=0.45, lw=3.2))
+            labels.append(" pale bar: no earlier forecasts of the run stand behind it")
+    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "borderaxespad": 0.0}
+    legend = ax.legend(handles, labels, frameon=False, fontsize="small", ncols=1 if len(given) < 4 else 2, **below)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _draw(ax: Axes, one: Forecast, look: Look) -> tuple[float, float]:
@@ -113,8 +162,7 @@ def plot_reach(forecasts: Forecast | Forecasts | Sequence[Forecast], ax: Axes | 
         ax.plot(
             path.multiples[max(known - 1, 0) :], path.half[max(known - 1, 0) :], ":", gid=look.gid("beyond"), **style
         )
-        name = one.name if len(one.name) <= NAME_LENGTH else f"{one.name[:18]} ... {one.name[-18:]}"
-        label = f" {name}: {'none' if one.reach is None or one.reach <= 1.0 else f'{one.reach:.3g}x'}"
+        label = f" {short_name(one.name)}: {'none' if one.reach is None or one.reach <= 1.0 else f'{one.reach:.3g}x'}"
         reach = 1.0 if one.reach is None else one.reach
         height = float(np.interp(np.log(reach), np.log(path.multiples), path.half))
         ax.plot([reach], [height], look.marker, color=colour, ms=7, label=label, gid=look.gid("reach"))
@@ -131,7 +179,25 @@ def plot_reach(forecasts: Forecast | Forecasts | Sequence[Forecast], ax: Axes | 
     ax.set_xlabel("multiple of the last compute")
     ax.set_ylabel(f"half-width of the {given[0].level:.0%} band")
     ax.spines[["top", "right"]].set_visible(False)
-    legend = ax.legend(title="reach", frameon=False, fontsize="small", title_fontsize="small")
+    ax.annotate(
+        f"+-{given[0].tolerance:g}",
+        (1.0, given[0].tolerance),
+        xycoords=ax.get_yaxis_transform(),
+        ha="right",
+        va="bottom",
+        fontsize="small",
+        color="0.4",
+    )
+    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "borderaxespad": 0.0}
+    legend = ax.legend(
+        title="point: reach; dotted: no earlier forecasts stand behind it",
+        frameon=False,
+        fontsize="small",
+        title_fontsize="small",
+        ncols=1 if len(given) < 4 else 2,
+        alignment="left",
+        **below,
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
     return ax

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.budgets.plans import Plan, Plans
+from analysis.plots.captions import short_name
+from analysis.plots.looks import looks_of_names
 from analysis.plots.output import shown_axes
-from analysis.plots.plotting import COLOURS, MARKERS
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
@@ -30,18 +31,23 @@ def plot_plan(plans: Plan | Plans | Sequence[Plan], ax: Axes | None = None) -> A
     >>> [line.get_gid() for line in ax.lines]
     ['A-0', 'half-0']
     """
+    from matplotlib.lines import Line2D
+
     given = [one for one in ([plans] if isinstance(plans, Plan) else list(plans)) if one.budgets]
     if not given:
         raise UserError("no run has a plan to draw")
-    ax = shown_axes(ax, 6.0, 4.0)
-    for i, one in enumerate(given):
+    ax = shown_axes(ax, 6.0, 4.6)
+    handles, labels = [], []
+    for i, (one, look) in enumerate(zip(given, looks_of_names([one.run for one in given]), strict=True)):
         multiples = [b.multiple for b in one.budgets]
-        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "ms": 5}
-        ax.plot(
-            multiples, [b.A_width for b in one.budgets], "-", label=f" {one.run}: width of A", gid=f"A-{i}", **style
-        )
-        halves = [b.half for b in one.budgets]
-        ax.plot(multiples, halves, "--", label=f" {one.run}: half-width at 2x", gid=f"half-{i}", **style)
+        style: dict[str, Any] = {"color": look.style["color"], "marker": look.marker, "ms": 5, "lw": look.width}
+        ax.plot(multiples, [b.A_width for b in one.budgets], "-", gid=f"A-{i}", **style)
+        ax.plot(multiples, [b.half for b in one.budgets], "--", gid=f"half-{i}", **style)
+        handles.append(Line2D([], [], ls="", **(style | {"lw": 0.0})))
+        labels.append(f" {short_name(one.run)}")
+    for dashes, what in (("-", "solid: width of A's interval"), ("--", "dashed: half-width of the band at 2x")):
+        handles.append(Line2D([], [], ls=dashes, color="0.4"))
+        labels.append(f" {what}")
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ticks = sorted({b.multiple for one in given for b in one.budgets})
@@ -52,8 +58,10 @@ def plot_plan(plans: Plan | Plans | Sequence[Plan], ax: Axes | None = None) -> A
     ax.set_yticks(heights, [f"{h:g}" for h in heights])
     ax.set_yticks([], minor=True)
     ax.set_xlabel("total compute, multiple of today's")
-    ax.set_ylabel("pass rate")
+    ax.set_ylabel("width, in pass rate")
     ax.spines[["top", "right"]].set_visible(False)
-    for text in ax.legend(frameon=False, fontsize="small").get_texts():
+    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "borderaxespad": 0.0}
+    legend = ax.legend(handles, labels, frameon=False, fontsize="small", ncols=2, **below)
+    for text in legend.get_texts():
         text.set_parse_math(False)
     return ax

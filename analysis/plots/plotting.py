@@ -17,6 +17,7 @@ import numpy as np
 
 from analysis.fits.results import Fit
 from analysis.plots.captions import band_level, band_name, has_band, label
+from analysis.plots.looks import Look, looks_of
 from analysis.plots.output import new_axes, save, shown_axes
 from scalerl.runlog import UserError
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-# Okabe and Ito's colours, told apart by colour-blind readers; ordered so that neighbours differ in lightness too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LABELS = {
     "gpu_hours": "compute (GPU-hours)",
     "cpu_s": "compute (CPU-seconds)",
@@ -39,8 +37,6 @@ CURVE_POINTS = 200
 BAND_POINTS = 60  # each costs a weighted quantile of all draws
 BAND_ALPHA = 0.15
 BAND_ROOM = 0.5  # a band widens the axis of pass rates by this share of what points, curves and bars span, at most
-# Findings under which a band past the data would claim what the fit takes back.
-NOT_AHEAD = frozenset({"decay", "peak-fit"})
 DRAWABLE = (1e-200, 1e200)  # beyond, the room that a log axis needs left and right is no number any more
 LEGEND_RUNS = 15  # more than these are counted and not named; twice as many would leave the axes no room
 
@@ -180,29 +176,6 @@ def plot_training_curves(
     return CurveParams(A, B, C_mid)
 
 
-class Look(NamedTuple):
-    """How one run is drawn; its artists carry ids such as ``points-0``, so that they can be found again."""
-
-    place: int
-    style: dict[str, Any]
-    marker: str
-    width: float
-
-    @staticmethod
-    def of(place: int, i: int) -> Look:
-        style = {"color": COLOURS[i % len(COLOURS)], "zorder": 3.0 + 0.01 * place}
-        return Look(place, style, MARKERS[i % len(MARKERS)], (1.8, 1.1, 2.6)[(i + i // len(COLOURS)) % 3])
-
-    def gid(self, what: str) -> str:
-        return f"{what}-{self.place}"
-
-
-def looks_of(fits: Sequence[Fit]) -> list[Look]:
-    """Colours by recipe and name, so that the same runs look the same in whichever order they are given."""
-    rank = {i: r for r, i in enumerate(sorted(range(len(fits)), key=lambda i: (fits[i].run.recipe, fits[i].name)))}
-    return [Look.of(i, rank[i]) for i in range(len(fits))]
-
-
 class _Scale(NamedTuple):
     """The compute axis: where 0 is drawn, smallest and largest compute, and a factor that is a small step on paper."""
 
@@ -257,7 +230,7 @@ def _bands(ax: Axes, shaded: Iterable[tuple[Fit, Look]], scale: _Scale, extend: 
     low, high = ax.dataLim.intervaly
     room = BAND_ROOM * (high - low)
     for fit, look in shaded:
-        ahead = 1.0 if NOT_AHEAD & {f.code for f in fit.findings} else extend
+        ahead = 1.0 if fit.nothing_ahead is not None else extend  # a band there would claim what the fit takes back
         first, last = float(fit.compute[fit.compute > 0.0][0]), float(fit.compute[-1])
         areas = [("band", C := np.geomspace(first, last * ahead, BAND_POINTS), C)]
         if fit.compute[0] == 0.0:

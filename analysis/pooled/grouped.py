@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.results import Fits
 from analysis.fits.tables import findings_html
@@ -137,5 +138,5 @@ def _line_text(groups: GroupFits) -> list[str]:
     if groups.line is None:
         return []
     line = groups.line
-    each = [f"{n} {p.value:.3g} ({p.lo:.3g} to {p.hi:.3g})" for n, p in line.predicted.items()]
-    return [f"at {groups.by} {line.at:g}, two extrapolations away: {', '.join(each)} at {groups.level:.0%}"]
+    each = [f"{n} {short(p.value)} ({short(p.lo)} to {short(p.hi)})" for n, p in line.predicted.items()]
+    return [f"at {groups.by} {short(line.at)}, two extrapolations away: {', '.join(each)} at {groups.level:.0%}"]

@@ -3,7 +3,8 @@
 Each group has a curve of its own; a nested test says whether they share parameters, and where the groups are numbers
 (model size, batch, completions per prompt) a second-stage line predicts the next one.
 
-Promises: a prompt's bucket is chosen on all its evaluations together, so that luck at the start cannot bend a curve.
+Promises: a prompt's bucket is chosen on one half of its completions and its curve drawn from the other, so that luck
+in the choice cannot bend a curve.
 Does not promise that groups of one run are independent: their policy is the same, so their noise is shared in part,
 which makes the nested test say "differ" less often than its level (``python -m benchmarks.groups --only test``).
 """
@@ -159,13 +160,30 @@ def _size(run: Run, by: str | Mapping[str, float]) -> float:
 def difficulty_buckets(run: Run) -> list[Run]:
     """Split a run into thirds of its prompts, by how often each was solved over all evaluations.
 
-    Chosen on the first evaluations alone, prompts that were unlucky there would seem to learn: regression to the mean
-    would bend the curve at its start. Over all evaluations what luck decides is the same at every one of them.
+    Half of each prompt's completions, drawn without replacement, choose its bucket; its pass rates are those of the
+    other half. Chosen and shown on the same completions, a bucket's luck would be in its curve: by p (1 - p), which
+    is small at the start and large in the middle, so that it bends the curve.
+
+    Parameters
+    ----------
+    run : Run
+        With the correct completions of each prompt, two completions or more.
+
+    Returns
+    -------
+    list of Run
+        Hard, middle, easy; ``k`` and ``correct`` are those of the half that is shown.
 
     Raises
     ------
     UserError
         If the log does not hold the counts of each prompt, the same prompts at every evaluation.
+
+    Examples
+    --------
+    >>> import analysis as an
+    >>> [bucket.name.split()[0] for bucket in difficulty_buckets(an.read("data/runs/grpo")[0])]
+    ['hard', 'middle', 'easy']
     """
     axis = run.axes[0]
     counts = evaluations_of(run, axis).correct
@@ -176,15 +194,19 @@ def difficulty_buckets(run: Run) -> list[Run]:
     prompts = len(counts[0][0])
     if prompts < 2 * len(BUCKETS):
         raise UserError(f"{run.name}: {prompts} prompts are too few for {len(BUCKETS)} buckets")
-    solved = np.mean([correct / k for correct, k in counts], axis=0)
+    rng = np.random.default_rng(0)  # the same halves at every call
+    each = [np.asarray(c, dtype=int) for c in run.data["correct"]]
+    shown_k = [k - k // 2 for k in run.data["k"]]
+    chosen = [rng.hypergeometric(c, k - c, k // 2) for c, k in zip(each, run.data["k"], strict=True)]
+    solved = np.mean([c / (k // 2) for c, k in zip(chosen, run.data["k"], strict=True)], axis=0)
     order = np.argsort(solved, kind="stable")
     made = []
     for name, members in zip(BUCKETS, np.array_split(order, len(BUCKETS)), strict=True):
-        rows = [np.asarray(c, dtype=int)[members] for c in run.data["correct"]]
-        correct = np.empty(len(rows), dtype=object)
-        correct[:] = [r.tolist() for r in rows]
-        rate = np.array([r.mean() / k for r, k in zip(rows, run.data["k"], strict=True)])
-        data = {**run.data, "correct": correct, "pass_rate": rate}
+        rows = [(c - own)[members] for c, own in zip(each, chosen, strict=True)]
+        correct, completions = np.empty(len(rows), dtype=object), np.empty(len(rows), dtype=object)
+        correct[:], completions[:] = [r.tolist() for r in rows], shown_k
+        rate = np.array([r.mean() / k for r, k in zip(rows, shown_k, strict=True)])
+        data = {**run.data, "correct": correct, "k": completions, "pass_rate": rate}
         label = f"{name} ({solved[members].min():.2f} to {solved[members].max():.2f})"
         made.append(replace(run, name=label, recipe=label, data=data))
     return made
@@ -208,7 +230,9 @@ def _second_stage(
     if len(np.unique(known)) < 3:
         what = f"{len(np.unique(known))} sizes with a curve: a line to the next size takes three or more"
         return None, [finding("second-stage", what)]
-    at = float(known[-1] * (known[-1] / known[0]) ** (1.0 / (len(known) - 1))) if following is None else following
+    sizes_known = np.unique(known)
+    step = (sizes_known[-1] / sizes_known[0]) ** (1.0 / (len(sizes_known) - 1))
+    at = float(sizes_known[-1] * step) if following is None else following
     if not (math.isfinite(at) and at > 0.0):
         raise UserError(f"next: {at:g} is no size above 0 (--next)")
     predicted: dict[str, Predicted] = {
@@ -217,7 +241,7 @@ def _second_stage(
     early = [f.name for f in usable if not f.params["A"].identified]
     what = (
         f"the prediction at {at:g} extrapolates twice: every ceiling beyond its data, and the line beyond its sizes; "
-        f"it rests on {len(known)} points"
+        f"it rests on {len(sizes_known)} sizes"
     )
     doubts = [finding("second-stage", what, severity="warning")]
     if early:

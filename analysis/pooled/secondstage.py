@@ -31,13 +31,15 @@ def natural(name: str, value: float) -> float:
 
 
 def fit_line(name: str, sizes: Array, draws: Sequence[Draws | None], at: float, level: float) -> Predicted:
-    """Fit the line by least squares through the medians and predict at another size.
+    """Fit the line by least squares through one value a size and predict at another size.
+
+    The value of a size is the mean of its curves' medians: its seeds share what the size scatters around the line by.
 
     Parameters
     ----------
     name : {"A", "B", "C_mid"}
     sizes : (G,) array
-        Above 0, three different ones or more.
+        Of each curve, above 0; three different ones or more.
     draws : sequence of G Draws
     at : float
         Size to predict.
@@ -56,9 +58,12 @@ def fit_line(name: str, sizes: Array, draws: Sequence[Draws | None], at: float, 
     (0.78, True)
     """
     known = [d for d in draws if d is not None]
-    u = np.log(sizes)
-    values = np.array([float(d.quantile(worked(name, getattr(d, name)), [0.5])[0]) for d in known])
-    own = np.array([_variance(worked(name, getattr(d, name)), d.weight) for d in known])
+    each, place = np.unique(sizes, return_inverse=True)
+    u, counts = np.log(each), np.bincount(place)
+    medians = np.array([float(d.quantile(worked(name, getattr(d, name)), [0.5])[0]) for d in known])
+    variances = np.array([d.moments(worked(name, getattr(d, name)))[1] for d in known])
+    values = np.bincount(place, medians) / counts
+    own = np.bincount(place, variances) / counts**2
     centred = u - u.mean()
     slope = float(centred @ values / (centred @ centred))
     middle = float(values.mean())
@@ -74,8 +79,3 @@ def fit_line(name: str, sizes: Array, draws: Sequence[Draws | None], at: float, 
     there = middle + slope * away
     lo, hi = natural(name, there - half), natural(name, there + half)
     return Predicted(natural(name, there), lo, hi, slope, middle - slope * float(u.mean()), scatter, half)
-
-
-def _variance(values: Array, weight: Array) -> float:
-    mean = float(weight @ values)
-    return float(weight @ (values - mean) ** 2)

@@ -201,8 +201,7 @@ def _values(fit: Fit) -> tuple[list[float], list[float]]:
         if draws is not None:
             drawn = getattr(draws, name)
             drawn = np.log(drawn) if log else drawn
-            mean = float(draws.weight @ drawn)
-            variance = float(draws.weight @ (drawn - mean) ** 2)
+            variance = draws.moments(drawn)[1]
         elif p.value is not None and p.lo is not None and p.hi is not None and fit.level is not None:
             z = float(ndtri(1.0 - tail(fit.level)))
             sd = (p.hi - p.lo) / (2.0 * z)

@@ -124,7 +124,7 @@ def _rows(fitted: SharedFit) -> list[str]:
         rows.append(f"  {name:<6} {value:<9} {limits}".rstrip() + f"  shared, {fitted.level:.0%} limits of the profile")
         if fitted.differ:
             each = ", ".join(f"{run} {values[name]:.3g}" for run, values in fitted.free.items())
-            rows.append(f"  {name:<6} {each}  (each run alone)")
+            rows.append(f"  {name:<6} {each}  (each run alone, by least squares)")
     for run, params in fitted.own.items():
         each = ", ".join(f"{name} {_with_error(p)}" for name, p in params.items())
         if each:

@@ -64,6 +64,19 @@ class Draws:
         """Number of equally weighted draws that would say as much: 1 / sum of squared weights."""
         return 1.0 / float(self.weight @ self.weight)
 
+    def moments(self, values: NDArray[Any]) -> tuple[float, float]:
+        """Return mean and variance of a function (M,) of the draws.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> one = np.ones(4)
+        >>> Draws(one, one, one, one, one, one, weight=one / 4).moments(np.array([1.0, 1.0, 3.0, 3.0]))
+        (2.0, 1.0)
+        """
+        mean = float(self.weight @ values)
+        return mean, float(self.weight @ (values - mean) ** 2)
+
     def quantile(self, values: ArrayLike, q: ArrayLike) -> NDArray[Any]:
         """Return weighted quantiles `q` of a function of the draws.
 

@@ -237,18 +237,22 @@ class Calibration:
         m = len(used)
         lambda2 = (PRIOR_ORIGINS * self.inflation**2 + float((used**2).sum())) / (PRIOR_ORIGINS + m)
         t = float(stdtrit(PRIOR_ORIGINS + m, 1.0 - tail(level)))
-        return Widening(t * float(np.sqrt(lambda2)), float(np.sqrt(lambda2)), len(own))
+        return Widening(t * float(np.sqrt(lambda2)), float(np.sqrt(lambda2)), len(own), PRIOR_ORIGINS + m)
 
 
 STAND_INS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 
 
 class Widening(NamedTuple):
-    """Standard deviations to either side, lambda in them, and the origins that lie that factor back."""
+    """Standard deviations to either side, lambda in them, the origins that lie that factor back, and t's freedom.
+
+    `dof` counts the origins whose errors were used, stand-ins among them, and the weight of the inflation assumed.
+    """
 
     times: float
     inflation: float
     origins: int
+    dof: float
 
 
 def ahead_of(compute: Array, n: int, factor: float) -> int | None:

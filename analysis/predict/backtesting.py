@@ -21,6 +21,8 @@ from analysis.curves.families import FAMILIES
 from analysis.findings import Finding, finding
 from analysis.fits.arguments import checked_level, checked_share, checked_window
 from analysis.fits.evaluations import Evaluations, Window, evaluations_of, inside
+from analysis.fits.refits import held_R0, points_of, priors_of
+from analysis.fits.results import Fit
 from analysis.posteriors.draws import tail
 from analysis.posteriors.priors import Priors
 from analysis.predict.ahead import CALIBRATED, METHODS, ORIGINS, Calibration, Cut, ahead_of, cut_at, origins_of
@@ -39,7 +41,7 @@ ALL_METHODS = (*METHODS, *NAMES.values())
 
 
 def backtest(
-    runs: Run | Iterable[Run],
+    runs: Run | Fit | Iterable[Run | Fit],
     horizons: float | Iterable[float] = HORIZONS,
     *,
     origins: int = MOST_ORIGINS,
@@ -53,7 +55,8 @@ def backtest(
 
     Parameters
     ----------
-    runs : Run or iterable of Run
+    runs : Run, Fit, or iterable of these
+        A Fit with its axis, window, R0 and priors.
     horizons : float or iterable of float
         Multiples of the compute of the origin, above 1. The evaluation nearest to one in ln compute stands for it,
         where there is one within a quarter of the way, or a third beyond.
@@ -99,14 +102,19 @@ def backtest(
     drift: list[Drift] = []
     findings: dict[str, tuple[Finding, ...]] = {}
     points, axes = {}, {}
-    for run in given:
-        axis = run.axes[0] if x is None else x
+    for g in given:
+        run = g.run if isinstance(g, Fit) else g
+        axis = g.x if isinstance(g, Fit) else run.axes[0] if x is None else x
         if axis not in run.axes:
             raise UserError(f"{run.name}: no compute axis {axis!r}; it has {', '.join(run.axes)}")
-        data = evaluations_of(run, axis)
-        data = data.some(inside(data.compute, window))
         before = len(rows)
-        past = _Past.of(data, most, priors)
+        if isinstance(g, Fit):
+            data = points_of(g)
+            past = _Past.of(data, most, priors_of(g) if priors is None else priors, held_R0(g))
+        else:
+            data = evaluations_of(run, axis)
+            data = data.some(inside(data.compute, window))
+            past = _Past.of(data, most, priors)
         rows += _forecasts(past, run.name, axis, asked, level, assumed)
         drift += [_drift(cut, run.name, level) for cut in past.cuts if cut is not None]
         points[run.name], axes[run.name] = np.stack([data.compute, data.pass_rate], axis=1), axis
@@ -126,10 +134,10 @@ class _Past(NamedTuple):
     cuts: list[Cut | None]
 
     @staticmethod
-    def of(data: Evaluations, origins: int, priors: Priors | None) -> _Past:
+    def of(data: Evaluations, origins: int, priors: Priors | None, r0: float | None = None) -> _Past:
         places = origins_of(data.compute, origins)
         fitted = fit_cuts(data, places, FAMILIES)
-        cuts = [cut_at(data, n, priors=priors, fitted=own) for n, own in zip(places, fitted, strict=True)]
+        cuts = [cut_at(data, n, priors=priors, r0=r0, fitted=own) for n, own in zip(places, fitted, strict=True)]
         return _Past(data, places, fitted, cuts)
 
     def calibration(self, k: int, inflation: float) -> Calibration:
@@ -247,10 +255,10 @@ def _nothing(run: Run, data: Evaluations, horizons: Sequence[float]) -> Finding:
     return finding("not-backtested", what)
 
 
-def _runs(given: Any) -> list[Run]:
-    runs = [given] if isinstance(given, Run) else list(given) if isinstance(given, Iterable) else [given]
-    if isinstance(given, str) or any(not isinstance(run, Run) for run in runs):
-        raise UserError("backtest takes runs; read files with analysis.read(path)")
+def _runs(given: Any) -> list[Run | Fit]:
+    runs = [given] if isinstance(given, (Run, Fit)) else list(given) if isinstance(given, Iterable) else [given]
+    if isinstance(given, str) or any(not isinstance(run, (Run, Fit)) for run in runs):
+        raise UserError("backtest takes runs or fits; read files with analysis.read(path)")
     if not runs:
         raise UserError("backtest: there is no run to test")
     one_of_each(run.name for run in runs)

@@ -13,6 +13,7 @@ from dataclasses import fields as fields_of
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.tables import findings_html, unit
 
@@ -201,12 +202,13 @@ HEADS = (
 )
 
 
-def backtest_text(test: Backtest) -> str:
-    """Return scores and the drift of A as text, findings first."""
+def backtest_text(test: Backtest, methods: Sequence[str] | None = None) -> str:
+    """Return scores, of these `methods` alone where some are named, and the drift of A as text, findings first."""
     lines = [_title(test)]
     lines += [f"  {f.severity:<8} {f.message}" for found in test.findings.values() for f in found]
     for horizon in test.horizons:
-        rows = [_cells(s) for s in test.scores if s.horizon == horizon]
+        shown = [s for s in test.scores if s.horizon == horizon and (methods is None or s.method in methods)]
+        rows = [_cells(s) for s in shown]
         lines.append(_headline(test, horizon))
         if rows:
             widths = [max(map(len, column)) for column in zip(HEADS, *rows, strict=True)]
@@ -236,7 +238,7 @@ def drift_text(test: Backtest, run: str) -> str:
         return ""
     last, earlier = mine[-1], mine[:-1]
     x = unit(test.axes[run])
-    ends = f"A of {run} at {last.origin:.4g} {x}: {last.A:.3f} ({last.lo:.3f} to {last.hi:.3f})"
+    ends = f"A of {run} at {short(last.origin, 4)} {x}: {last.A:.3f} ({last.lo:.3f} to {last.hi:.3f})"
     if not earlier:
         return ends
     held = sum(one.lo <= last.A <= one.hi for one in earlier)

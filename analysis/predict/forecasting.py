@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, overload
 
@@ -18,23 +17,22 @@ import numpy as np
 
 from analysis.findings import Finding, finding
 from analysis.fits.arguments import checked_level, checked_share, checked_window
-from analysis.fits.evaluations import Window, evaluations_of, inside
+from analysis.fits.evaluations import Window
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
-from analysis.fits.results import FARTHEST, WITHHELD, Fit
+from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of
+from analysis.fits.results import Fit
 from analysis.posteriors.priors import Priors
-from analysis.predict.ahead import AVERAGED, CALIBRATED, METHODS, ORIGINS, Calibration, Cut, calibrate, cut_at
-from analysis.predict.forecasts import Forecast, Forecasts, Path, Row
+from analysis.predict.ahead import AVERAGED, CALIBRATED, METHODS, Calibration, Cut, calibrate, cut_at
+from analysis.predict.forecasts import Forecast, Forecasts, Row
 from analysis.predict.inflation import checked_inflation
+from analysis.predict.reaches import FEW, FEW_REACH, NEXT, path_of, reach_of
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
 AT = ("2x", "4x")
-GRID = np.concatenate([[1.0, 1.05, 1.1, 1.25], np.geomspace(1.5, FARTHEST, 20)])
-FEW, FEW_REACH = 6, 2.0  # fewer evaluations than this carry no forecast further than that
-# Past errors this many times what the sigmoid's own band allows (root mean square) are a wrong law, not noise.
+# Past errors this many times what the sigmoid allowed for (root mean square) are said.
 MISFIT = 2.0
-NOTHING_AHEAD = frozenset({"no-fit", "flat-curve", "decay", "falling-curve", *WITHHELD})
 At = str | float
 
 
@@ -81,7 +79,7 @@ def forecast(
     Parameters
     ----------
     runs : Run, Fit, or iterable of these
-        A Fit by the posterior is used as it is, with its axis and window.
+        A Fit is used with its axis, window, R0 and priors; one of another method is fitted again by the posterior.
     at : str or float, or iterable of these
         Multiples of the last compute (``"2x"``) or computes in the unit of the axis (``100000``).
     x, window, priors
@@ -110,7 +108,7 @@ def forecast(
     Notes
     -----
     Bands reach t(3 + m) lambda standard deviations to either side, lambda^2 = (3 inflation^2 + sum of squared
-    standardised errors) / (3 + m), m earlier cuts that far back. Figures: ``docs/deciding.md``.
+    standardised errors) / (3 + m), m earlier cuts that far back. Figures: ``docs/evidence.md``.
 
     Examples
     --------
@@ -129,7 +127,7 @@ def forecast(
     asked = [at] if isinstance(at, (str, float, int)) else list(at)
     if not asked:
         raise UserError("at: nothing to forecast; give multiples such as 2x or computes (--at)")
-    wanted = [_parsed(a) for a in asked]
+    wanted = [parsed(a) for a in asked]
     unknown = [m for m in methods if m not in METHODS]
     if unknown or not methods:
         raise UserError(f"methods: {', '.join(map(repr, unknown)) or 'none'}; there are {', '.join(METHODS)}")
@@ -137,13 +135,14 @@ def forecast(
     assumed = checked_inflation(inflation)
     made = []
     for g in given:
-        fitted, own = _fitted(g, x, checked_window(window), priors)
-        made.append(_forecast(fitted, own, wanted, tuple(methods), level, tolerance, assumed))
+        run_window = checked_window(window)
+        fitted = fit(g, x=x, window=run_window, priors=priors) if isinstance(g, Run) else posterior_fit(g, priors)
+        made.append(_forecast(fitted, wanted, tuple(methods), level, tolerance, assumed))
     return made[0] if one else Forecasts(made)
 
 
-def _parsed(at: Any) -> tuple[float, bool]:
-    """A compute and whether it is a multiple of the last one."""
+def parsed(at: Any) -> tuple[float, bool]:
+    """Return a compute and whether it is a multiple of the last one."""
     found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([xX]?)\s*", at) if isinstance(at, str) else None
     try:
         value = float(found.group(1)) if found else float(at)
@@ -154,18 +153,8 @@ def _parsed(at: Any) -> tuple[float, bool]:
     return value, bool(found and found.group(2))
 
 
-def _fitted(g: Run | Fit, x: str | None, window: Window, priors: Priors | None) -> tuple[Fit, Priors]:
-    priors = Priors() if priors is None else priors
-    if isinstance(g, Run):
-        return fit(g, x=x, window=window, priors=priors), priors
-    if g.method == "posterior" and g.level is not None and g.params["R0"].fixed is False:
-        return g, priors
-    return fit(g.run, x=g.x, window=g.window, priors=priors), priors
-
-
 def _forecast(  # noqa: PLR0917
     fitted: Fit,
-    priors: Priors,
     wanted: Sequence[tuple[float, bool]],
     methods: tuple[str, ...],
     level: float,
@@ -175,14 +164,13 @@ def _forecast(  # noqa: PLR0917
     last = float(fitted.compute[-1]) if fitted.n else 0.0
     computes = [value * last if times else value for value, times in wanted]
     findings = list(fitted.findings)
-    why = next((f for f in fitted.findings if f.code in NOTHING_AHEAD), None)
+    why = fitted.nothing_ahead
     cut = past = None
     if why is None and fitted.trusted_draws is not None and last > 0.0:
-        data = evaluations_of(fitted.run, fitted.x)
-        data = data.some(inside(data.compute, fitted.window))
+        data = points_of(fitted)
         averaged = AVERAGED if "average" in methods else ("sigmoid",)
         cut = cut_at(data, draws=fitted.trusted_draws, averaged=averaged)
-        past = calibrate(data, inflation=inflation, averaged=averaged, priors=priors)
+        past = calibrate(data, inflation=inflation, averaged=averaged, priors=priors_of(fitted), r0=held_R0(fitted))
     if cut is None or past is None:
         findings.append(finding("no-forecast", f"nothing is claimed past the data: {_reason(fitted, why)}"))
         rows = tuple(_unknown(fitted, C, last, level, m) for C in computes for m in methods)
@@ -208,9 +196,8 @@ def _forecast(  # noqa: PLR0917
         )
         findings.append(finding("inside-data", what))
     findings += _misfit(past)
-    paths = {m: _path(cut, past, level, m) for m in methods}
-    reach = reach_of(paths[methods[0]], tolerance)
-    behind = past.widening(max(reach, GRID[1]), methods[0]).origins
+    paths = {m: path_of(cut, past, level, m) for m in methods}
+    reach, behind = reach_of(paths[methods[0]], past, tolerance, methods[0])
     weights = cut.weights if "average" in methods else {}
     return Forecast(
         fitted,
@@ -240,57 +227,13 @@ def _unknown(fitted: Fit, C: float, last: float, level: float, method: str) -> R
 def _row(fitted: Fit, cut: Cut, past: Calibration, *, C: float, level: float, method: str) -> Row:
     multiple = C / cut.last
     mid, sd = (float(v[0]) for v in cut.ahead(np.array([C]), method))
-    times, _, origins = past.widening(max(multiple, float(GRID[1])), method, level)
-    mean, new = times * sd, times * math.hypot(sd, cut.sigma)
+    wide = past.widening(max(multiple, NEXT), method, level)
+    mean, new, origins = wide.times * sd, wide.times * math.hypot(sd, cut.sigma), wide.origins
     calibrated = origins >= CALIBRATED and multiple > 1.0
     return Row(
         fitted.name, C, multiple, fitted.x, mid, max(mid - new, 0.0), min(mid + new, 1.0), max(mid - mean, 0.0),
         min(mid + mean, 1.0), level, method, calibrated, origins,
     )  # fmt: skip
-
-
-def _path(cut: Cut, past: Calibration, level: float, method: str) -> Path:
-    mid, sd = cut.ahead(GRID * cut.last, method)
-    wide = [past.widening(max(float(h), float(GRID[1])), method, level) for h in GRID]
-    times = np.array([w.times for w in wide])
-    origins = np.array([w.origins for w in wide])
-    return Path(GRID, mid, times * sd, times * np.hypot(sd, cut.sigma), origins)
-
-
-def reach_of(path: Path, tolerance: float) -> float:
-    """Largest multiple up to which the band of the mean curve is narrow enough; between grid points linear in ln h."""
-    wide = np.flatnonzero(path.half > tolerance)
-    if not len(wide):
-        return float(path.multiples[-1])
-    k = int(wide[0])
-    if k == 0:
-        return 1.0
-    share = (tolerance - path.half[k - 1]) / (path.half[k] - path.half[k - 1])
-    return float(np.exp(np.interp(share, [0.0, 1.0], np.log(path.multiples[k - 1 : k + 1]))))
-
-
-def recipe_reach(fits: Sequence[Fit], tolerance: float = TOLERANCE, level: float = 0.95) -> float | None:
-    """Smallest reach of a recipe's seeds by the sigmoid, calibrated on earlier cuts of all of them together.
-
-    Seeds of one recipe are taken to err alike: each is cut `ORIGINS` / seeds times, twice at least. None where a seed
-    has no band.
-    """
-    each = max(2, round(ORIGINS / max(len(fits), 1)))
-    alone = ("sigmoid",)
-    cuts, pasts = [], []
-    for fitted in fits:
-        if fitted.trusted_draws is None or any(f.code in NOTHING_AHEAD for f in fitted.findings):
-            return None
-        data = evaluations_of(fitted.run, fitted.x)
-        data = data.some(inside(data.compute, fitted.window))
-        cut = cut_at(data, draws=fitted.trusted_draws, averaged=alone)
-        if cut is None or not cut.last > 0.0:
-            return None
-        cuts.append(cut)
-        pasts.append(calibrate(data, origins=each, averaged=alone))
-    together = [replace(past, others=tuple(o for o in pasts if o is not past)) for past in pasts]
-    paths = (_path(cut, past, level, "sigmoid") for cut, past in zip(cuts, together, strict=True))
-    return min((reach_of(path, tolerance) for path in paths), default=None)
 
 
 def _misfit(past: Calibration) -> list[Finding]:
@@ -303,7 +246,7 @@ def _misfit(past: Calibration) -> list[Finding]:
     if worst < MISFIT:
         return []
     what = (
-        f"earlier forecasts by the sigmoid {at:g}x ahead missed by {worst:.1f} times what its own band allows: the law "
-        f"is wrong here, and the bands are widened for it"
+        f"earlier forecasts by the sigmoid {at:g}x ahead missed by {worst:.1f} times what they allowed for, so the "
+        f"bands are widened"
     )
     return [finding("misfit-ahead", what, worst)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.results import Fit
 from analysis.fits.tables import findings_html, unit
@@ -96,7 +97,8 @@ class Forecast:
         Of the average.
     reach : float or None
         Largest multiple of the last compute, at most 100, up to which the band of the mean curve by the first method is
-        at most `tolerance` to either side; 1 where it is wider right behind the data, None where there is no band.
+        at most `tolerance` to either side; 1 where it is wider right behind the data (there is none), None where there
+        is no band. Of few evaluations at most 2.
     reach_origins : int
         Origins that lie as far back as the reach reaches ahead.
     inflation : float
@@ -187,7 +189,7 @@ _HEADS = ("at", "compute", "method", "pass rate", "mean curve", "new evaluation"
 def forecast_text(forecast: Forecast) -> str:
     """Return the forecasts of a run as text, findings first."""
     x = unit(forecast.fit.x)
-    lines = [f"{forecast.name}   {forecast.fit.n} evaluations to {forecast.last:.4g} {x}"]
+    lines = [f"{forecast.name}   {forecast.fit.n} evaluations to {short(forecast.last, 4)} {x}"]
     lines += [f"  {f.severity:<8} {f.message}" for f in forecast.findings]
     cells = [_HEADS, *(_cells(row) for row in forecast.rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -203,7 +205,7 @@ def forecasts_html(forecasts: Sequence[Forecast] | Forecasts) -> str:
         body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in _cells(row))}</tr>" for row in forecast.rows)
         doubts = findings_html(forecast.findings) if forecast.findings else ""
         said = "".join(f"<p>{escape(text)}</p>" for text in (reach_text(forecast), weights_text(forecast)) if text)
-        title = f"{forecast.name}: {forecast.fit.n} evaluations to {forecast.last:.4g} {unit(forecast.fit.x)}"
+        title = f"{forecast.name}: {forecast.fit.n} evaluations to {short(forecast.last, 4)} {unit(forecast.fit.x)}"
         parts.append(
             f'<p><b>{escape(title)}</b></p>{doubts}<table class="forecast"><thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table>{said}"
@@ -217,11 +219,12 @@ def reach_text(forecast: Forecast) -> str:
     if forecast.reach is None:
         return "reach unknown"
     if forecast.reach <= 1.0:
-        return f"reach 1: right behind the data the curve is not known {what}"
+        return f"reach none: past the last evaluation the curve is not known {what}"
     held = f"{forecast.reach_origins} earlier forecasts that far ahead"
     known = f"{held} stand behind it" if forecast.reach_origins >= 3 else f"not calibrated, {held}"
     return (
-        f"reach {forecast.reach:.3g}: up to {forecast.reach * forecast.last:.3g} {unit(forecast.fit.x)} {what}; {known}"
+        f"reach {forecast.reach:.3g}x by the {forecast.method}: up to {short(forecast.reach * forecast.last)} "
+        f"{unit(forecast.fit.x)} {what}; {known}"
     )
 
 
@@ -236,8 +239,8 @@ def weights_text(forecast: Forecast) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     known = f"{'yes' if row.calibrated else 'no'}, {row.origins} origins"
     return (
-        f"{row.multiple:.3g}x",
-        f"{row.at:.4g}",
+        f"{short(row.multiple)}x",
+        short(row.at, 4),
         row.method,
         "unknown" if row.pass_rate is None else f"{row.pass_rate:.3f}",
         _limits(row.mean_lo, row.mean_hi),

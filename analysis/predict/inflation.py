@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from analysis.fits.evaluations import evaluations_of
+from analysis.fits.refits import held_R0, points_of, priors_of
 from analysis.fits.results import Fit
 from analysis.predict.ahead import INFLATION, calibrate
 from analysis.schema import Run
@@ -25,7 +26,7 @@ def measure_inflation(runs: Iterable[Run | Fit], *, x: str | None = None, factor
     Parameters
     ----------
     runs : iterable of Run or Fit
-        Five or more, others than those that will be forecast with it.
+        Five or more, others than those that will be forecast with it; a Fit with its axis, window, R0 and priors.
 
     Raises
     ------
@@ -43,8 +44,11 @@ def measure_inflation(runs: Iterable[Run | Fit], *, x: str | None = None, factor
     squares = []
     given = list(runs)
     for g in given:
-        run, axis = (g.run, g.x) if isinstance(g, Fit) else (g, x or g.axes[0])
-        errors = calibrate(evaluations_of(run, axis)).errors(factor, "average")
+        if isinstance(g, Fit):
+            past = calibrate(points_of(g), priors=priors_of(g), r0=held_R0(g))
+        else:
+            past = calibrate(evaluations_of(g, x or g.axes[0]))
+        errors = past.errors(factor, "average")
         if len(errors):
             squares.append(float((errors**2).mean()))
     if len(squares) < 5:

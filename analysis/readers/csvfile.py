@@ -9,15 +9,25 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
-from analysis.readers.cleaning import Table, printable
+from analysis.findings import Finding, finding
+from analysis.readers.cleaning import Table, number, printable
 from scalerl.runlog import UserError, read_regular
 
 # Spreadsheets save "Unicode text" this way. The mark of UTF-32 begins with that of UTF-16, so it is looked for first.
 _MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+
+# Words in the name of a column that may be compute: cumulative columns that carry one are named beside the chosen one.
+_COMPUTE_WORD = re.compile(
+    r"(?:^|[^a-z])(?:gpus?|cpus?|hours?|hrs?|h|seconds?|secs?|s|time|wall|walltime|tokens?|flops?|compute|steps?|"
+    r"epochs?|iterations?|iters?|updates?|samples?|examples?)(?![a-z])"
+)
 
 
 def read_csv(path: Path) -> tuple[bytes, Table]:
@@ -79,6 +89,31 @@ def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
 def choose_compute(table: Table, x: str | None, known: Sequence[str]) -> str:
     """Return the compute column: `x`, or the first of `known` that is there."""
     return choose(table, x, known, "compute", "--x")
+
+
+def other_axes(table: Table, chosen: str, ignored: Sequence[str] = ()) -> list[Finding]:
+    """Say which compute column was chosen where others could have been; nothing where there is no choice.
+
+    Examples
+    --------
+    >>> table = Table("mine.csv", {"step": ["0", "9"], "hours": ["0", "1.5"], "accuracy": [".1", ".2"]}, [2, 3])
+    >>> [f.message for f in other_axes(table, "step")]
+    ['compute is step; hours could be it too (--x hours)']
+    """
+    low = {name.lower() for name in (*ignored, chosen)}
+    others = [name for name in table.columns if name.lower() not in low and _COMPUTE_WORD.search(name.lower())]
+    others = [name for name in others if _cumulative(table.columns[name])]
+    if not others:
+        return []
+    shown = ", ".join(map(printable, others[:4])) + (", ..." if len(others) > 4 else "")
+    return [finding("axis-chosen", f"compute is {chosen}; {shown} could be it too (--x {printable(others[0])})")]
+
+
+def _cumulative(cells: Sequence[object]) -> bool:
+    """Whether a column holds numbers that rise and never fall."""
+    values = [v for v in map(number, cells) if v is None or not math.isnan(v)]
+    known = [v for v in values if v is not None]
+    return len(known) == len(values) > 1 and known[-1] > known[0] >= 0.0 and all(a <= b for a, b in pairwise(known))
 
 
 def choose(table: Table, name: str | None, known: Sequence[str], what: str, option: str) -> str:

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.readers.cleaning import Table, clean, printable
+from analysis.readers.csvfile import other_axes
+from analysis.readers.labels import COLUMNS as LABELS
+from analysis.readers.labels import Label, parts_of
 from analysis.readers.logs import columns_of
 from analysis.schema import Run
 from scalerl.runlog import UserError
@@ -80,7 +83,15 @@ def read_frame(
     name = printable(name)
     table = Table(name, columns, range(1, max(lengths.values()) + 1))
     axes, rate = columns_of(table, x, y)
+    parts = parts_of(table, Label(name))
+    if len(parts) > 1:
+        by = ", ".join(repr(key) for key in columns if key.strip().lower() in LABELS)
+        what = f"holds {len(parts)} runs; take them one by one: [read_frame(part, str(key)) for key, part in "
+        raise UserError(f"{name}: {what}frame.groupby([{by}])]")
+    said = parts[0][0]
+    recipe, seed = said.recipe if recipe is None else recipe, said.seed if seed is None else seed
     data, _, findings = clean(table, axes=axes, y=rate, scale=scale)
+    findings += tuple(other_axes(table, axes[0], ignored=(rate, *LABELS)) if x is None else ())
     return Run(
         name=name,
         recipe=name if recipe is None else printable(recipe),

@@ -1,7 +1,8 @@
-"""Read runs: run folders, ``log.jsonl`` files, CSV files, folders of runs, and patterns of these.
+"""Read runs: run folders, ``log.jsonl`` files, CSV files, folders of runs or of CSV files, and patterns of these.
 
-Promises: one `Run` a log, with its evaluations in fractions and a finding for everything that was left out or
-changed; what cannot be read is one `UserError` that says where and what to do. Reading executes nothing.
+Promises: one `Run` a log, or one for each run of a table that tells several apart (`analysis.readers.labels`), with its
+evaluations in fractions and a finding for everything that was left out or changed; what cannot be read is one
+`UserError` that says where and what to do. Reading executes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import numpy as np
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, clean, printable
-from analysis.readers.csvfile import choose, choose_compute, read_csv
+from analysis.readers.csvfile import choose, choose_compute, other_axes, read_csv
+from analysis.readers.labels import COLUMNS as LABELS
+from analysis.readers.labels import label_of_path, parts_of, relabelled
 from analysis.readers.regimes import read_events
 from analysis.schema import Run, Runs
 from scalerl.runlog import (
@@ -43,20 +46,29 @@ PathLike = str | os.PathLike[str]
 
 
 def read(
-    paths: PathLike | Iterable[PathLike], *, x: str | None = None, y: str | None = None, scale: float | None = None
+    paths: PathLike | Iterable[PathLike],
+    *,
+    x: str | None = None,
+    y: str | None = None,
+    scale: float | None = None,
+    recipes: Mapping[str, str | Sequence[str]] | None = None,
 ) -> Runs:
     """Read the runs at `paths`.
 
     Parameters
     ----------
     paths : path or iterable of paths
-        A run folder, a ``log.jsonl``, a CSV file, a folder that holds run folders, or a pattern such as ``runs/*``.
+        A run folder, a ``log.jsonl``, a CSV file, a folder that holds run folders or CSV files, or a pattern such as
+        ``runs/*``. One CSV file may hold several runs, told apart by columns ``recipe``, ``seed`` or ``run``; names
+        such as ``grpo_seed1.csv``, ``grpo-s1.csv`` and ``grpo/seed1.csv`` say recipe and seed.
     x : str, optional
         Compute column; by default the first of `scalerl.runlog.COMPUTE_AXES` that is there.
     y : str, optional
         Pass-rate column; by default ``pass_rate`` or ``accuracy``.
     scale : float, optional
         Factor that makes a fraction of `y`, where the unit cannot be told from the values.
+    recipes : mapping of recipe to pattern, optional
+        Runs whose name matches the pattern (``{"grpo": "grpo_*"}``) are seeds of that recipe.
 
     Returns
     -------
@@ -87,10 +99,26 @@ def read(
     if len(skipped) == len(given):
         skipped = []  # then the first of them gives the reason
     used = [path for path in given if Path(path) not in skipped]
-    sources = [source for path in used for source in _sources(path, skipped)]
-    unique = list({_resolved(source): source for source in sources}.values())
-    runs = [_read_log(s, x, y, scale) if s.suffix == ".jsonl" else _read_csv(s, x, y, scale) for s in unique]
-    return Runs(_with_unique_names(runs), skipped)
+    sources = [(source, Path(path).is_dir()) for path in used for source in _sources(path, skipped)]
+    named = {_resolved(source) for source, searched in sources if not searched}
+    unique = {_resolved(source): source for source, _ in sources}
+    found: list[tuple[Run, bool]] = []
+    refused: list[UserError] = []
+    for place, source in unique.items():
+        if source.suffix == ".jsonl":
+            found.append((_read_log(source, x, y, scale), True))
+            continue
+        try:
+            found += _read_csv(source, x, y, scale)
+        except UserError as error:
+            if place in named:  # a table that lies in a folder may be of anything; one that was named is meant
+                raise
+            refused.append(error)
+            skipped.append(source)
+    if not found and refused:
+        raise refused[0]
+    runs = _with_unique_names([run for run, _ in found], [said for _, said in found])
+    return Runs(runs if recipes is None else relabelled(runs, recipes), skipped)
 
 
 def _holds_no_run(path: PathLike) -> bool:
@@ -98,7 +126,7 @@ def _holds_no_run(path: PathLike) -> bool:
     here = Path(path)
     try:
         if here.is_dir():
-            return not (here / HEADER_FILE).exists() and not _runs_below(here, DEPTH, [])
+            return not (here / HEADER_FILE).exists() and not _runs_below(here, DEPTH, []) and not _tables_below(here)
         return here.exists() and (here.suffix.lower() not in _TABLES or here.name == SAMPLES_FILE)
     except (OSError, ValueError):
         return False
@@ -129,9 +157,9 @@ def _in_folder(folder: Path, closed: list[Path]) -> list[Path]:
         raise UserError(f"{closed[before]}: cannot be opened, and no other run lies in {folder}")
     if (folder / HEADER_FILE).exists():
         raise UserError(f"{folder}: has a {HEADER_FILE} but no {LOG_FILE}; the run has not logged anything")
-    tables = sorted(p.name for p in folder.glob("*.csv"))
-    hint = f"; to read {tables[0]}, name the file itself" if tables else ""
-    raise UserError(f"{folder}: no run in it (a run is a folder with a {LOG_FILE}){hint}")
+    if tables := _tables_below(folder):
+        return tables
+    raise UserError(f"{folder}: no run in it (a run is a folder with a {LOG_FILE}, or a CSV file)")
 
 
 def _runs_below(folder: Path, depth: int, closed: list[Path]) -> list[Path]:
@@ -148,12 +176,23 @@ def _runs_below(folder: Path, depth: int, closed: list[Path]) -> list[Path]:
     return [log for p in below for log in _runs_below(p, depth - 1, closed)]
 
 
+def _tables_below(folder: Path, depth: int = DEPTH) -> list[Path]:
+    """The CSV files in a folder and below it, those of one folder together; they count where no run folder is there."""
+    try:
+        inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+        found = [p for p in inside if p.suffix.lower() == ".csv" and p.is_file()]
+        below = [p for p in inside if p.is_dir()] if depth else []
+    except OSError:
+        return []
+    return [*found, *(table for p in below for table in _tables_below(p, depth - 1))]
+
+
 def _in_pattern(pattern: str, closed: list[Path]) -> list[Path]:
     """Matches that are runs; a pattern may also match pictures and notes that lie beside them."""
     found: list[Path] = []
     for match in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207, a pattern may be absolute
         if match.is_dir():
-            found += _runs_below(match, DEPTH, closed)
+            found += _runs_below(match, DEPTH, closed) or _tables_below(match)
         elif match.suffix in _TABLES and match.name != SAMPLES_FILE:
             found.append(match)
     if not found:
@@ -240,21 +279,35 @@ def _busy(header: Mapping[str, Any], data: Mapping[str, Any]) -> list[Finding]:
     return [finding("busy-machine", what, wall_s / cpu_s)]
 
 
-def _read_csv(path: Path, x: str | None, y: str | None, scale: float | None) -> Run:
+def _read_csv(path: Path, x: str | None, y: str | None, scale: float | None) -> list[tuple[Run, bool]]:
+    """The runs of a CSV file, each with whether something says of which recipe it is."""
     data_bytes, table = read_csv(path)
     axes, rate = columns_of(table, x, y)
-    data, _, findings = clean(table, axes=axes, y=rate, scale=scale)
-    name = printable(path.stem)
-    return Run(
-        name=name,
-        recipe=name,
-        seed=None,
-        data=data,
-        axes=tuple(a for a in axes if a in data),
-        findings=findings,
-        source=path,
-        sha256=hashlib.sha256(data_bytes).hexdigest(),
-    )
+    whole = label_of_path(path)
+    parts = parts_of(table, whole)
+    percent = None
+    if len(parts) > 1:  # the unit is one for the whole file: a weak run in percent may stay below 1
+        said = clean(table, axes=axes, y=rate, scale=scale)[2]
+        percent = next((f for f in said if f.code == "percent"), None)
+    sha256 = hashlib.sha256(data_bytes).hexdigest()
+    made = []
+    for label, part in parts:
+        data, _, findings = clean(part, axes=axes, y=rate, scale=scale if percent is None else 0.01)
+        if percent is not None:
+            findings = tuple(percent if f.code == "scaled" else f for f in findings)
+        findings += tuple(other_axes(part, axes[0], ignored=(rate, *LABELS)) if x is None else ())
+        run = Run(
+            name=label.name,
+            recipe=label.name if label.recipe is None else label.recipe,
+            seed=label.seed,
+            data=data,
+            axes=tuple(a for a in axes if a in data),
+            findings=findings,
+            source=path,
+            sha256=sha256,
+        )
+        made.append((run, label.recipe is not None))
+    return made
 
 
 def columns_of(table: Table, x: str | None, y: str | None) -> tuple[tuple[str, ...], str]:
@@ -267,14 +320,14 @@ def columns_of(table: Table, x: str | None, y: str | None) -> tuple[tuple[str, .
     return (main, *(axis for axis in COMPUTE_AXES if axis in table.columns and axis not in {main, rate})), rate
 
 
-def _with_unique_names(runs: Sequence[Run]) -> list[Run]:
+def _with_unique_names(runs: Sequence[Run], said: Sequence[bool]) -> list[Run]:
     """Runs of one name get what tells them apart: their folder, then their whole path."""
     for label in (lambda r: r.source.resolve().parent.name, lambda r: str(r.source.resolve())):
         count = Counter(run.name for run in runs)
         base: Mapping[int, str] = {id(r): f"{r.name.split(' (')[0]} ({printable(label(r))})" for r in runs}
         runs = [replace(r, name=base[id(r)]) if count[r.name] > 1 else r for r in runs]
-    # A table says nothing of its recipe: two files of one name are two recipes until someone says otherwise.
-    return [r if r.source.suffix == ".jsonl" else replace(r, recipe=r.name) for r in runs]
+    # Where nothing says the recipe, two files of one name are two recipes until someone says otherwise.
+    return [run if told else replace(run, recipe=run.name) for run, told in zip(runs, said, strict=True)]
 
 
 def _resolved(path: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +23,18 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e6e6; --paper: #16181c; --line: #444; --warn: #ffb066; --error: #ff8095; }
 }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 66rem;
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 76rem;
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 figure { margin: 0 0 1rem; color: var(--ink); } figure svg { width: 100%; height: auto; max-width: 52rem; }
 .pair { display: flex; flex-wrap: wrap; gap: 1rem; } .pair figure { flex: 1 1 24rem; min-width: 0; }
-figcaption, small { opacity: .8; } .said { font-size: 1.05rem; }
+p, figcaption { max-width: 52rem; }
+figcaption, small { opacity: .8; } .said { font-size: 1.1rem; }
 @media screen and (prefers-color-scheme: dark) { figure svg { filter: brightness(1.4); } }
 .wide { overflow-x: auto; } .limits { white-space: nowrap; } h1 { overflow-wrap: anywhere; }
 th { overflow-wrap: break-word; }
+thead th { min-width: 4.5rem; } table.fits th:nth-child(3) { min-width: 11rem; } tbody th { min-width: 6rem; }
+summary { cursor: pointer; margin: .5rem 0; } details > .wide, details > .pair { margin-bottom: 1rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line); }
 td ul { margin: 0; padding-left: 1rem; min-width: 16rem; } pre { overflow-x: auto; font-size: .85em; }
@@ -78,6 +81,22 @@ def section(title: str, *parts: str) -> str:
     """Return a section with a heading; nothing where there is no content."""
     content = "".join(parts)
     return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+
+
+def folded(summary: str, *parts: str) -> str:
+    """Return content that opens on a click and is printed whole; nothing where there is none."""
+    content = "".join(parts)
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>" if content else ""
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:
+    """Return a table whose rows begin with a name; every text is escaped."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join(
+        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(text)}</td>' for text in rest)}</tr>"
+        for first, *rest in rows
+    )
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _context() -> Any:

@@ -7,18 +7,23 @@ to these runs says so in a sentence or is left out; it never stops the report.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from analysis.comparisons.comparison import AXES, compare_at_equal_compute
 from analysis.comparisons.standings import Comparison
 from analysis.fits.results import Fit
-from analysis.fits.tables import fits_html
+from analysis.fits.tables import fits_html, unit
 from analysis.plots.captions import curve_of
+from analysis.plots.looks import one_map
 from analysis.plots.output import refuse_unless_new, write
+from analysis.predict.forecasting import AT
 from analysis.readers.cleaning import printable
+from analysis.reports.headlines import headline
 from analysis.reports.page import Figures, html_page, section
 from analysis.reports.report_sections import (
     ahead_section,
@@ -26,9 +31,9 @@ from analysis.reports.report_sections import (
     ceilings_section,
     comparison_section,
     curves_section,
-    headline,
     health_section,
     plan_section,
+    refused,
 )
 from analysis.schema import Run
 from scalerl.runlog import UserError
@@ -44,7 +49,14 @@ MOST_RUNS = 8  # with more the parts that look at each run alone are left to the
 
 
 def write_report(
-    fits: Fit | Iterable[Fit], path: str | os.PathLike[str], *, force: bool = False, extend: float = 4.0
+    fits: Fit | Iterable[Fit],
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    extend: float = 4.0,
+    at: Iterable[str | float] = (),
+    until: float | None = None,
+    seed_sd: float | None = None,
 ) -> Comparison | None:
     """Write a report on `fits` to one HTML file.
 
@@ -57,6 +69,12 @@ def write_report(
         Write over an existing file.
     extend : float
         How far the curves are drawn on, as a multiple of the compute.
+    at : iterable of str or float
+        Computes, or multiples such as ``"2x"``, to forecast and to compare at; by default as `forecast` and `compare`.
+    until : float, optional
+        Compute that stop or go and the ranking look to; by default twice the longest run's.
+    seed_sd : float, optional
+        Standard deviation of the pass rate between seeds, where recipes have one seed; see `compare`.
 
     Returns
     -------
@@ -66,43 +84,107 @@ def write_report(
     Raises
     ------
     UserError
-        If the file exists (without `force`) or cannot be written, or there is nothing to report.
+        If the file exists (without `force`) or cannot be written, there is nothing to report, or an option makes no
+        sense.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import analysis as an
+    >>> file = Path(tempfile.mkdtemp()) / "report.html"
+    >>> write_report(an.fit(an.read("data/paper/scalerl_8b_bs2048_100k.csv")), file)
+    >>> "Where each ends" in file.read_text()
+    True
     """
     fits = [fits] if isinstance(fits, Fit) else list(fits)
     path = Path(path)
     refuse_unless_new(path, force, endings=(".html", ".htm"))
     if not fits:
         raise UserError("there is no run to report")
-    axes = list(dict.fromkeys([*AXES, *(fit.x for fit in fits)]))
+    wanted = tuple(at)
+    _refuse_nonsense(wanted, until, seed_sd)
+    logged = [axis for axis in AXES if any(axis in fit.run.axes for fit in fits)]
+    axes = list(dict.fromkeys([*logged, *(fit.x for fit in fits)]))
     comparison = compare_at_equal_compute(fits, axes) if len(fits) > 1 else None
-    write(path, _page(fits, comparison, extend).encode(), force=force)
+    with one_map(fits):
+        page = _page(fits, comparison, _Asked(extend, wanted, until, seed_sd))
+    write(path, page.encode(), force=force)
     return comparison
 
 
-def _page(fits: Sequence[Fit], comparison: Comparison | None, extend: float) -> str:
+class _Asked(NamedTuple):
+    """What the reader wants to know."""
+
+    extend: float
+    at: tuple[str | float, ...]
+    until: float | None
+    seed_sd: float | None
+
+
+def _refuse_nonsense(at: Sequence[str | float], until: float | None, seed_sd: float | None) -> None:
+    """Refuse an option that no part could read, before the work is done."""
+    from analysis.predict.forecasting import parsed
+
+    for one in at:
+        parsed(one)
+    if until is not None and not (math.isfinite(until) and until > 0.0):
+        raise UserError(f"until: {until:g} is no compute above 0 (--until)")
+    if seed_sd is not None and not 0.0 < seed_sd < 1.0:
+        raise UserError(f"seed_sd: {seed_sd:g} is no standard deviation of pass rates between 0 and 1 (--seed-sd)")
+
+
+def _page(fits: Sequence[Fit], comparison: Comparison | None, asked: _Asked) -> str:
     figures = Figures()
+    axes: dict[str, list[Fit]] = {}
+    for fit in fits:
+        axes.setdefault(fit.x, []).append(fit)
+    parts = []
+    for x, mine in axes.items():
+        standings = comparison if len(mine) == len(fits) else None
+        if len(axes) > 1:
+            parts.append(f"<h2>Over {escape(unit(x))}</h2>")
+            standings = compare_at_equal_compute(mine, [x]) if len(mine) > 1 else None
+        parts += _answers(figures, mine, standings, asked)
+    parts += [
+        _safely("Health", lambda: health_section(fits)),
+        "<h2>How each run was made</h2>",
+        *(_provenance(fit) for fit in fits),
+    ]
+    recipes = list(dict.fromkeys(fit.run.recipe for fit in fits))
+    named = f"{', '.join(recipes)} ({len(fits)} runs)" if len(recipes) < len(fits) else ", ".join(f.name for f in fits)
+    return html_page(f"Scaling curves: {named}", parts)
+
+
+def _answers(figures: Figures, fits: Sequence[Fit], standings: Comparison | None, asked: _Asked) -> list[str]:
+    """What can be said of runs on one compute axis: the answer first, then what it rests on."""
     few = len(fits) <= MOST_RUNS
-    ahead, told = ahead_section(figures, fits) if few else ("", None)
-    compared, table = comparison_section(figures, fits, comparison)
-    parts = [
-        headline(fits, told, table),
-        curves_section(figures, fits, extend),
+    at = asked.at or (AT if asked.until is None else (asked.until, *AT))
+    ahead, told = ahead_section(figures, fits, at) if few else ("", None)
+    planned, plans = plan_section(figures, fits, until=asked.until, seed_sd=asked.seed_sd) if few else ("", None)
+    recipes, compared = comparison_section(figures, fits, standings, at=asked.at, seed_sd=asked.seed_sd)
+    return [
+        headline(fits, told, compared, plans, MOST_RUNS),
+        curves_section(figures, fits, asked.extend),
+        recipes,
+        ahead,
+        planned,
         section(
             "Fits",
             f'<div class="wide">{fits_html(fits)}</div>',
             f"<p><small>{escape(_method(fits))}</small></p>",
         ),
-        ahead,
-        compared,
-        ceilings_section(figures, fits, few=few),
-        backtest_section(figures, fits) if few else "",
-        plan_section(figures, fits) if few else "",
-        health_section(fits),
+        _safely("How firm the ceilings are", lambda: ceilings_section(figures, fits, few=few)),
+        _safely("Back-test", lambda: backtest_section(figures, fits)) if few else "",
         "" if few else section("More", f"<p>{_left_out(len(fits))}</p>"),
-        "<h2>How each run was made</h2>",
-        *(_provenance(fit) for fit in fits),
     ]
-    return html_page(f"Scaling curves: {', '.join(fit.name for fit in fits)}", parts)
+
+
+def _safely(title: str, make: Callable[[], str]) -> str:
+    """Return a part, or the sentence with which a verb refused it."""
+    try:
+        return make()
+    except UserError as error:
+        return refused(title, error)
 
 
 def _left_out(count: int) -> str:

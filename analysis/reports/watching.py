@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from textwrap import fill
+from dataclasses import dataclass, field, replace
+from textwrap import fill, wrap
 from typing import Any
 
 import numpy as np
@@ -64,20 +64,28 @@ class Watch:
     ----------
     paths : sequence of str
         As `analysis.read` takes them; they need not exist yet.
-    x, until : optional
-        Compute axis; compute to forecast, by default the budget in the run's configuration, or twice what the run had
-        when it was first seen.
+    x, y, scale, until : optional
+        Compute axis, pass-rate column and its factor, as in `analysis.read`; compute to forecast, by default the budget
+        in the run's configuration, or twice what the run had when it was first seen.
     """
 
-    def __init__(self, paths: Sequence[str], *, x: str | None = None, until: float | None = None) -> None:
-        self.paths, self.x, self.until = list(paths), x, until
+    def __init__(
+        self,
+        paths: Sequence[str],
+        *,
+        x: str | None = None,
+        y: str | None = None,
+        scale: float | None = None,
+        until: float | None = None,
+    ) -> None:
+        self.paths, self.x, self.y, self.scale, self.until = list(paths), x, y, scale, until
         self.seen: dict[str, Watched] = {}
         self.waiting = ""
 
     def look(self) -> list[Watched]:
         """Read the logs, fit those that grew; returns the runs with something new."""
         try:
-            runs = read(self.paths, x=self.x)
+            runs = read(self.paths, x=self.x, y=self.y, scale=self.scale)
         except UserError as error:
             self.waiting = str(error)
             return []
@@ -90,6 +98,9 @@ class Watch:
                 and len(run) == len(known.run)
                 and run.data["pass_rate"][-1] == known.run.data["pass_rate"][-1]
             ):
+                if run.end_time != known.run.end_time:  # the end is news, and the forecast is what it was
+                    new.append(replace(known, run=run))
+                    self.seen[run.name] = new[-1]
                 continue
             try:
                 new.append(self._followed(run, known))
@@ -189,8 +200,10 @@ def _one(one: Watched, plain: bool, height: int, width: int) -> list[str]:
         lines.append(f"time left to {one.until:.4g} {x}: {_duration(left)}")
     if one.run.end_time:
         lines.append(f"the run ended {one.run.end_time}")
-    lines += [f"{f.severity:<8} {f.message}" for f in told.findings if f.severity != "note"][:3]
-    return lines
+    doubts = [f"{f.severity:<8} {f.message}" for f in told.findings if f.severity != "note"][:3]
+    # Only the picture stands as it is: a sentence that is cut may say the opposite.
+    drawn, said = lines[: height + 2], [*lines[height + 2 :], *doubts]
+    return [*drawn, *(part for text in said for part in wrap(text, width, subsequent_indent=" " * 9))]
 
 
 def _duration(hours: float) -> str:
