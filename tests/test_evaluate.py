@@ -136,11 +136,25 @@ def test_a_task_that_cannot_tell_its_answer_has_no_majority_and_says_why(made, r
 
 def test_a_model_alone_is_sampled_as_long_as_it_takes(made, chain_model, tmp_path):
     """No run, no configuration: lengths from the model and the prompts."""
-    assert evaluate(made, chain_model, "--k", 1, "--output-file", tmp_path / "r.json") == 0
+    assert evaluate(made, chain_model, "--k", 1, "--set", "task=chain", "--output-file", tmp_path / "r.json") == 0
     found = results(tmp_path / "r.json")
     assert found["config"]["max_length"] == 72
     assert found["max_new_tokens"] == 72 - found["config"]["prompt_tokens"]
     assert found["config"]["length_control"] == "none"
+
+
+def test_what_scores_is_said_first_and_never_taken_for_granted(made, run, chain_model, tmp_path, capsys):
+    out = ["--k", 1, "--force", "--output-file", tmp_path / "r.json"]
+    assert evaluate(made, chain_model, *out) == 2
+    said = capsys.readouterr().err
+    assert "lies in no run, so nothing says what scores" in said and "--config" in said and said.count("\n") == 1
+    for model, more, scored in (
+        (chain_model, ["--set", "reward=exact"], "reward exact; plain prompts"),
+        (chain_model, ["--config", "demo"], "task chain (no reward set); plain prompts"),
+        (run / "model", [], "task chain (no reward set); plain prompts of 22 tokens at most, completions of 36 + 14 "),
+    ):
+        assert evaluate(made, model, *more, *out) == 0
+        assert capsys.readouterr().out.splitlines()[0].startswith(f"scored by: {scored}")
 
 
 def test_a_file_of_weights_is_put_onto_its_base(made, run, tmp_path, chain_model, capsys):

@@ -58,12 +58,37 @@ def run(args: argparse.Namespace) -> int:
     if args.folder is not None:
         refuse_if_held(args.folder)
     saved, config = _load(args)
+    print(_asked(saved, config), flush=True)
     with memory_advice(config):
         found = evaluate_saved(saved, config, args.eval_data, run=args.folder, step=args.step, say=complain)
     write(args.output_file, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode(), force=args.force)
     print(_table(found))
     print(f"wrote {args.output_file}" + (f" and {len(found['data'])} rows in {args.folder}" if args.folder else ""))
     return 0
+
+
+def _refuse_without_reward(args: argparse.Namespace) -> None:
+    """Raise `UserError` where nothing says what scores: a default would find every answer wrong, in silence."""
+    from scalerl.runlog import UserError
+
+    if not any(setting.partition("=")[0].strip() in ("reward", "task") for setting in args.set):
+        raise UserError(
+            f"{args.model_path}: lies in no run, so nothing says what scores its completions; give the configuration "
+            "with --config F.yaml, or --set reward=NAME, or --set task=NAME"
+        )
+
+
+def _asked(saved: Saved, config: ScaleRLConfig) -> str:
+    """Return the line that says what is sampled and what scores it."""
+    from scalerl.scoring import scored_by
+
+    policy = saved.policy.formatted(config.prompt_format, config.system_prompt)
+    forced = "thinking ended by force" if config.length_control == "interruption" else "nothing forced"
+    kind = "chat" if policy.chat else "plain"
+    return (
+        f"scored by: {scored_by(config)}; {kind} prompts of {config.prompt_tokens} tokens at most, "
+        f"completions of {config.thinking_tokens} + {config.solution_tokens} tokens, {forced}"
+    )
 
 
 def _load(args: argparse.Namespace) -> tuple[Saved, ScaleRLConfig]:
@@ -89,6 +114,7 @@ def _load(args: argparse.Namespace) -> tuple[Saved, ScaleRLConfig]:
     dtype = "float64" if config is not None and config.dtype == "float64" else "float32"
     saved = load_saved(args.model_path, base=args.base, device=device, dtype=dtype)
     if config is None:
+        _refuse_without_reward(args)
         config = fitting_config(saved.policy, args.eval_data, settings)
     return saved, config
 
