@@ -49,34 +49,40 @@ SHORT = [
     "micro_batch_tokens=2048",
 ]  # fmt: skip
 LONG = ["slots=32", "micro_batch_tokens=16384"]
+COLUMNS = (
+    *("model", "weights, 10^9", "weights, gradients, moments, copy", "generator", "KV cache"),
+    *("update", "evaluation", "total", "fits into"),
+)
+HEAD = (f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|")
 
 
 def row(name: str, config: ScaleRLConfig) -> str:
-    """Return a line of a table: GiB of weights, gradients and moments; of the generator; of an update; at most."""
+    """Return a line of a table: GiB of weights, gradients and moments; of the generator; of the phases; at most."""
     model = skeleton(MODELS[name](), torch.float32)
     parts = memory(config, model)
     by = {part.name: part.bytes / GIB for part in parts}
     state = sum(by[n] for n in ("master weights", "gradients", "AdamW moments", "trainer's working copy"))
-    update = sum(part.bytes for part in parts if part.phase == "update") / GIB
+    update, look = (sum(part.bytes for part in parts if part.phase == p) / GIB for p in ("update", "evaluation"))
     total = peak(parts)[0] / GIB
     fits = next((f"{size} GB" for size in DEVICES_GIB if total * GIB < size * 1e9), "none")
     count = sum(p.numel() for p in model.parameters()) / 1e9
-    cells = (state, by["generator's weights"], by["KV cache"], update, total)
+    cells = (state, by["generator's weights"], by["KV cache"], update, look, total)
     return f"| {name} | {count:.2f} | " + " | ".join(f"{cell:.3g}" for cell in cells) + f" | {fits} |"
 
 
 def tables() -> dict[str, list[str]]:
-    """Return the lines of both tables."""
+    """Return both tables: the settings that they are made with, and their lines."""
     return {
-        name: [row(model, load_config([], settings)) for model in MODELS]
+        name: [" ".join(f"--set {setting}" for setting in settings), *HEAD]
+        + [row(model, load_config([], settings)) for model in MODELS]
         for name, settings in (("short", SHORT), ("long", LONG))
     }
 
 
 def main() -> None:
-    """Print the lines."""
-    for name, lines in tables().items():
-        print(name, *lines, sep="\n")
+    """Print the tables."""
+    for name, (settings, *lines) in tables().items():
+        print(f"{name}: {settings}", *lines, "", sep="\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from scalerl.config import ScaleRLConfig
 from scalerl.data import load_data
 from scalerl.policy import Policy
 from scalerl.rewards import code, make_scorer
+from scalerl.scoring import scored_by
 from scalerl.tasks import Item, completion_of, thinking_of
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
@@ -26,6 +27,8 @@ class Checked(NamedTuple):
     """What was found in a data file; `to_dict` is the JSON shape."""
 
     file: str
+    scored_by: str
+    """What scored the answers, in words."""
     items: int
     sha256: str
     rendered: list[dict[str, Any]]
@@ -55,7 +58,7 @@ class Checked(NamedTuple):
 
     def __str__(self) -> str:
         """Return the lines to print."""
-        lines = [f"{self.file}: {self.items} items, sha256 {self.sha256[:12]}"]
+        lines = [f"{self.file}: {self.items} items, sha256 {self.sha256[:12]}", f"scored by       {self.scored_by}"]
         for one in self.rendered:
             lines.append(f"  item {one['item']}" + (f", {one['tokens']} tokens" if one["tokens"] is not None else ""))
             lines += [f"    | {line}" for line in one["prompt"].splitlines() or [""]]
@@ -113,6 +116,7 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
     unknown = None if policy is None else policy.unknown_id
     return Checked(
         file=path,
+        scored_by=scored_by(config),
         items=len(data.items),
         sha256=data.sha256,
         rendered=rendered,

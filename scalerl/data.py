@@ -54,7 +54,7 @@ def prepare(task_name: str, output: str, *, sizes: Sequence[int] = (1500, 256, 2
     return dict(zip(SPLITS, sizes, strict=True))
 
 
-def load_data(path: str | os.PathLike[str], *, limit: int | None = None) -> DataSet:
+def load_data(path: str | os.PathLike[str], *, limit: int | None = None, repeats: bool = False) -> DataSet:
     """Read items with ``prompt`` and ``answer``, and whatever columns they have beside these.
 
     Parameters
@@ -63,6 +63,8 @@ def load_data(path: str | os.PathLike[str], *, limit: int | None = None) -> Data
         A JSON list, JSONL, Parquet, or an Arrow file or a folder that ``datasets.save_to_disk`` wrote.
     limit : int, optional
         Keep so many items from the top; all of them are checked.
+    repeats : bool
+        Take a prompt more than once, as demonstrations of several ways to one answer have it.
 
     Raises
     ------
@@ -83,7 +85,7 @@ def load_data(path: str | os.PathLike[str], *, limit: int | None = None) -> Data
                 raise DataError(f"{path}: item {index}: {key!r} holds half a character (a lone surrogate)")
         if not isinstance(item.get("system") or "", str):
             raise DataError(f"{path}: item {index}: 'system' is no text")
-        if item["prompt"] in seen:
+        if item["prompt"] in seen and not repeats:
             raise DataError(f"{path}: item {index} has the prompt of item {seen[item['prompt']]}")
         seen[item["prompt"]] = index
     items = items[:limit]

@@ -66,7 +66,7 @@ def warmup_on_data(
     model : str
         Model directory or hub name to start from.
     train_data : str
-        Items with ``prompt`` and ``solution``, and ``thinking`` unless that is switched off.
+        Items with ``prompt`` and ``solution``, and ``thinking`` unless that is switched off; a prompt may have several.
     learning_rate : float
         Reached after the first twentieth of the steps; falls to 0 in a line by the end.
     max_length : int, optional
@@ -85,7 +85,7 @@ def warmup_on_data(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already; choose another --output or move it away")
     began = time.process_time()
-    data = load_data(train_data)
+    data = load_data(train_data, repeats=True)
     texts = _texts(data.path, data.items, end_of_thinking, thinking)
     policy = load_policy(model, device=device, prompt_format="auto")  # as in generation
     longest = min(max_length or LONGEST, getattr(policy.model.config, "max_position_embeddings", None) or LONGEST)

@@ -14,7 +14,8 @@ from scalerl.train import Progress
 class Display:
     """Print step, pass rate, GPU-hours and time left; use as a context and call with each `Progress`.
 
-    On a terminal a bar is redrawn in place. Elsewhere one line is printed for every evaluation.
+    On a terminal a bar is redrawn in place. Elsewhere one line is printed for every evaluation. What the run decides
+    (an early stop, a lower learning rate, a new best policy) is a line on both.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -40,6 +41,12 @@ class Display:
     def __call__(self, progress: Progress) -> None:
         """Show the state of the run."""
         self.told = True
+        if progress.note:
+            if self._bar is None:
+                print(progress.note, file=self._stream, flush=True)
+            else:
+                self._bar.write(progress.note, file=self._stream)
+            return
         text = f"step {progress.step}  pass rate {progress.pass_rate:.3f}  {progress.gpu_hours:.4f} GPU-hours"
         if self._bar is not None:
             self._bar.n = progress.fraction

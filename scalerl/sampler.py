@@ -57,7 +57,15 @@ def interruption(config: ScaleRLConfig, policy: Policy, task: Thinking) -> Inter
     text = config.interruption_phrase or task.interruption
     phrase = policy.encode(text)
     if task.end_of_thinking not in text:
-        raise UserError(f"interruption_phrase: {text!r} does not hold {task.end_of_thinking!r}, so thinking goes on")
+        where = "which is end_of_thinking"
+        if config.reward is None:
+            where = (
+                f"which ends the thinking of task {config.task}, and that scores since no reward is set; is one missing"
+            )
+        raise UserError(
+            f"interruption_phrase: {text!r} does not hold {task.end_of_thinking!r}, {where}"
+            + ("?" if config.reward is None else "; so thinking goes on")
+        )
     if len(phrase) >= low or not phrase:
         raise UserError(f"interruption_phrase: its {len(phrase)} tokens leave nothing of interruption_tokens = {low}")
     if {policy.unknown_id, *policy.end_ids} & set(phrase):

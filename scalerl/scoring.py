@@ -1,4 +1,4 @@
-"""What a completion answers, for a vote among completions."""
+"""What scores a configuration, in words, and what a completion answers, for a vote among completions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ from collections.abc import Callable
 
 from scalerl.config import ScaleRLConfig
 from scalerl.tasks import get_task
+
+
+def scored_by(config: ScaleRLConfig) -> str:
+    """Return what scores completions; a task that was not asked for must not score in silence.
+
+    Examples
+    --------
+    >>> scored_by(ScaleRLConfig()), scored_by(ScaleRLConfig(reward="math"))
+    ('task chain (no reward set)', 'reward math')
+    """
+    return f"task {config.task} (no reward set)" if config.reward is None else f"reward {config.reward}"
 
 
 def answer_of(config: ScaleRLConfig) -> Callable[[str], str | None] | None:

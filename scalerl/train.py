@@ -58,6 +58,8 @@ class Progress:
     """Share of the nearest limit that is used up."""
     evaluated: bool
     """Whether the pass rate is new."""
+    note: str = ""
+    """What the run decided just now, in words; most of the time nothing."""
 
 
 @dataclass
@@ -138,7 +140,10 @@ class Trainer:
             if self.schedule.over:
                 self.log.event("prompts_exhausted", retired=len(self.pool.retired))
             if self.controllers.stopping.stopped:
-                self.log.event("early_stop", step=self.step, **self.controllers.stopping.fields())
+                stopping = self.controllers.stopping.fields()
+                self.log.event("early_stop", step=self.step, **stopping)
+                kept = "; best/ holds the best policy" if self.config.keep_best else ""
+                self._report(note=f"stopped at step {self.step}: {stopping['reason']}{kept}")
             if self.step % self.config.eval_every:
                 self._evaluate()
             self.policy.save(self.log.folder / MODEL_FOLDER)
@@ -274,6 +279,8 @@ class Trainer:
         if lowered is not None:
             self.learner.peak_rate = lowered["new"]
             self.log.event("learning_rate", step=self.step, **lowered)
+            old, new = lowered["old"], lowered["new"]
+            self._report(note=f"learning rate from {old:.3g} to {new:.3g} at step {self.step}: {lowered['reason']}")
         self.controllers.stopping.watch(self.step, self.pass_rate)
         self._keep_best()
 
@@ -290,6 +297,8 @@ class Trainer:
             write_best(self.log.folder, self.policy.save, self._facts())
         self.save()
         take_place(self.log.folder)
+        if found["old"] is not None:  # that the first is the best so far goes without saying
+            self._report(note=f"new best at step {self.step}: pass rate {found['new']:.3f}, kept in best/")
 
     def _facts(self) -> dict[str, Any]:
         """Return what the model card says of the policy as it is now, which was evaluated just before."""
@@ -372,9 +381,9 @@ class Trainer:
         }
         return {name: value / limit for name, (value, limit) in pairs.items() if limit is not None}
 
-    def _report(self, *, evaluated: bool = False) -> None:
+    def _report(self, *, evaluated: bool = False, note: str = "") -> None:
         used = min(1.0, self._used())
-        self.report(Progress(self.step, self.log.meter.gpu_hours, self.pass_rate, used, evaluated))
+        self.report(Progress(self.step, self.log.meter.gpu_hours, self.pass_rate, used, evaluated, note))
 
 
 class _Stop:

@@ -29,6 +29,7 @@ def test_prompts_lengths_and_scores_are_told(file, chain_model, capsys):
     code, told = checked(path, items, "--model", str(chain_model), "--n", "2", capsys=capsys)
     assert code == 0
     assert told.count("reference '") == 2
+    assert told.splitlines()[1] == "scored by       task chain (no reward set)"
     assert items[0]["prompt"] in told and items[2]["prompt"] not in told
     assert "24 of 24 right" in told and "0 of 24 taken for right" in told
 
@@ -39,6 +40,7 @@ def test_the_json_has_the_same_and_the_quantiles_are_numpys(file, chain_model, c
     code, told = checked(path, items, *more, capsys=capsys)
     found, lengths = json.loads(told), [len(item["prompt"]) for item in items]  # a character is a token
     assert code == 0
+    assert found["scored_by"] == "task chain (no reward set)"
     assert found["tokens"]["median"] == np.quantile(lengths, 0.5, method="higher")
     assert (found["tokens"]["least"], found["tokens"]["most"]) == (min(lengths), max(lengths))
     assert found["over"] == sum(length > 14 for length in lengths) > 0

@@ -234,9 +234,9 @@ SMALL = {"batch_size": 16, "generations_per_prompt": 4, "eval_generations": 2, "
 SMALL |= {"max_steps": 6}
 
 
-def begin(folder: Path, prompts: Path, **fields) -> Path:
+def begin(folder: Path, prompts: Path, report=lambda _: None, **fields) -> Path:
     config = load_config(["scalerl", "demo"], [f"{name}={value}" for name, value in {**SMALL, **fields}.items()])
-    return train(config, str(prompts / "train.json"), str(prompts / "eval.json"), str(folder))
+    return train(config, str(prompts / "train.json"), str(prompts / "eval.json"), str(folder), report=report)
 
 
 @pytest.fixture
@@ -394,6 +394,25 @@ def test_a_run_that_was_killed_before_it_could_say_that_it_stops_says_so_when_it
     cut = whole.with_name("cut")
     resume(str(cut), say=pytest.fail)
     assert rows_of(cut) == rows_of(whole) and (cut / "model" / "README.md").is_file()
+
+
+def test_what_a_run_decides_is_told_as_it_happens(start):
+    told = []
+    fields = {
+        "learning_rate": "1e-3",
+        "warmup_steps": 0,
+        "lr_schedule": "plateau",
+        "plateau_patience": 1,
+        "max_steps": 40,
+    }
+    fields |= {"early_stopping_patience": 6, "plateau_min_gain": 0.9, "keep_best": "true"}
+    folder = start(**fields, report=lambda progress: told.append(progress.note))
+    notes = [note for note in told if note]
+    (stop,) = events_of(folder, "early_stop")
+    assert notes[-1] == f"stopped at step {stop['step']}: {stop['reason']}; best/ holds the best policy"
+    for name, words in (("learning_rate", "learning rate from"), ("best", "new best at step")):
+        events = [event for event in events_of(folder, name) if event["old"] is not None]
+        assert events and len([note for note in notes if note.startswith(words)]) == len(events)
 
 
 # ---- the best policy

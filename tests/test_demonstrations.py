@@ -77,6 +77,13 @@ def test_loss_and_steps_are_those_written_out_plainly(tmp_path, chain_model, dat
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("1+1")["input_ids"]
 
 
+def test_a_prompt_may_have_several_demonstrations(tmp_path, chain_model):
+    several = [ITEMS[0], {**ITEMS[0], "thinking": "+12+02"}, ITEMS[1], ITEMS[0]]
+    (tmp_path / "several.json").write_text(json.dumps(several))
+    made = run(chain_model, str(tmp_path / "several.json"), tmp_path / "out", epochs=1)
+    assert (made.rows, made.incomplete, made.too_long) == (4, 0, 0)
+
+
 def test_a_batch_run_in_parts_makes_the_same_step(tmp_path, chain_model, data, monkeypatch):
     run(chain_model, data, tmp_path / "whole", epochs=2)
     monkeypatch.setattr(scalerl.demonstrations, "MOST_TOKENS", 25)

@@ -29,6 +29,13 @@ def test_plain_lines_say_step_pass_rate_gpu_hours_and_time_left():
     assert "\r" not in stream.getvalue()
 
 
+def test_what_a_run_decides_is_a_line_of_its_own():
+    stream = io.StringIO()
+    with Display(stream) as display:
+        display(Progress(2, 0.02, 0.4, 1.0, evaluated=False, note="stopped at step 2"))
+    assert stream.getvalue() == "stopped at step 2\n"
+
+
 def test_time_left_is_what_the_rate_so_far_says(monkeypatch):
     clock = iter([100.0, 220.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
@@ -45,6 +52,7 @@ def test_on_a_terminal_a_bar_is_redrawn_in_place():
         "with Display() as display:\n"
         "    for n in range(11):\n"
         "        display(Progress(n, n / 100, n / 20, n / 10, evaluated=n % 5 == 0)); time.sleep(.05)\n"
+        "    display(Progress(10, .1, .5, 1., evaluated=False, note='stopped at step 10'))\n"
     )
     leader, follower = pty.openpty()
     with subprocess.Popen([sys.executable, "-c", code], stderr=follower) as process:
@@ -62,4 +70,5 @@ def test_on_a_terminal_a_bar_is_redrawn_in_place():
     os.close(leader)
     text = shown.decode()
     assert text.count("\r") > 3 and "100%" in text
+    assert "stopped at step 10\r\n" in text
     assert "step 10  pass rate 0.500  0.1000 GPU-hours" in text

@@ -136,11 +136,45 @@ def test_a_task_that_cannot_tell_its_answer_has_no_majority_and_says_why(made, r
 
 def test_a_model_alone_is_sampled_as_long_as_it_takes(made, chain_model, tmp_path):
     """No run, no configuration: lengths from the model and the prompts."""
-    assert evaluate(made, chain_model, "--k", 1, "--output-file", tmp_path / "r.json") == 0
+    assert evaluate(made, chain_model, "--k", 1, "--set", "task=chain", "--output-file", tmp_path / "r.json") == 0
     found = results(tmp_path / "r.json")
     assert found["config"]["max_length"] == 72
     assert found["max_new_tokens"] == 72 - found["config"]["prompt_tokens"]
     assert found["config"]["length_control"] == "none"
+
+
+def test_what_scores_is_said_first_and_never_taken_for_granted(made, run, chain_model, tmp_path, capsys):
+    out = ["--k", 1, "--force", "--output-file", tmp_path / "r.json"]
+    assert evaluate(made, chain_model, *out) == 2
+    said = capsys.readouterr().err
+    assert "lies in no run, so nothing says what scores" in said and "--config" in said and said.count("\n") == 1
+    for model, more, scored in (
+        (chain_model, ["--set", "reward=exact"], "reward exact; plain prompts"),
+        (chain_model, ["--config", "demo"], "task chain (no reward set); plain prompts"),
+        (run / "model", [], "task chain (no reward set); plain prompts of 22 tokens at most, completions of 36 + 14 "),
+    ):
+        assert evaluate(made, model, *more, *out) == 0
+        assert capsys.readouterr().out.splitlines()[0].startswith(f"scored by: {scored}")
+
+
+def test_all_checkpoints_are_evaluated_in_one_call_and_each_as_the_run_did(made, run, tmp_path, capsys):
+    logged = {row["step"]: row["correct"] for row in own(run)}
+    (run / "checkpoints/step-00000009.part").mkdir()
+    out = tmp_path / "all.json"
+    assert evaluate(made, run / "checkpoints/*", "--run", run, "--output-file", out) == 0
+    told = capsys.readouterr().out
+    assert results(out)["schema"] == "evaluations/1" and told.count("scored by") == 1
+    assert [e["data"][0]["correct"] for e in results(out)["evaluations"]] == [logged[2], logged[4]]
+    assert [(row["step"], row["correct"]) for row in own(run, "downstream")] == [(2, logged[2]), (4, logged[4])]
+    assert "and 2 rows in" in told and f"{run}/checkpoints/step-00000002:" in told
+    for model, more, message in (
+        ("checkpoints/*", ["--step", 2], "is the update of one model, and 2 are named"),
+        ("checkpoints/none-*", [], "nothing matches"),
+    ):
+        assert evaluate(made, run / model, *more, "--run", run, "--force", "--output-file", out) == 2
+        assert message in capsys.readouterr().err
+    assert main(["fit", str(run), "--by", "data_set"]) in (0, 1)
+    assert "2 distinct computes for 4 free parameters; evaluate more checkpoints with --run" in capsys.readouterr().out
 
 
 def test_a_file_of_weights_is_put_onto_its_base(made, run, tmp_path, chain_model, capsys):

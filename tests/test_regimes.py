@@ -156,6 +156,27 @@ def test_a_change_inside_the_window_is_a_doubt_and_outside_is_none():
     assert of_window(events, "cpu_s", 0.0, 6.0) == []
 
 
+def test_guards_and_resumes_are_observations_and_are_counted_not_taken_for_changes():
+    rows = steps(learning_rate=[1e-5] * STEPS)
+    for at, guard, raised in (
+        (10, "truncation", True),
+        (20, "truncation", False),
+        (30, "entropy", True),
+        (40, "truncation", True),
+    ):
+        rows.insert(
+            at, {"kind": "event", "event": "guard", "step": at, "guard": guard, "raised": raised, "figure": 0.2}
+        )
+    rows.insert(35, {"kind": "event", "event": "resume", "step": 34, "rows_lost": 2})
+    rows.insert(36, {"kind": "event", "event": "reward_errors", "step": 34, "errors": 2})
+    found = of_window(read_events(rows), "gpu_hours", 0.0, 6.0)
+    assert [(f.code, f.severity, f.figure) for f in found] == [("guards", "note", 3.0)]
+    assert "truncation 2 times, entropy once" in found[0].message
+    rows.insert(50, {"kind": "event", "event": "batch_size", "old": 32, "new": 64})
+    found = of_window(read_events(rows), "gpu_hours", 0.0, 6.0)
+    assert [f.code for f in found] == ["regime", "guards"] and "guard" not in found[0].message
+
+
 def test_many_changes_are_named_in_part():
     events = read_events(steps(train_set=[str(i // 10) for i in range(STEPS)]))
     assert of_window(events, "step", 0, 60)[0].message.count("train_set") == 3

@@ -301,7 +301,10 @@ def test_progress_is_told(run):
         ({"prompt_tokens": 5}, "all 24 prompts are longer than prompt_tokens = 5 tokens"),
         ({"task": "nothing"}, "there is no task 'nothing'"),
         ({"off_policy": "ppo", "off_policy_steps": 0}, "ppo generates at least one batch"),
-        ({"interruption_phrase": "'1'"}, "does not hold '#'"),
+        (
+            {"interruption_phrase": "'1'"},
+            "does not hold '#', which ends the thinking of task chain, and that scores since no reward is set",
+        ),
         ({"interruption_phrase": "'123#'", "interruption_tokens": 4}, "its 4 tokens leave nothing"),
         ({"interruption_phrase": "'stop#'"}, "characters the tokenizer does not know"),
         ({"device": "cuda"}, "finds no CUDA device"),

@@ -31,12 +31,13 @@ Values = dict[str, float]  # R0, A, B, C_mid in natural units
 __all__ = ["decay", "falling", "flat", "of_intervals", "of_optimum", "of_points", "of_residuals", "of_rows", "one_seed"]
 
 
-def of_points(n: int, distinct: int, free: int) -> list[Finding]:
-    """Doubts from the number of points alone; an error among them means that nothing can be fitted."""
+def of_points(n: int, distinct: int, free: int, *, more: str = "evaluate more often") -> list[Finding]:
+    """Doubts from the number of points alone; an error among them means that nothing can be fitted.
+
+    `more` says in the error how there would be more points.
+    """
     if distinct < free:
-        what = (
-            f"{_count(distinct, 'distinct compute')} for {free} free parameters; evaluate more often, or fix R0 (--r0)"
-        )
+        what = f"{_count(distinct, 'distinct compute')} for {free} free parameters; {more}, or fix R0 (--r0)"
         return [finding("no-fit", f"nothing fitted: {what}", float(distinct))]
     if n == free:
         return [

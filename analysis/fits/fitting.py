@@ -259,7 +259,8 @@ def _fit_window(run: Run, x: str, options: Options) -> Fit:
     findings += doubts.of_rows(points.compute, points.pass_rate)
     if len(points.compute):
         findings += regimes.of_window(run.events, x, float(points.compute[0]), float(points.compute[-1]))
-    of_points = doubts.of_points(len(points.compute), len(np.unique(points.compute)), free)
+    more = "evaluate more checkpoints with --run" if "data_set" in run.data else "evaluate more often"
+    of_points = doubts.of_points(len(points.compute), len(np.unique(points.compute)), free, more=more)
     findings += of_points
     if any(f.severity == "error" for f in of_points):
         params = {name: Param(None, None, None, identified=False, why="nothing fitted") for name in PARAMETERS}

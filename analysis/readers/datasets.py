@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from analysis.readers.cleaning import Table, clean, number, printable
 from analysis.readers.logs import describe_rows
 from analysis.schema import Run
@@ -43,7 +45,10 @@ def data_sets(run: Run) -> list[Run]:
         data, kept, findings = clean(table, axes=axes, y="pass_rate", scale=None)
         extras, about = describe_rows(table, kept)
         label = printable(name)
-        made = replace(run, name=label, recipe=label, data={**data, **extras}, findings=(*findings, *about))
+        of = np.full(len(data["pass_rate"]), label, dtype=object)
+        made = replace(
+            run, name=label, recipe=label, data={**data, **extras, "data_set": of}, findings=(*findings, *about)
+        )
         found.append(replace(made, axes=tuple(axis for axis in axes if axis in data)))
     return found
 

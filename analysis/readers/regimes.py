@@ -9,6 +9,7 @@ Does not promise to find a change that no row shows.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
@@ -26,10 +27,11 @@ PLATEAU = 10  # steps at one learning rate, after which a change is the start of
 STEADY = 5  # steps of one batch on both sides of a change of batch
 BATCH = 1.2  # factor between them
 ORDINARY = {"start", "end", "interrupted", "failed", "checkpoint", "saved", "best", "early_stop"}
+GUARD = "guard"  # an observation of the trainer: it changes nothing, and is counted
 _BY_EVENT = {"epoch": "data", "data": "data", "dataset": "data", "devices": "devices", "batch_size": "batch"}
 MARKS = {"train_set": "data", "data": "data", "devices": "devices"}  # fields of step rows that say what is in use
 EVALUATION = ("temperature", "max_new_tokens", "k", "n_prompts")  # of eval rows: another of these is another measure
-_QUIET = {"attempt"}  # a resume restores the run exactly and has a finding of its own
+_QUIET = {"attempt", "resume", "reward_errors", GUARD}  # a resume restores the run exactly and has its own finding
 
 
 def read_events(rows: Sequence[Row]) -> tuple[Event, ...]:
@@ -60,7 +62,7 @@ def read_events(rows: Sequence[Row]) -> tuple[Event, ...]:
 
 
 def of_window(events: Sequence[Event], x: str, first: float, last: float) -> list[Finding]:
-    """Return a finding for the changes that lie between the first and the last fitted compute.
+    """Return findings for what lies between the first and the last fitted compute: the changes, and a count of guards.
 
     Parameters
     ----------
@@ -70,15 +72,21 @@ def of_window(events: Sequence[Event], x: str, first: float, last: float) -> lis
     first, last : float
         Smallest and largest compute that was fitted.
     """
-    inside = [e for e in events if e.kind not in _QUIET and x in e.at and first <= e.at[x] < last]
     # A change before the first update has nothing before it to differ from.
-    inside = [e for e in inside if e.at[x] > 0.0]
+    inside = [e for e in events if x in e.at and first <= e.at[x] < last and e.at[x] > 0.0]
+    guards = Counter(e.what for e in inside if e.kind == GUARD)
+    seen = []
+    if guards:
+        told = ", ".join(f"{name} {'once' if n == 1 else f'{n} times'}" for name, n in guards.items())
+        what = f"guards of the trainer were raised: {told}; scalerl check says what of it is past its limit"
+        seen = [finding("guards", what, float(guards.total()))]
+    inside = [e for e in inside if e.kind not in _QUIET]
     if not inside:
-        return []
+        return seen
     told = "; ".join(f"{e.what} at {e.at[x]:.4g} {x}" for e in inside[:3])
     more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
     what = f"the run changes inside the fit: {told}{more}; fit each part by itself with --from and --to"
-    return [finding("regime", what, inside[0].at[x])]
+    return [finding("regime", what, inside[0].at[x]), *seen]
 
 
 Change = tuple[int, str, str]  # row, kind, what
@@ -103,6 +111,10 @@ def _marked(rows: Sequence[Row]) -> Iterator[Change]:
     for i, row in enumerate(rows):
         name = row.get("event")
         if row.get("kind") != "event" or not isinstance(name, str) or name in ORDINARY:
+            continue
+        if name == GUARD:
+            if row.get("raised") is not False:  # that a figure is back is no second one
+                yield i, GUARD, printable(str(row.get("guard")))[:80]
             continue
         said = {key: row[key] for key in row if key not in {"kind", "event", "attempt", "time", *COMPUTE_AXES}}
         told = ", ".join(f"{key} {value}" for key, value in said.items() if isinstance(value, (str, int, float)))

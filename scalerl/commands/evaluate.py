@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ def add_command(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--model-path",
         required=True,
+        nargs="+",
         metavar="M",
-        help="model directory (a run's model/ or any other), checkpoints/step-N of a run, or a .pt file with --base",
+        help="model directory (a run's model/ or any other), checkpoints/step-N of a run, or a .pt file with --base; "
+        "several, or a pattern as 'RUN/checkpoints/*', are evaluated one after the other",
     )
     parser.add_argument("--eval-data", required=True, action="append", metavar="F", help="repeat for several data sets")
     parser.add_argument("--output-file", required=True, type=Path, metavar="F.json")
@@ -57,16 +60,68 @@ def run(args: argparse.Namespace) -> int:
     refuse_unless_new(args.output_file, args.force, endings=(".json",))
     if args.folder is not None:
         refuse_if_held(args.folder)
-    saved, config = _load(args)
-    with memory_advice(config):
-        found = evaluate_saved(saved, config, args.eval_data, run=args.folder, step=args.step, say=complain)
-    write(args.output_file, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode(), force=args.force)
-    print(_table(found))
-    print(f"wrote {args.output_file}" + (f" and {len(found['data'])} rows in {args.folder}" if args.folder else ""))
+    paths, asked, evaluations = _models(args), "", []
+    for path in paths:
+        saved, config = _load(args, path)
+        if (line := _asked(saved, config)) != asked:
+            print(asked := line, flush=True)
+        with memory_advice(config):
+            found = evaluate_saved(saved, config, args.eval_data, run=args.folder, step=args.step, say=complain)
+        if len(paths) > 1:
+            print(f"{path}:", flush=True)
+        print(_table(found), flush=True)
+        evaluations.append(found)
+    print("limits hold at 95 % for prompts like these")
+    whole = evaluations[0] if len(paths) == 1 else {"schema": "evaluations/1", "evaluations": evaluations}
+    write(args.output_file, (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode(), force=args.force)
+    rows = sum(len(found["data"]) for found in evaluations)
+    print(f"wrote {args.output_file}" + (f" and {rows} rows in {args.folder}" if args.folder else ""))
     return 0
 
 
-def _load(args: argparse.Namespace) -> tuple[Saved, ScaleRLConfig]:
+def _models(args: argparse.Namespace) -> list[str]:
+    """Return the models that were named, patterns replaced by what they match; unfinished checkpoints are none."""
+    from scalerl.runlog import UserError
+
+    named = []
+    for given in args.model_path:
+        pattern = any(sign in given for sign in "*?[") and not Path(given).exists()
+        found = sorted(glob.glob(given)) if pattern else [given]  # noqa: PTH207 - it may begin at the root
+        matched = [path for path in found if not (pattern and path.endswith(".part"))]
+        if not matched:
+            raise UserError(f"--model-path: nothing matches {given}")
+        named += matched
+    paths = list(dict.fromkeys(named))
+    if len(paths) > 1 and args.step is not None:
+        raise UserError(f"--step {args.step}: is the update of one model, and {len(paths)} are named")
+    return paths
+
+
+def _refuse_without_reward(args: argparse.Namespace, path: str) -> None:
+    """Raise `UserError` where nothing says what scores: a default would find every answer wrong, in silence."""
+    from scalerl.runlog import UserError
+
+    if not any(setting.partition("=")[0].strip() in ("reward", "task") for setting in args.set):
+        raise UserError(
+            f"{path}: lies in no run, so nothing says what scores its completions; give the configuration "
+            "with --config F.yaml, or --set reward=NAME, or --set task=NAME"
+        )
+
+
+def _asked(saved: Saved, config: ScaleRLConfig) -> str:
+    """Return the line that says what is sampled and what scores it."""
+    from scalerl.scoring import scored_by
+
+    policy = saved.policy.formatted(config.prompt_format, config.system_prompt)
+    forced = "thinking ended by force" if config.length_control == "interruption" else "nothing forced"
+    kind = "chat" if policy.chat else "plain"
+    return (
+        f"scored by: {scored_by(config)}; {kind} prompts of {config.prompt_tokens} tokens at most, "
+        f"completions of {config.thinking_tokens} + {config.solution_tokens} tokens, {forced}"
+    )
+
+
+def _load(args: argparse.Namespace, path: str) -> tuple[Saved, ScaleRLConfig]:
     """Load the policy, with the configuration that is named, that it was trained with, or that it has room for."""
     import torch
 
@@ -77,7 +132,7 @@ def _load(args: argparse.Namespace) -> tuple[Saved, ScaleRLConfig]:
 
     given = {"eval_generations": args.k, "eval_seed": args.seed, "temperature": args.temperature, "slots": args.batch}
     settings = [*args.set, *(f"{name}={value}" for name, value in given.items() if value is not None)]
-    home = args.folder or run_of(args.model_path)
+    home = args.folder or run_of(path)
     config = None
     if args.config:
         config = load_config(args.config, settings)
@@ -87,8 +142,9 @@ def _load(args: argparse.Namespace) -> tuple[Saved, ScaleRLConfig]:
     prepare_process(threads)
     device = wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = "float64" if config is not None and config.dtype == "float64" else "float32"
-    saved = load_saved(args.model_path, base=args.base, device=device, dtype=dtype)
+    saved = load_saved(path, base=args.base, device=device, dtype=dtype)
     if config is None:
+        _refuse_without_reward(args, path)
         config = fitting_config(saved.policy, args.eval_data, settings)
     return saved, config
 
@@ -109,4 +165,4 @@ def _table(found: dict[str, Any]) -> str:
         lines += [f"  {name:<12}{s['value']:.3f}   {s['lo']:.3f} - {s['hi']:.3f}" for name, s in scores.items()]
         if data["majority_missing"]:
             lines.append(f"  no majority@{k}: {data['majority_missing']}")
-    return "\n".join([*lines, "limits hold at 95 % for prompts like these"])
+    return "\n".join(lines)
