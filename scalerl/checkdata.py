@@ -6,7 +6,7 @@ answers, or that takes any, is found before the first GPU-hour.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -15,9 +15,9 @@ import numpy as np
 from scalerl.config import ScaleRLConfig
 from scalerl.data import load_data
 from scalerl.policy import Policy
-from scalerl.rewards import make_scorer
+from scalerl.rewards import code, make_scorer
 from scalerl.scoring import scored_by
-from scalerl.tasks import Item
+from scalerl.tasks import Item, completion_of, thinking_of
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 FIRST_NAMED = 3
@@ -40,7 +40,9 @@ class Checked(NamedTuple):
     unread: int
     """Prompts with text that the tokenizer does not know, or empty ones."""
     unscored: list[int]
-    """Items whose reference answer is not scored as right."""
+    """Items whose reference answer is not scored as right, or of code without a program whose tests cannot be read."""
+    without_program: int
+    """Items of code whose tests were read and not run, for they bring no program that must pass."""
     taken: list[int]
     """Items for which the answer of another item is scored as right, too."""
     prompt_tokens: int
@@ -60,7 +62,10 @@ class Checked(NamedTuple):
         for one in self.rendered:
             lines.append(f"  item {one['item']}" + (f", {one['tokens']} tokens" if one["tokens"] is not None else ""))
             lines += [f"    | {line}" for line in one["prompt"].splitlines() or [""]]
-            lines.append(f"    reference {one['reference']!r}: {'right' if one['right'] else 'NOT RIGHT'}")
+            if one["reference"] is None:
+                lines.append(f"    no reference program: tests {'can' if one['right'] else 'CANNOT'} be read")
+            else:
+                lines.append(f"    reference {one['reference']!r}: {'right' if one['right'] else 'NOT RIGHT'}")
         if self.tokens is None:
             lines.append("prompt tokens   not known without --model")
         else:
@@ -69,7 +74,9 @@ class Checked(NamedTuple):
             lines.append(
                 f"unread          {self.unread} prompts are empty or hold text that the tokenizer does not know"
             )
-        lines.append(f"reference       {self.items - len(self.unscored)} of {self.items} right{_which(self.unscored)}")
+        read = f", {self.without_program} by tests that can be read, not run" if self.without_program else ""
+        right = self.items - len(self.unscored)
+        lines.append(f"reference       {right} of {self.items} right{read}{_which(self.unscored)}")
         lines.append(f"wrong answers   {len(self.taken)} of {self.items} taken for right{_which(self.taken)}")
         return "\n".join(lines)
 
@@ -84,13 +91,17 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
     """
     data = load_data(path)
     policy = None if policy is None else policy.formatted(config.prompt_format, config.system_prompt)
-    encoded = None if policy is None else [policy.encode_prompt(item["prompt"]) for item in data.items]
-    references = [reference(item) for item in data.items]
+    encoded = None if policy is None else [policy.encode_item(item) for item in data.items]
+    mark = thinking_of(config).end_of_thinking
+    references = [reference(item, config, mark) for item in data.items]
     with closing(make_scorer(config)) as scorer:
-        right, wrong = (
-            [score.right for score in scorer.score(list(zip(data.items, texts, strict=True)))]
-            for texts in (references, _wrong(data.items, references))
-        )
+        pairs = [(item, text) for item, text in zip(data.items, references, strict=True) if text is not None]
+        scored = iter(scorer.score(pairs))
+        right = [
+            _has_tests(item) if text is None else next(scored).right
+            for item, text in zip(data.items, references, strict=True)
+        ]
+        wrong = [s.right for s in scorer.score(list(zip(data.items, _wrong(data.items, references), strict=True)))]
     rendered = [
         {
             "item": index,
@@ -112,27 +123,40 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
         tokens=_quantiles(lengths) if lengths else None,
         over=sum(length > config.prompt_tokens for length in lengths),
         unread=sum(not ids or (unknown is not None and unknown in ids) for ids in encoded or []),
+        without_program=sum(text is None for text in references),
         unscored=[index for index, good in enumerate(right) if not good],
         taken=[index for index, good in enumerate(wrong) if good],
         prompt_tokens=config.prompt_tokens,
     )
 
 
-def reference(item: Mapping[str, Any]) -> str:
-    """Return a completion that must be right: thinking and solution where the item has them, else the answer."""
-    solution = item.get("solution")
-    if isinstance(solution, str) and solution:
-        thinking = item.get("thinking")
-        return (thinking if isinstance(thinking, str) else "") + solution
-    return str(item["answer"])
+def reference(item: Item, config: ScaleRLConfig, mark: str) -> str | None:
+    """Return a completion that must be right: thinking and solution where the item has them, else the answer.
+
+    Of code it must hold a program; None where neither does.
+    """
+    found = [text for text in (completion_of(item, mark), str(item["answer"])) if text is not None]
+    if config.reward == "code":
+        found = [text for text in found if code.last_block(text) is not None]
+    return found[0] if found else None
 
 
-def _wrong(items: Sequence[Item], references: Sequence[str]) -> Iterator[str]:
-    """Yield, for each item, the reference of the next one with another answer; with one answer for all, nothing."""
+def _has_tests(item: Item) -> bool:
+    try:
+        code.read_tests(item.get("tests"))
+    except ValueError:
+        return False
+    return True
+
+
+def _wrong(items: Sequence[Item], references: Sequence[str | None]) -> list[str]:
+    """Return, for each item, the reference of the next one with another answer; with one answer for all, nothing."""
     count = len(items)
-    for index, item in enumerate(items):
-        others = ((index + further) % count for further in range(1, count))
-        yield next((references[other] for other in others if items[other]["answer"] != item["answer"]), "")
+    other: list[int | None] = [None] * (count + 1)
+    for index in reversed(range(2 * count)):  # round twice: the first one's neighbour may stand before it
+        here, after = index % count, (index + 1) % count
+        other[here] = after if items[after]["answer"] != items[here]["answer"] else other[after]
+    return ["" if after is None else references[after] or "" for after in other[:count]]
 
 
 def _quantiles(lengths: Sequence[int]) -> dict[str, int]:

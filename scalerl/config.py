@@ -65,7 +65,7 @@ class ScaleRLConfig(BaseModel):
     """``chat`` renders a prompt as a user's turn by the tokenizer's chat template, ``plain`` gives it as it stands;
     ``auto`` is chat where the tokenizer has a template."""
     system_prompt: str | None = Field(None, min_length=1)
-    """System turn before every prompt; chat only."""
+    """System turn before every prompt that brings no ``system`` text of its own; chat only."""
     lora_rank: int | None = Field(None, ge=1)
     """Train low-rank adapters of this rank (LoRA) instead of all weights; needs peft."""
     lora_alpha: float | None = Field(None, gt=0)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from scalerl.preparing.columns import REASONS
 from scalerl.preparing.readers import SUFFIXES, DataError, find_sources, read_rows
-from scalerl.runlog import read_regular, write_json
+from scalerl.runlog import UserError, read_regular, write_json
 from scalerl.tasks import Item, get_task
 
 SPLITS = ("train", "eval", "test")
@@ -83,6 +83,8 @@ def load_data(path: str | os.PathLike[str], *, limit: int | None = None, repeats
                 raise DataError(f"{path}: item {index}: no text under {key!r}")
             if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
                 raise DataError(f"{path}: item {index}: {key!r} holds half a character (a lone surrogate)")
+        if not isinstance(item.get("system") or "", str):
+            raise DataError(f"{path}: item {index}: 'system' is no text")
         if item["prompt"] in seen and not repeats:
             raise DataError(f"{path}: item {index} has the prompt of item {seen[item['prompt']]}")
         seen[item["prompt"]] = index
@@ -104,21 +106,42 @@ def _items_of_rows(path: Path) -> list[Any]:
         for row in read_rows(source):
             if row.problem:
                 raise DataError(f"{source.path}:{row.number}: {REASONS[row.problem]}; scalerl prepare leaves such out")
+            if column := _no_json(row.value):
+                name, cell = column
+                raise DataError(
+                    f"{source.path}:{row.number}: column {name!r} holds {type(cell).__name__}, which JSON has not; "
+                    "scalerl prepare leaves such cells out"
+                )
             items.append(row.value)
     return items
 
 
+def _no_json(row: Any) -> tuple[str, Any] | None:
+    """Return the first column that JSON cannot hold, as bytes and dates in Parquet: no reward could be sent it."""
+    for name, cell in row.items() if isinstance(row, dict) else ():
+        try:
+            json.dumps(cell)
+        except (TypeError, ValueError, RecursionError):
+            return name, cell
+    return None
+
+
 def encode_prompts(
-    data: DataSet, encode: Callable[[str], tuple[int, ...]], *, prompt_tokens: int, unknown_id: int | None
+    data: DataSet, encode: Callable[[Item], tuple[int, ...]], *, prompt_tokens: int, unknown_id: int | None
 ) -> tuple[DataSet, list[tuple[int, ...]]]:
     """Encode the prompts of a data set; drop those over their token budget.
 
     Raises
     ------
     DataError
-        If some are empty or hold text that the tokenizer does not know, or none is left.
+        If some cannot be rendered, are empty or hold text that the tokenizer does not know, or none is left.
     """
-    prompts = [encode(item["prompt"]) for item in data.items]
+    prompts = []
+    for index, item in enumerate(data.items):
+        try:
+            prompts.append(encode(item))
+        except UserError as error:
+            raise DataError(f"{data.path}: item {index}: {error}") from error
     unread = [index for index, ids in enumerate(prompts) if not ids or (unknown_id is not None and unknown_id in ids)]
     if unread:
         raise DataError(
@@ -151,11 +174,12 @@ def check_apart(train: DataSet, evaluation: DataSet) -> None:
 def hash_items(items: Sequence[Item]) -> str:
     """Return the sha256 of prompts, answers and whatever else a reward may read, in their order.
 
-    Demonstrations and the recorded difficulty are not in it: they can change nothing of a run.
+    Demonstrations and the recorded difficulty are not in it: they can change nothing of a run. A column that is null
+    counts as one that is not there, for formats differ in that.
     """
     pairs = []
     for item in items:
-        rest = {key: value for key, value in item.items() if key not in UNREAD}
+        rest = {key: value for key, value in item.items() if key not in UNREAD and value is not None}
         pairs.append([item["prompt"], item["answer"], *([rest] if rest else [])])
     return hashlib.sha256(json.dumps(pairs, sort_keys=True).encode()).hexdigest()
 

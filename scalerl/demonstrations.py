@@ -23,7 +23,7 @@ from scalerl.forward import AnyForward, logits
 from scalerl.generic import make_forward
 from scalerl.policy import Policy, load_policy
 from scalerl.runlog import UserError
-from scalerl.tasks import Item
+from scalerl.tasks import Item, completion_of
 from scalerl.warmup import shifted
 
 MOST_TOKENS = 16_384  # padded tokens that are run at once; a larger batch is run in parts
@@ -141,8 +141,8 @@ def _check(epochs: int, learning_rate: float, max_length: int | None, batch_size
         raise UserError("\n".join(problems))
 
 
-def _texts(path: str, items: Sequence[Item], mark: str, thinking: bool) -> list[tuple[str, str]]:
-    """Return prompts and completions of the items that have all columns."""
+def _texts(path: str, items: Sequence[Item], mark: str, thinking: bool) -> list[tuple[Item, str]]:
+    """Return the items with their completions, of those that have all columns."""
     wanted = ("thinking", "solution") if thinking else ("solution",)
     complete = [item for item in items if all(isinstance(item.get(c), str) and item[c] for c in wanted)]
     if not complete:
@@ -150,24 +150,18 @@ def _texts(path: str, items: Sequence[Item], mark: str, thinking: bool) -> list[
         told = ", ".join(f"{column!r} is in {count:,} of {len(items):,}" for column, count in have.items())
         hint = "; with --no-thinking the solution alone is the completion" if thinking and have["solution"] else ""
         raise UserError(f"{path}: no item has text under {' and '.join(map(repr, wanted))}: {told}{hint}")
-    texts = []
-    for item in complete:
-        solution = item["solution"]
-        if thinking:
-            solution = item["thinking"] + (solution if solution.startswith(mark) else mark + solution)
-        texts.append((item["prompt"], solution))
-    return texts
+    return [(item, str(completion_of(item, mark)) if thinking else item["solution"]) for item in complete]
 
 
-def _encoded(path: str, policy: Policy, texts: Sequence[tuple[str, str]]) -> list[Encoded]:
+def _encoded(path: str, policy: Policy, texts: Sequence[tuple[Item, str]]) -> list[Encoded]:
     own = policy.tokenizer.eos_token_id
     end = own if own in policy.end_ids else policy.end_ids[0]
     unknown = policy.unknown_id
     rows = []
-    for prompt, completion in texts:
-        ids: Encoded = (policy.encode_prompt(prompt), policy.encode(completion))
+    for item, completion in texts:
+        ids: Encoded = (policy.encode_item(item), policy.encode(completion))
         if not ids[0] or not ids[1] or (unknown is not None and unknown in ids[0] + ids[1]):
-            raise UserError(f"{path}: the tokenizer does not know all of the text of the item {prompt[:60]!r}")
+            raise UserError(f"{path}: the tokenizer does not know all of the text of the item {item['prompt'][:60]!r}")
         rows.append((ids[0], (*ids[1], end)))
     return rows
 

@@ -17,6 +17,12 @@ from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet
 from scalerl.lora import adapted_weights, has_adapters
 from scalerl.policy import Policy, checkpoint_hash
+from scalerl.rewards.scorers import scored_here
+from scalerl.runlog import UserError
+
+# Names under which configurations have the number of experts, and of those that a token is sent to.
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS_A_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k")
 
 
 def reward_fields(rewards: torch.Tensor) -> dict[str, Any]:
@@ -57,16 +63,32 @@ def multiplying_weights(model: Any) -> tuple[float, int]:
     """Return how many weights of backbone and head multiply a token; what is looked up, not multiplied, is left out.
 
     Adapters are left out, too, for they are merged; of experts the share counts that a token is sent to.
+
+    Raises
+    ------
+    UserError
+        If there are experts, and the configuration does not say how many of how many a token is sent to.
     """
     head = model.get_output_embeddings().weight
     looked_up = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     architecture = model.config.get_text_config(decoder=True)
-    experts = getattr(architecture, "num_local_experts", None) or getattr(architecture, "num_experts", None)
-    share = (getattr(architecture, "num_experts_per_tok", None) or 1) / experts if experts else 1.0
+    there, sent_to = (
+        next((count for name in names if (count := getattr(architecture, name, None))), None)
+        for names in (EXPERTS, EXPERTS_A_TOKEN)
+    )
     backbone: float = 0
     for name, p in model.named_parameters():
-        if not (".lora_" in name or id(p) in looked_up or p is head):
-            backbone += p.numel() * share if ".experts." in name and share != 1 else p.numel()
+        if ".lora_" in name or id(p) in looked_up or p is head:
+            continue
+        if ".experts." not in name and not (".block_sparse_moe." in name and p.ndim == 3):
+            backbone += p.numel()
+        elif there and sent_to:
+            backbone += p.numel() * (sent_to / there) if sent_to != there else p.numel()
+        else:
+            raise UserError(
+                f"model_name: a {architecture.model_type!r} model has experts ({name}), and its configuration does not "
+                "say under a name that is known how many of how many a token is sent to: its FLOPs cannot be counted"
+            )
     return backbone, head.numel()
 
 
@@ -95,6 +117,8 @@ def header(config: ScaleRLConfig, policy: Policy, train_set: DataSet, eval_set: 
     """Return what ``run.json`` says of a run besides what `RunLog` writes itself."""
     import transformers
 
+    first = train_set.items[0]
+    multiplying_weights(policy.model)  # says, before anything is written, if they cannot be counted
     note = "on a CPU one process counts as one device" if device == "cpu" else None
     files = {"train": train_set, "eval": eval_set}
     return {
@@ -103,7 +127,7 @@ def header(config: ScaleRLConfig, policy: Policy, train_set: DataSet, eval_set: 
         "config": config.model_dump(),
         "prompt": {
             "format": "chat" if policy.chat else "plain",
-            "example": policy.render(train_set.items[0]["prompt"]),
+            "example": policy.render(first["prompt"], first.get("system")),
         },
         "checkpoint": {"name": config.model_name, "sha256": checkpoint_hash(config.model_name)},
         "data": {
@@ -124,15 +148,20 @@ def header(config: ScaleRLConfig, policy: Policy, train_set: DataSet, eval_set: 
 def driven_by_time(config: ScaleRLConfig) -> list[str]:
     """Return the fields of a configuration by which real time has a say in what the run does.
 
+    A score that takes about as long as `reward_time_limit_s` is there in one run and an error in the next.
+
     Examples
     --------
     >>> driven_by_time(ScaleRLConfig()), driven_by_time(ScaleRLConfig(dynamic_batch_size=True, max_gpu_hours=2.0))
     ([], ['dynamic_batch_size', 'max_gpu_hours'])
+    >>> driven_by_time(ScaleRLConfig(reward="math"))
+    ['reward_time_limit_s']
     """
     has_a_say = {
         "dynamic_batch_size": config.dynamic_batch_size,
         "generator": config.generator == "process",
         "max_gpu_hours": config.max_gpu_hours is not None,
+        "reward_time_limit_s": not scored_here(config),
     }
     return [name for name, used in has_a_say.items() if used]
 

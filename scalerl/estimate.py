@@ -15,11 +15,14 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from scalerl.config import ScaleRLConfig
 from scalerl.data import load_data
@@ -247,7 +250,7 @@ def _counted_activations(config: ScaleRLConfig, model: Any, forward: AnyForward,
     def ids(count: int, length: int) -> torch.Tensor:
         return torch.zeros((count, length), dtype=torch.long, device="meta")
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), _FusedAttention():
         run = forward.hidden(ids(prompts, before), weights)
         source = torch.zeros(rows, dtype=torch.long, device="meta")
         lengths = torch.full((prompts,), before, device="meta")
@@ -261,6 +264,37 @@ def _counted_activations(config: ScaleRLConfig, model: Any, forward: AnyForward,
         f"micro-batch of {rows} x {after} tokens and {prompts} x {before} of prompts, counted without memory",
         "update",
     )
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Let attention keep for its gradient what the fused kernels keep.
+
+    Without memory torch takes the plain kernel, which keeps every matrix of attention weights.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+
+        def of(query: Any, key: Any, value: Any, attn_mask: Any = None, *_: Any, **__: Any) -> Any:
+            return _Fused.apply(query, key, value, attn_mask)  # type: ignore[no-untyped-call]
+
+        return of(*args, **(kwargs or {}))
+
+
+class _Fused(torch.autograd.Function):
+    """Attention without values: queries, keys, values, mask, output, and the log of the sum of every row are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Any, key: Any, value: Any, mask: Any) -> torch.Tensor:
+        out: torch.Tensor = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        rows = query.new_empty(query.shape[:-1], dtype=torch.promote_types(query.dtype, torch.float32))
+        ctx.save_for_backward(query, key, value, mask, out, rows)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError("only what is kept is counted")
 
 
 def _activations(config: ScaleRLConfig, model: Any, forward: Forward, weights: Any) -> list[Part]:
@@ -318,16 +352,13 @@ def probe(config: ScaleRLConfig, train_data: str, eval_data: str) -> Speed:
     with tempfile.TemporaryDirectory() as folder:
         run = str(Path(folder) / "run")
         trainer = _build(config, train_data, eval_data, run, log_file=None, report=lambda _: None)
-        try:
-            with trainer.log:
-                trainer.log.meter.start()
-                while trainer.step < PROBE_STEPS and not trainer.schedule.over:
-                    trainer._generate()
-                    batch = trainer.schedule.next_batch()
-                    if batch is not None:
-                        trainer._update(batch)
-        finally:
-            trainer.generator.close()
+        with closing(trainer.generator), closing(trainer.scorer), trainer.log:
+            trainer.log.meter.start()
+            while trainer.step < PROBE_STEPS and not trainer.schedule.over:
+                trainer._generate()
+                batch = trainer.schedule.next_batch()
+                if batch is not None:
+                    trainer._update(batch)
         rows = [row for row in read_log(Path(run) / LOG_FILE).rows if row["kind"] == "step"]
         beside = isinstance(trainer.generator, GeneratorProcess)
         devices = trainer.log.meter.devices

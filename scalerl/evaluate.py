@@ -51,7 +51,7 @@ def evaluate(
     """
     config = learner.config
     k = config.eval_generations
-    prompts = [policy.encode_prompt(item["prompt"]) for item in data.items]
+    prompts = [policy.encode_item(item) for item in data.items]
     completions = sample(config, policy, task, learner.forward, learner.weights(), prompts=prompts, step=step)
     pairs = [(data.items[c.number // k], policy.decode(c.tokens)) for c in completions]
     if scorer is None:

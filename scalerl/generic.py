@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -152,7 +153,7 @@ class GenericForward:
 
     def _run(self, ids: Tensor, positions: Tensor, mask: Tensor, weights: GenericWeights, cache: Any) -> Tensor:
         given: dict[str, Tensor] = weights.body
-        with _StayWide(self.dtype == torch.float64):
+        with _staying(self.dtype):
             if self.dtype == torch.float64:
                 given = given | {n: b.double() for n, b in self.shell.named_buffers() if b.is_floating_point()}
             inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "past_key_values": cache}
@@ -273,18 +274,19 @@ class _StayWide(TorchFunctionMode):
     FP64 is there to find errors of masks and positions, which rounding to FP32 would hide.
     """
 
-    def __init__(self, active: bool) -> None:
-        super().__init__()
-        self.active = active
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.active and args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
+        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
             if func is Tensor.float:
                 return args[0]
             args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
             kwargs = {key: torch.float64 if arg is torch.float32 else arg for key, arg in kwargs.items()}
         return func(*args, **kwargs)
+
+
+def _staying(dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Return what is entered while modules run; in FP32 and below nothing is, for a mode costs time on every call."""
+    return _StayWide() if dtype == torch.float64 else nullcontext()
 
 
 class _named:  # noqa: N801 - used as a statement
@@ -355,7 +357,7 @@ def _mask(hidden: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _own_logits(model: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:
     """Return what the model's own forward gives, in a precision that may be wider than its weights'."""
-    with _StayWide(dtype == torch.float64):
+    with _staying(dtype):
         state = {
             name: t.to(dtype) if t.is_floating_point() else t
             for name, t in (*model.named_parameters(), *model.named_buffers())

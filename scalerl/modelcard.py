@@ -40,7 +40,7 @@ def facts(header: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str,
     return {
         "recipe": header["recipe"],
         "seed": header["seed"],
-        "base_model": header["checkpoint"],
+        "base_model": {**header["checkpoint"], "hub": on_hub(header["checkpoint"]["name"])},
         "data": {name: {key: data[key] for key in ("items", "sha256")} for name, data in header["data"].items()},
         "devices": header["devices"],
         "versions": header["versions"],
@@ -49,6 +49,11 @@ def facts(header: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str,
         "pass_rate_se": standard_error(evaluation["correct"], evaluation["k"]),
         "evaluation": {key: evaluation[key] for key in ("n_prompts", "k", "temperature", "prompt_set")},
     }
+
+
+def on_hub(name: str) -> bool:
+    """Return whether a name is one of the hub's, and no folder's that is here."""
+    return HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
 def standard_error(correct: Sequence[int], k: int) -> float | None:
@@ -83,7 +88,7 @@ def card(known: Mapping[str, Any], curve: str | None = None) -> str:
     compute, se = known["compute"], known["pass_rate_se"]
     error = "unknown, of a single prompt" if se is None else f"{se:.3g}"
     meta = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    if HUB_NAME.fullmatch(base["name"]) and base["sha256"] is None:  # a folder has a hash
+    if base.get("hub"):
         meta["base_model"] = base["name"]
     devices = f"{known['devices']['count']} x {known['devices']['kind']}"
     rows = {

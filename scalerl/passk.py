@@ -18,7 +18,7 @@ LEVEL = 0.95
 UNSEEN = 0.25  # prompts at the far end that are added to the variance: few prompts seldom show the rare ones
 
 
-class Score(NamedTuple):
+class Interval(NamedTuple):
     """A mean over prompts, a fraction, and its limits at 95 %."""
 
     value: float
@@ -88,7 +88,7 @@ def majority(answers: Sequence[str | None], right: Sequence[bool]) -> float:
     return sum(right[answers.index(answer)] for answer in leading) / len(leading)
 
 
-def over_prompts(values: Sequence[float], *, level: float = LEVEL) -> Score:
+def over_prompts(values: Sequence[float], *, level: float = LEVEL) -> Interval:
     """Return the mean of one value a prompt, each in [0, 1], with limits for the mean over prompts like these.
 
     Wilson's score interval with the number of prompts replaced by the effective one, m p (1 - p) / s^2, and the
@@ -112,9 +112,9 @@ def over_prompts(values: Sequence[float], *, level: float = LEVEL) -> Score:
     variance = float(x.var(ddof=1)) if m > 1 else 0.0
     if variance <= 1e-18:  # equal but for rounding
         e = 1 - (1 - level) ** (1 / m)
-        return Score(p, p * (1 - e), min(1.0, p * (1 - e) + e))
+        return Interval(p, p * (1 - e), min(1.0, p * (1 - e) + e))
     variance += UNSEEN * max(p, 1 - p) ** 2 / m
     square = float(stdtrit(m - 1, (1 + level) / 2)) ** 2 * variance / m / (p * (1 - p))  # t^2 / effective prompts
     middle = (p + square / 2) / (1 + square)
     half = math.sqrt(square * p * (1 - p) + square**2 / 4) / (1 + square)
-    return Score(p, max(0.0, middle - half), min(1.0, middle + half))
+    return Interval(p, max(0.0, middle - half), min(1.0, middle + half))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,17 +61,29 @@ class Policy(NamedTuple):
         unknown: int | None = tokenizer.unk_token_id
         return None if unknown in used else unknown
 
-    def render(self, prompt: str) -> str:
+    def render(self, prompt: str, system_prompt: str | None = None) -> str:
         """Return the text that the policy is given for a prompt: the prompt itself, or the turns of a chat.
+
+        Parameters
+        ----------
+        prompt : str
+        system_prompt : str, optional
+            Of this prompt alone, in place of the one for all.
 
         Raises
         ------
         UserError
-            If the chat template cannot be used.
+            If the chat template cannot be used, or there is none and the prompt has a system turn of its own.
         """
         if not self.chat:
+            if system_prompt:
+                raise UserError(
+                    f"the prompt {prompt[:40]!r} has a `system` text of its own, and plain prompts have no system "
+                    "turn; set prompt_format to chat, or take the column out"
+                )
             return prompt
-        system = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
+        system_prompt = system_prompt or self.system_prompt
+        system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
         turns = [*system, {"role": "user", "content": prompt}]
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
@@ -80,9 +92,13 @@ class Policy(NamedTuple):
             what = "system_prompt" if system else "prompt_format"
             raise UserError(f"{what}: the chat template of this tokenizer cannot be used: {reason}") from error
 
-    def encode_prompt(self, prompt: str) -> tuple[int, ...]:
-        """Return the token ids of a rendered prompt, begun as this tokenizer begins a text."""
-        ids = self.encode(self.render(prompt))
+    def encode_item(self, item: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the token ids of an item's prompt, behind the ``system`` text that the item may have."""
+        return self.encode_prompt(item["prompt"], item.get("system"))
+
+    def encode_prompt(self, prompt: str, system_prompt: str | None = None) -> tuple[int, ...]:
+        """Return the token ids of a rendered prompt, begun as this tokenizer begins a text; see `render`."""
+        ids = self.encode(self.render(prompt, system_prompt))
         start = self.tokenizer.bos_token_id
         begun = self.chat or start is None or ids[:1] == (start,)  # a chat template writes the start itself
         begins = begun or self.tokenizer("a")["input_ids"][:1] == [start]

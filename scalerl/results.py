@@ -21,7 +21,7 @@ from scalerl.config import ScaleRLConfig, change_config, load_config
 from scalerl.data import DataSet, encode_prompts, load_data
 from scalerl.evaluate import SAMPLES_KEPT, sample
 from scalerl.generic import make_forward
-from scalerl.passk import Score, majority, over_prompts, pass_at_k, powers
+from scalerl.passk import Interval, majority, over_prompts, pass_at_k, powers
 from scalerl.policy import Policy
 from scalerl.preparing.readers import DataError
 from scalerl.rewards import make_scorer
@@ -67,7 +67,7 @@ def fitting_config(policy: Policy, files: Sequence[str], settings: Sequence[str]
         If the longest prompt leaves no room for a completion.
     """
     policy = policy.formatted(load_config().prompt_format)
-    longest = max(len(policy.encode_prompt(item["prompt"])) for file in files for item in load_data(file).items)
+    longest = max(len(policy.encode_item(item)) for file in files for item in load_data(file).items)
     default = load_config()
     most = min(default.max_length, getattr(policy.model.config, "max_position_embeddings", None) or default.max_length)
     before = max(1, min(longest, default.prompt_tokens))
@@ -171,9 +171,9 @@ def describe(config: ScaleRLConfig, data: DataSet, graded: Graded, row: Mapping[
         "sha256": data.sha256,
         "n_prompts": len(data.items),
         "dropped": data.dropped,
-        "mean_at_k": _score(over_prompts([c / k for c in correct])),
-        "pass_at_k": {str(n): _score(over_prompts([pass_at_k(c, k, n) for c in correct])) for n in powers(k)},
-        "majority_at_k": None if votes is None else _score(over_prompts(votes)),
+        "mean_at_k": _interval(over_prompts([c / k for c in correct])),
+        "pass_at_k": {str(n): _interval(over_prompts([pass_at_k(c, k, n) for c in correct])) for n in powers(k)},
+        "majority_at_k": None if votes is None else _interval(over_prompts(votes)),
         "majority_missing": None if votes is not None else f"{asked} cannot tell the answer from a completion",
         "length_mean": row["length_mean"],
         "truncation_rate": row["truncation_rate"],
@@ -193,8 +193,8 @@ def describe(config: ScaleRLConfig, data: DataSet, graded: Graded, row: Mapping[
     }
 
 
-def _score(score: Score) -> dict[str, float]:
-    return score._asdict()
+def _interval(interval: Interval) -> dict[str, float]:
+    return interval._asdict()
 
 
 def _load(
@@ -202,7 +202,7 @@ def _load(
 ) -> tuple[DataSet, list[tuple[int, ...]]]:
     unknown = policy.unknown_id
     data = load_data(file, limit=config.eval_prompts)
-    kept, prompts = encode_prompts(data, policy.encode_prompt, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
+    kept, prompts = encode_prompts(data, policy.encode_item, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
     if kept.dropped:
         say(f"{file}: {kept.dropped} of {len(data.items)} prompts, over prompt_tokens {config.prompt_tokens}, left out")
     return kept, prompts

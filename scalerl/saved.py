@@ -115,12 +115,14 @@ def put(model: Any, tensors: Mapping[str, torch.Tensor], where: str) -> None:
     once = {name: p for name, p in model.named_parameters() if p.requires_grad}
     again = {name for name in own if name not in once}
     buffers = dict(model.named_buffers())
+    kept = {name: buffers[name] for name in model.state_dict() if name in buffers}  # others are made anew
+    fitted = {**own, **kept}
     missing = [name for name in once if name not in tensors]
     unknown = [name for name in tensors if name not in own and name not in buffers]
     mismatched = [
-        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
+        f"{name} {tuple(tensors[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in fitted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
     ]
     lines = [
         f"{len(names)} weights {what}: {', '.join(names[:MOST_NAMED])}{', ...' if len(names) > MOST_NAMED else ''}"
@@ -132,8 +134,9 @@ def put(model: Any, tensors: Mapping[str, torch.Tensor], where: str) -> None:
     tied = [name for name in again if name in tensors and not _same(tensors, name, own, once)]
     if tied:
         raise UserError(f"{where}: {tied[0]} differs from the weight that the base model ties it to")
-    for name, parameter in once.items():
-        parameter.copy_(tensors[name])
+    for name, tensor in {**once, **kept}.items():
+        if name in tensors:
+            tensor.copy_(tensors[name])
 
 
 def _same(

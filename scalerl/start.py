@@ -273,9 +273,9 @@ def _assemble(
     check_apart(train_set, eval_set)
     unknown = policy.unknown_id
     train_set, prompts = encode_prompts(
-        train_set, policy.encode_prompt, prompt_tokens=config.prompt_tokens, unknown_id=unknown
+        train_set, policy.encode_item, prompt_tokens=config.prompt_tokens, unknown_id=unknown
     )
-    eval_set, _ = encode_prompts(eval_set, policy.encode_prompt, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
+    eval_set, _ = encode_prompts(eval_set, policy.encode_item, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
     interruption(config, policy, task)  # says what is wrong with the phrase
     learner = Learner(policy.model, config)
     slots = config.slots or config.batch_size

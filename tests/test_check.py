@@ -149,6 +149,18 @@ def test_decay_is_found_with_the_place_of_the_peak_and_is_an_error_where_most_is
     assert edited(evaluation=falling(0.5))["decay"].status == "error"
 
 
+def test_a_collapse_is_told_from_its_best_and_a_run_without_a_curve_has_no_decay():
+    C, noise = np.arange(1, 31) / 5, np.random.default_rng(0).normal(0, 0.005, 30)
+    collapse = np.r_[np.linspace(0.15, 0.63, 8), np.linspace(0.6, 0.058, 22)] + noise
+    found = an.check(as_run(C, collapse))[0]["decay"]
+    assert found.status == "error" and "from 0.63" in found.message and found.figure > 0.5
+    falls = an.check(as_run(C, np.linspace(0.3, 0.05, 30) + noise))[0]["decay"]
+    assert falls.status == "error" and "from 0.30" in falls.message
+    still = an.check(as_run(np.zeros(30), 0.3 + noise))[0]
+    assert still["decay"].status == "unknown" and "all 30 evaluations stand at gpu_hours 0" in still["decay"].message
+    assert still.status != "ok"
+
+
 def test_what_a_resume_lost_is_a_share_of_all_that_was_spent(edited):
     def resumed(hours):
         return [{"kind": "event", "event": "resume", "attempt": 2, "step": 50, "gpu_hours_lost": hours}]

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from scalerl.checkdata import _wrong
 from scalerl.cli import main
 
 
@@ -61,6 +62,50 @@ def test_a_reward_that_takes_any_answer_ends_with_1(file, capsys, monkeypatch):
     code, told = checked(path, items, capsys=capsys)
     assert code == 1
     assert "24 of 24 taken for right: item 0, 1, 2, ..." in told
+
+
+def test_thinking_and_solution_are_joined_as_the_warm_up_joins_them(tmp_path, capsys):
+    """Without the mark an exact reward would take the thinking for part of the answer."""
+    items = [
+        {"prompt": f"{n}?", "answer": f"{n}", "thinking": "Not 99. ", "solution": f"{mark}{n}"}
+        for n, mark in ((1, ""), (2, "</think>"), (3, ""))
+    ]
+    code, told = checked(tmp_path / "d.json", items, "--set", "reward=exact", capsys=capsys)
+    assert code == 0 and "3 of 3 right" in told
+    assert "reference 'Not 99. </think>1'" in told and "reference 'Not 99. </think>2'" in told
+
+
+def test_of_code_without_a_program_the_tests_are_read(tmp_path, capsys):
+    tests = [{"input": "2", "output": "4"}]
+    program = "```python\nprint(2 * int(input()))\n```"
+    items = [
+        {"prompt": "Double it.", "answer": "-", "tests": tests},
+        {"prompt": "Double it!", "answer": "-", "tests": tests, "solution": program},
+        {"prompt": "Twice.", "answer": "```python\ny = 3\n```", "tests": "assert y == 3", "solution": "Multiply by 2."},
+        {"prompt": "Again.", "answer": "-", "tests": json.dumps(tests)},
+    ]
+    more = ["--set", "reward=code", "--set", "reward_allow_network=true"]
+    code, told = checked(tmp_path / "d.json", items, *more, capsys=capsys)
+    assert code == 0 and "4 of 4 right, 2 by tests that can be read, not run" in told
+    assert told.count("no reference program: tests can be read") == 2
+    items[3]["tests"] = "[]"
+    code, told = checked(tmp_path / "d.json", items, *more, capsys=capsys)
+    assert code == 1 and "3 of 4 right, 2 by tests that can be read, not run: item 3" in told
+    assert "no reference program: tests CANNOT be read" in told
+
+
+def test_the_wrong_answer_is_the_next_other_one_and_found_in_one_pass():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 30):
+        items = [{"prompt": str(i), "answer": str(a)} for i, a in enumerate(rng.integers(0, 3, n) // 2)]
+        names = [str(i) for i in range(n)]
+        plain = [
+            next((names[(i + k) % n] for k in range(1, n) if items[(i + k) % n]["answer"] != item["answer"]), "")
+            for i, item in enumerate(items)
+        ]
+        assert _wrong(items, names) == plain
+    many = [{"answer": "-"}] * 200_000
+    assert set(_wrong(many, ["x"] * len(many))) == {""}  # minutes, where every pair is compared
 
 
 def test_prompts_that_cannot_be_read_or_are_all_too_long_end_with_1(file, chain_model, capsys):

@@ -449,7 +449,7 @@ def test_a_reach_without_earlier_forecasts_behind_it_is_marked():
     assert marked and "not calibrated" in repr(found) and "not calibrated" in compared_html(found)
     assert f"{marked[0].reach:.3g}x*" in repr(found)
     assert found.to_dict()["rows"][0]["reach_origins"] == found.rows[0].reach_origins
-    strict = an.compare(runs, level=0.999)
+    strict = an.compare(runs, level=0.997)
     for row in strict.rows:
         assert row.reach <= next(r.reach for r in an.compare(runs).rows if r.recipe == row.recipe)
 
@@ -582,3 +582,124 @@ def test_a_recipe_without_draws_is_left_out_with_its_own_reason():
     exact = as_run(C, an.R(C, 0.1, 0.7, 1.5, 3.0), "exact")
     with pytest.raises(an.UserError, match="exact: the points lie on the curve"):
         an.compare([exact, noisy(0)])
+
+
+def test_copies_of_a_run_are_no_seeds_of_their_own(fits):
+    high, fast = [f.run for f in fits[:3]], [f.run for f in fits[3:6]]
+    again = replace(high[0], name="high/seed9", seed=9, sha256="saved anew")
+    told, usual = an.compare([*high, again, *fast]), an.compare(fits[:6])
+    assert told.rows[0].runs == usual.rows[0].runs and told.pairs[0].A == usual.pairs[0].A
+    said = next(f for f in told.findings if f.code == "seed-repeated")
+    assert "high/seed9 holds the evaluations of high/seed0" in said.message and "left out" in told.rows[0].note
+    assert next(m for m in told.standings.recipes if m.recipe == "high").n["gpu_hours"] == 3
+    two = [replace(run, name=f"high/{i}", seed=i) for i, run in enumerate([high[0]] * 2)]
+    alone = an.compare([*two, *fast])
+    assert not alone.tested and "one seed" in next(r.note for r in alone.rows if r.recipe == "high")
+    with pytest.raises(an.UserError, match="more than one run is called high/seed0"):
+        an.compare([fits[0], fits[0], *fits[3:6]])
+    across = an.compare([*high, replace(high[0], name="new/seed0", recipe="new"), *fast])
+    assert "new/seed0 of new holds the evaluations of high/seed0 of high" in {f.message for f in across.findings}
+
+
+def test_a_seeds_number_twice_is_said(fits):
+    runs = [f.run for f in fits[:6]]
+    told = an.compare([runs[0], replace(runs[1], seed=0), *runs[2:]])
+    assert "high: seed 0 stands there more than once" in repr(told)
+    assert "seed-repeated" in next(r.note for r in told.rows if r.recipe == "high")
+
+
+def test_a_seed_that_has_just_begun_is_left_out_and_not_its_recipe(fits):
+    runs = [f.run for f in fits[:6]]
+    begun = replace(runs[2], data={name: column[:3] for name, column in runs[2].data.items()})
+    told, without = an.compare([*runs[:2], begun, *runs[3:]]), an.compare([*runs[:2], *runs[3:]])
+    row = next(r for r in told.rows if r.recipe == "high")
+    assert row.runs == ("high/seed0", "high/seed1") and "high/seed2 left out" in row.note
+    assert told.pairs[0].A == without.pairs[0].A and row.params == without.rows[0].params
+    assert any(f.code == "no-fit" and f.message.startswith("high/seed2: ") for f in told.findings)
+    exact = replace(runs[2], data={**runs[2].data, "pass_rate": an.R(runs[2].data["gpu_hours"], 0.12, 0.74, 1.8, 2.0)})
+    told = an.compare([*runs[:2], exact, *runs[3:]])
+    assert told.pairs[0].A == without.pairs[0].A and "high/seed2 left out" in told.rows[0].note
+
+
+def test_nothing_is_read_before_a_recipe_began(fits):
+    late = []
+    for f in fits[3:6]:
+        use = f.run.data["gpu_hours"] >= 4.0
+        late.append(replace(f.run, data={name: column[use] for name, column in f.run.data.items()}))
+    told = an.compare([*fits[:3], *late], at=[2.0, 5.0])
+    pair, fast = told.pairs[0], next(r for r in told.rows if r.recipe == "fast")
+    assert pair.at[0].p_better is None and pair.at[0].difference.value is None and pair.at[1].p_better is not None
+    assert fast.rates[0].rate.value is None and fast.rates[1].p_best is not None
+    high = next(r for r in told.rows if r.recipe == "high")
+    assert high.rates[0].rate.value is not None and high.rates[0].p_best is None
+    assert any(f.code == "not-covered" and "fast (from 4" in f.message for f in told.findings)
+    assert an.compare([*fits[:3], *late], by=2.0).rows[0].recipe == "high" and "unknown" in repr(told)
+    with pytest.raises(an.UserError, match="before the first evaluation of every recipe"):
+        an.compare(
+            [
+                *(
+                    replace(
+                        r,
+                        recipe="other",
+                        name=f"other{i}",
+                        seed=i,
+                        data={**r.data, "pass_rate": r.data["pass_rate"] * 0.9},
+                    )
+                    for i, r in enumerate(late)
+                ),
+                *late,
+            ],
+            by=2.0,
+        )
+
+
+def test_a_difference_of_pass_rates_ends_at_one(fits):
+    told = an.compare(fits[:6], seed_sd=0.9)
+    for one in (told.pairs[0].A, told.pairs[0].at[0].difference, told.rows[1].difference):
+        assert (one.lo, one.hi) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("level", [0.9999999999, 0.999, None, "0.9", 1.0])
+def test_a_level_beyond_the_draws_is_refused(fits, level):
+    for verb in (an.compare, an.plan, an.forecast):
+        with pytest.raises(an.UserError, match="level"):
+            verb(fits[:4], level=level)
+
+
+def test_a_run_without_a_speed_is_left_out_of_one_ceiling(fits):
+    def collapsed(run):
+        rate = np.array(run.data["pass_rate"])
+        rate[12:] -= np.linspace(0.0, 0.25, len(rate) - 12)
+        return replace(run, recipe="coll", name=f"coll/{run.seed}", data={**run.data, "pass_rate": rate})
+
+    runs = [f.run for f in fits[:6]]
+    coll = [collapsed(r) for r in runs[:2]]
+    told = an.compare([*runs, *coll], seed_sd=0.02)
+    found = same_ceiling(told, A=0.75)
+    assert set(found.recipes) == {"high", "fast"}
+    assert any("coll/0, coll/1: the run decays" in f.message for f in found.findings), found.findings
+    with pytest.raises(an.UserError, match=r"shares the ceiling of high \(fast: told from it; coll/0, coll/1: the"):
+        same_ceiling(told)
+    steep = [
+        replace(
+            r,
+            recipe="step",
+            name=f"step/{r.seed}",
+            data={
+                **r.data,
+                "pass_rate": np.where(np.arange(25) < 8, 0.1, 0.75)
+                + (r.data["pass_rate"] - r.data["pass_rate"].mean()) * 0.01,
+            },
+        )
+        for r in runs[:2]
+    ]
+    found = same_ceiling(an.compare([*runs, *steep], seed_sd=0.02), A=0.745)
+    assert "step" not in found.recipes and any("edge of its range" in f.message for f in found.findings)
+
+
+def test_one_ceiling_says_what_it_takes_as_one_without_a_test(fits):
+    alone = [replace(fits[0].run, recipe="a", name="a"), replace(fits[1].run, recipe="b", name="b")]
+    found = same_ceiling(an.compare(alone))
+    assert any("not tested: that" in f.message and "within 0.02" in f.message for f in found.findings)
+    with pytest.raises(an.UserError, match=r"fast/seed0: more than 0.02 away, not tested"):
+        same_ceiling(an.compare([alone[0], replace(fits[3].run, recipe="fast/seed0")]))

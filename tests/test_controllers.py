@@ -605,12 +605,12 @@ def test_a_run_without_a_curve_says_why(prompts, tmp_path, start):
 
 
 def test_a_card_takes_no_orders_from_a_name():
-    from scalerl.modelcard import card
+    from scalerl.modelcard import card, on_hub
 
     known = {
         "recipe": "x\n# not a head | `ing` <script>",
         "seed": 0,
-        "base_model": {"name": "some/model", "sha256": None},
+        "base_model": {"name": "some/model", "sha256": "c", "hub": True},
         "data": {"train": {"items": 2, "sha256": "a"}},
         "devices": {"kind": "gpu", "count": 2},
         "versions": {"torch": "2"},
@@ -622,5 +622,6 @@ def test_a_card_takes_no_orders_from_a_name():
     text = card(known)
     assert text == card(known) and r"x # not a head \| \`ing\` \<script\>" in text
     assert 'base_model: "some/model"' in text and "unknown, of a single prompt" in text
-    known["base_model"] = {"name": "../model: [", "sha256": "c"}
+    assert on_hub("some/model") and not on_hub("tests/test_controllers.py") and not on_hub("/some/model")
+    known["base_model"] = {"name": "../model: [", "sha256": "c", "hub": False}
     assert "base_model:" not in card(known).split("\n---\n")[0]

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -61,6 +62,21 @@ FORMATS = [
 ]
 
 
+@pytest.mark.parametrize("cell", [b"\x00picture", [{"at": date(2026, 1, 2)}]])
+def test_a_cell_that_json_cannot_hold_is_named_with_its_row(tmp_path, cell):
+    rows = [{"prompt": "1 + 1", "answer": "2"}, {"prompt": "2 + 2", "answer": "4", "extra": cell}]
+    path = tmp_path / "d.parquet"
+    pq.write_table(pa.Table.from_pylist([{"extra": None, **row} for row in rows]), path)
+    kind = type(cell).__name__
+    with pytest.raises(DataError, match=rf"d.parquet:2: column 'extra' holds {kind}, which JSON has not; .* prepare"):
+        load_data(path)
+    sizes = {"sizes": (0, 1, 1), "near": None}
+    third = pa.Table.from_pylist([{"extra": cell, "prompt": "3 + 3", "answer": "6"}])
+    pq.write_table(third, tmp_path / "e.parquet")
+    report = prepare_rows(Options(inputs=(str(path), str(tmp_path / "e.parquet")), **sizes), str(tmp_path / "out"))
+    assert report.columns_left_out == {"extra": 2} and load_data(tmp_path / "out" / "train.json").items
+
+
 @pytest.mark.parametrize(("name", "write"), FORMATS, ids=[name for name, _ in FORMATS])
 def test_every_format_holds_the_same_rows(tmp_path, name, write):
     write(tmp_path / name)
@@ -73,8 +89,9 @@ def test_every_format_holds_the_same_rows(tmp_path, name, write):
         return
     data = load_data(tmp_path / name)
     assert [{"level": None, "share": None, **item} for item in data.items] == ITEMS
-    pairs = json.dumps([[item["prompt"], item["answer"]] for item in ITEMS])
-    assert data.sha256 == hashlib.sha256(pairs.encode()).hexdigest()
+    rest = ("level", "share", "tests", "note")
+    found = [[i["prompt"], i["answer"], {k: i[k] for k in sorted(rest) if i[k] is not None}] for i in ITEMS]
+    assert data.sha256 == hashlib.sha256(json.dumps(found).encode()).hexdigest()
     assert load_data(tmp_path / name, limit=2).items == data.items[:2]
 
 

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from scalerl.cli import main
 from scalerl.completions import Completion
 from scalerl.config import ScaleRLConfig, load_config
-from scalerl.estimate import GIB, RATE, Speed, _to_the_end, estimate, memory
+from scalerl.estimate import GIB, RATE, Speed, _to_the_end, estimate, memory, probe
 from scalerl.learner import Batch, Learner, UpdateStatistics
+from scalerl.rewards import Inline
 from scalerl.runlog import UserError, read_log
 from scalerl.start import _build, train
 from scalerl.worker import skeleton
@@ -140,6 +141,13 @@ def test_paper_size_is_estimated_from_a_config_file_alone(data, paper_size, tmp_
     text = str(found)
     assert "8,190,735,360 weights x 4 B" in text and "no probe, for the weights of" in text and "1000 steps" in text
     assert re.search(r"^KV cache +1728 ", text, re.MULTILINE) and f"{found.total_bytes / GIB:.4g}" in text
+
+
+def test_the_probe_ends_what_it_began(data, monkeypatch):
+    ended, real = [], Inline.close
+    monkeypatch.setattr(Inline, "close", lambda scorer: ended.append(scorer) or real(scorer))
+    probe(demo(batch_size=16, off_policy_steps=0), *data)
+    assert len(ended) == 1
 
 
 @pytest.mark.parametrize("fields", [{}, {"off_policy_steps": 0, "zero_variance_filtering": "false"}])

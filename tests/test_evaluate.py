@@ -227,6 +227,18 @@ def test_a_file_of_weights_is_put_onto_its_base(made, run, tmp_path, chain_model
     assert tried("junk.pt", *base)[0] == 2
 
 
+def test_buffers_that_are_part_of_a_model_are_put_there_too():
+    from scalerl.runlog import UserError
+    from scalerl.saved import put
+
+    model, other = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    other.running_mean.copy_(torch.tensor([3.0, 4.0]))
+    put(model, other.state_dict(), "w.pt")
+    assert model.running_mean.tolist() == [3.0, 4.0]
+    with pytest.raises(UserError, match=r"another shape: running_mean \(3,\) for \(2,\)"):
+        put(model, {**other.state_dict(), "running_mean": torch.zeros(3)}, "w.pt")
+
+
 def test_nothing_in_a_file_of_weights_is_executed(made, tmp_path, capsys):
     class Payload:
         def __reduce__(self):

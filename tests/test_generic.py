@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from scalerl.completions import Request
+import scalerl.generic
+from scalerl.completions import Completion, Request
 from scalerl.config import load_config
+from scalerl.describe import multiplying_weights
 from scalerl.forward import Forward, Prefix, logits
 from scalerl.generate import Generator
 from scalerl.generic import GenericForward, make_forward
 from scalerl.kept import unpack
-from scalerl.learner import Learner
+from scalerl.learner import Batch, Learner, UpdateStatistics
 from scalerl.policy import Policy, character_tokenizer, load_policy
 from scalerl.runlog import TIME_FIELDS, UserError, read_log
 from scalerl.start import resume, train
@@ -298,6 +300,35 @@ def test_a_window_that_nobody_names_is_found_by_the_check(monkeypatch):
         GenericForward(model, 400)
 
 
+@pytest.mark.parametrize("kind", ["mixtral", "granitemoe", "deepseek_v3"])
+def test_of_routed_experts_the_share_counts_that_a_token_is_sent_to(monkeypatch, kind):
+    """By hand: three matrices an expert, whatever the modules call them."""
+    counts = {"num_local_experts": 8, "n_routed_experts": 8, "num_experts_per_tok": 2}
+    deep = {"moe_intermediate_size": 24, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0, "q_lora_rank": 8,
+            "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}  # fmt: skip
+    size = {**SIZE, **(deep if kind == "deepseek_v3" else {"num_key_value_heads": 2}), "intermediate_size": 24}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **size, **counts))
+    everything = sum(p.numel() for p in model.parameters())
+    tables = 18 * 32 * (1 if model.config.tie_word_embeddings else 2)
+    idle = 2 * (8 - 2) * 3 * 32 * 24
+    backbone, head = multiplying_weights(model)
+    assert (backbone, head) == (everything - tables - idle, 18 * 32)
+    monkeypatch.setattr("scalerl.describe.EXPERTS", ("experts_by_another_name",))
+    with pytest.raises(UserError, match=rf"a '{kind}' model has experts .* its FLOPs cannot be counted"):
+        multiplying_weights(model)
+
+
+def test_no_mode_watches_the_modules_unless_they_run_in_fp64(monkeypatch):
+    model = made("gpt_neox")
+    entered, real = [], scalerl.generic._StayWide.__enter__
+    monkeypatch.setattr(scalerl.generic._StayWide, "__enter__", lambda mode: entered.append(1) or real(mode))
+    for dtype, modes in ((torch.float32, 0), (torch.bfloat16, 0), (torch.float64, 1)):
+        forward = GenericForward(model, 72, dtype)
+        entered.clear()
+        forward.hidden(torch.zeros((1, 4), dtype=torch.long), forward.weights())
+        assert len(entered) == modes
+
+
 def _doubled_logits(model, patch):
     real = type(model).forward
 
@@ -328,6 +359,34 @@ def test_a_model_that_this_path_does_not_run_as_its_own_forward_does_is_refused(
     difference(model, monkeypatch)
     with pytest.raises(UserError, match=rf"a '{kind}' model cannot be trained: logits differ from the model's own by"):
         GenericForward(model, 72)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gpt_neox"])
+def test_activations_of_long_completions_are_what_a_real_backward_pass_keeps(quick, kind):
+    """At 1,500 tokens a kernel that kept the matrices of attention weights would keep several times as much."""
+    from scalerl.estimate import memory
+
+    lengths = {"prompt_tokens": 600, "thinking_tokens": 880, "solution_tokens": 20, "max_length": 1500}
+    config = quick(**lengths, micro_batch_tokens=3000, batch_size=8)
+    torch.manual_seed(0)
+    of = {**SIZE, "max_position_embeddings": 1500, **({"num_key_value_heads": 2} if kind == "qwen2" else {})}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **of))
+    one = {"versions": (0,) * 900, "logprobs": (-1.0,) * 900, "entropy": 0.0, "truncated": True}
+    completions = [Completion(i, tuple((i + j) % 18 for j in range(600)), (3,) * 900, **one) for i in range(2)]
+    learner = Learner(model, config)
+    alive, kept = [], {}
+
+    def note(tensor):
+        alive.append(tensor)
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        learner._backward(Batch(completions, torch.ones(2), torch.ones(2)), range(2), UpdateStatistics())
+    masters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found = sum(size for place, size in kept.items() if place not in masters)
+    told = {part.name: part.bytes for part in memory(config, model)}["activations, logits"]
+    assert told == pytest.approx(found, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "gemma2", "llama"])

@@ -141,6 +141,32 @@ def test_runs_take_their_size_from_the_configuration_or_a_mapping():
         an.fit(runs, by={"r0": 1.0})
 
 
+def blank(frame, row, cell=" "):
+    """The table as a file gives it, text in each cell of its column, one of them empty."""
+    cells = [str(v) for v in frame["size"]]
+    cells[row] = cell
+    return frame.assign(size=cells)
+
+
+def test_percent_is_one_for_the_whole_table():
+    easy = table([("easy", 0.6, 1.0)]).assign(accuracy=lambda t: np.maximum(100.0 * t.accuracy, 1.5))
+    below_one = easy.assign(size="hard", accuracy=np.linspace(0.1, 0.9, 30))
+    with pytest.raises(an.UserError, match="neither fractions nor clearly percent"):
+        an.fit(pd.concat([easy, below_one]), by="size")
+    near_one = easy.assign(size="hard", accuracy=np.linspace(1.1, 1.9, 30))  # alone neither the one nor the other
+    told = an.fit(pd.concat([easy, near_one]), by="size")
+    for fit, column in zip(told.fits, (easy.accuracy, near_one.accuracy), strict=True):
+        assert fit.run.data["pass_rate"].tolist() == pytest.approx((column / 100.0).tolist())
+        assert [f.code for f in fit.run.findings] == ["percent"]
+
+
+def test_sizes_in_text_are_sizes_and_sizes_alike_in_six_digits_stay_apart():
+    text = table(SIZES).assign(size=[f"{v:g}.0" for v in table(SIZES)["size"]])
+    assert an.fit(text, by="size").sizes == an.fit(table(SIZES), by="size").sizes
+    near = table([(1000000.0, 0.5, 1.0), (1000000.5, 0.6, 1.0)])
+    assert list(an.fit(near, by="size").sizes) == ["size=1000000.0", "size=1000000.5"]
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -148,6 +174,10 @@ def test_runs_take_their_size_from_the_configuration_or_a_mapping():
         (lambda: an.fit(table(SIZES[:1]), by="size"), "two or more"),
         (lambda: an.fit(table([(0, 0.5, 1.0), *SIZES]), by="size"), "above 0"),
         (lambda: an.fit(table(SIZES).assign(size=None), by="size"), "empty"),
+        (lambda: an.fit(blank(table(SIZES), 3), by="size"), r"'size' is empty in 1 rows \(row 4\)"),
+        (lambda: an.fit(blank(table(SIZES).assign(size="a"), 3), by="size"), r"'size' is empty in 1 rows \(row 4\)"),
+        (lambda: an.fit(table(SIZES).assign(size=list("ab") * 60), by="size", following=3.0), "no sizes"),
+        (lambda: an.fit(counted(np.full((8, 9), 0.5)), by="difficulty", following=3.0), "no sizes"),
         (lambda: an.fit(table(SIZES), by="size", share="D"), "'D'"),
         (lambda: an.fit(table(SIZES), by="size", following=-1.0), "--next"),
         (lambda: an.fit(as_run(C, C / 10), by="difficulty"), "counts"),

@@ -32,7 +32,7 @@ def told(runs):
 
 
 def test_columns_of_recipe_and_seed_cut_a_table_into_runs(tmp_path):
-    lines = [line for name in ("b", "a") for seed in "01" for line in rows(name, seed)]
+    lines = [line for name in ("b", "a") for seed in "01" for line in rows(name, seed, scale=1 + 0.01 * int(seed))]
     file = write(tmp_path / "long.csv", "recipe,seed,gpu_hours,accuracy", lines)
     runs = an.read(file)
     assert told(runs) == [

@@ -467,3 +467,22 @@ def test_a_row_of_an_odd_kind_is_passed_over(tmp_path):
     log = write_run(tmp_path / "run") / "log.jsonl"
     log.write_text(log.read_text() + '{"kind": [1]}\n{"kind": {"a": 1}}\n')
     assert len(an.read(tmp_path / "run")[0].data["pass_rate"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("tail", "cut"),
+    [
+        ("4,0.612", False),  # whole, if without a line end
+        ("4,0.612\n", False),
+        ("4,0.6\n", False),
+        ("4,0.6", True),  # shorter than every other
+        ("4,", True),
+        ("4", True),
+        ("4,0.61,", False),  # no file that is cut has more cells than the others
+    ],
+)
+def test_half_a_last_line_of_a_table_is_no_evaluation(tmp_path, tail, cut):
+    text = "gpu_hours,accuracy\n0,0.112\n1,0.345\n2,0.456\n3,0.567\n"
+    (run,) = an.read(write_csv(tmp_path / "t.csv", text + tail))
+    assert len(run) == (4 if cut else 5)
+    assert ("log-cut" in [f.code for f in run.findings]) is cut

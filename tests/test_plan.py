@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -143,19 +144,59 @@ def test_power_is_that_of_the_comparison():
     assert "not-tested" in {f.code for f in without.findings}
 
 
+def named(run, name, recipe):
+    return replace(run, name=name, recipe=recipe)
+
+
 def test_the_next_budget_goes_to_the_recipe_that_is_likely_best():
-    good, bad = noisy(3, k=4.0), noisy(4, k=4.0, A=0.5)
-    runs = [as_run(r.data["gpu_hours"], r.data["pass_rate"], name) for name, r in (("bad", bad), ("good", good))]
-    told = an.plan(runs, budgets=[2], futures=2)
+    runs = [named(noisy(3, k=4.0, A=0.5), "bad", "bad"), named(noisy(4, k=4.0), "good", "good")]
+    told = an.plan(runs, budgets=[2], futures=2, seed_sd=0.01)
     assert told.next == "good"
     assert told.candidates[0].p_best > 0.99
     assert sum(c.p_best for c in told.candidates) == pytest.approx(1.0)
+    assert ">.99" in repr(told) and "1.00" not in told._repr_html_()
     assert an.plan(runs[:1], budgets=[2], futures=2).next is None
+
+
+def test_single_seeds_are_ranked_and_not_tested_as_compare_says_of_them():
+    runs = [named(noisy(3, k=4.0, A=0.5), "bad", "bad"), named(noisy(4, k=4.0), "good", "good")]
+    told = an.plan(runs, budgets=[2], futures=2)
+    assert [(c.recipe, c.p_best) for c in told.candidates] == [("good", None), ("bad", None)]
+    said = repr(told).splitlines()[-1]
+    assert "not tested" in said and "one seed of good, bad" in said and "--seed-sd" in said
+    assert not an.compare(runs).tested
+    assert json.loads(json.dumps(told.to_dict()))["candidates"][0]["p_best"] is None
+
+
+def test_several_seeds_say_what_seeds_differ_by():
+    near = [named(noisy(i, k=4.0, A=0.70 + i * 1e-3), f"a{i}", "a") for i in range(3)]
+    near += [named(noisy(9 + i, k=4.0, A=0.68 + i * 1e-3), f"b{i}", "b") for i in range(3)]
+    apart = [named(noisy(i, k=4.0, A=0.70 + 0.1 * (i - 1)), f"a{i}", "a") for i in range(3)] + near[3:]
+    sure, unsure = (an.plan(runs, budgets=[2], futures=2) for runs in (near, apart))
+    assert sure.next == "a" and sure.candidates[0].p_best > 0.9 > unsure.candidates[0].p_best > 0.5
+    copied = an.plan([*near, replace(near[0], name="again", seed=5)], budgets=[2], futures=2)
+    assert copied.candidates == sure.candidates
+    assert "seed-repeated" in {f.code for f in copied["again"].findings}
+
+
+def test_few_evaluations_are_planned_no_further_than_they_are_forecast():
+    few, full = named(noisy(5, k=3.0, n=5), "few", "few"), named(noisy(3, k=3.0), "full", "full")
+    assert an.forecast(few, "4x").rows[0].pass_rate is None
+    told = an.plan([few, full], budgets=[1.5, 4], futures=2, until=24.0, seed_sd=0.02)
+    assert [b.multiple for b in told["few"].budgets] == [1.0, 1.5]
+    assert [b.multiple for b in told["full"].budgets] == [1.0, 1.5, 4.0]
+    assert {p.multiple for p in told["full"].powers} == {1.0, 1.5}
+    assert (told["few"].verdict, told["few"].gain_until, told.candidates) == (None, None, ())
+    said = [f.message for f in told["few"].findings if f.code == "no-forecast"]
+    assert said == ["5 evaluations carry no plan past 2x: neither go nor stop, and no candidate"]
+    near = an.plan([few, full], budgets=[2], futures=2)
+    assert near["few"].verdict is not None and len(near.candidates) == 2
 
 
 def test_a_candidate_is_banded_as_its_forecast_is():
     runs = [as_run(r.data["gpu_hours"], r.data["pass_rate"], n) for n, r in (("a", noisy(3)), ("b", noisy(4, A=0.6)))]
     told = an.plan(runs, budgets=[2], futures=2, until=120.0)
+    assert len(told.candidates) == 2
     for one in told.candidates:
         run = next(r for r in runs if r.name == one.recipe)
         row = an.forecast(run, 120.0).rows[0]

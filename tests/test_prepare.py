@@ -68,6 +68,17 @@ def test_a_polaris_set_becomes_three_files_that_the_trainer_reads(tmp_path, caps
         assert load_data(out / f"{name}.json").sha256 == report["splits"][name]["sha256"]
 
 
+def test_the_hashes_of_a_report_are_the_runs_own_with_columns_that_a_reward_reads(tmp_path):
+    rows = [
+        {"prompt": f"Add {n} to {n * n}.", "answer": "-", "tests": [{"input": str(n), "output": "2"}], "system": "x",
+         "thinking": "So", "solution": "it is.", "difficulty": 0.5}
+        for n in range(30)
+    ]  # fmt: skip
+    report = run(write_lines(tmp_path / "rows.jsonl", rows), tmp_path / "out", near=None)
+    for name in SPLITS:
+        assert load_data(tmp_path / "out" / f"{name}.json").sha256 == report["splits"][name]["sha256"]
+
+
 @pytest.mark.parametrize("options", [{}, {"shares": (0.2, 0.2)}, {"sizes": (20, 6, 7)}])
 def test_the_order_of_the_rows_changes_nothing(tmp_path, options):
     rows = raw_rows()
@@ -139,6 +150,10 @@ def test_a_group_is_never_divided():
 BOXED = "So it is \\boxed{\\frac{1}{2}}."
 ITEMS = [
     ({"question": " 1+1? ", "ground_truth": 2}, {"prompt": "1+1?", "answer": "2"}),
+    (
+        {"prompt": "x", "solution": "\\boxed{\\}1\\\\}. Done}"},
+        {"prompt": "x", "answer": "\\}1\\\\", "solution": "\\boxed{\\}1\\\\}. Done}"},
+    ),
     ({"instruction": "x", "final_answer": 2.0}, {"prompt": "x", "answer": "2"}),
     ({"prompt": "x", "answer": 0.5}, {"prompt": "x", "answer": "0.5"}),
     ({"prompt": "x", "answer": ["7"]}, {"prompt": "x", "answer": "7"}),

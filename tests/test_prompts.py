@@ -10,6 +10,8 @@ import pytest
 import transformers.utils.hub
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from scalerl.data import load_data
+from scalerl.generate import Generator
 from scalerl.policy import checkpoint_hash, load_policy, local_folder, new_policy
 from scalerl.runlog import UserError, read_header
 from scalerl.start import resume, train
@@ -112,6 +114,31 @@ def test_train_and_evaluation_see_the_rendered_prompt_and_the_header_keeps_it(mo
     header = read_header(folder)
     first = json.loads((prompts / "train.json").read_text())[0]["prompt"]
     assert header["prompt"] == {"format": "chat", "example": policy.render(first)}
+
+
+def test_the_system_text_of_a_row_is_its_prompts_own_and_plain_prompts_have_none(model, quick, prompts, tmp_path):
+    files = {}
+    for name in ("train", "eval"):
+        items = json.loads((prompts / f"{name}.json").read_text())
+        items = [{**item, "system": "+-"} if index % 2 == 0 else item for index, item in enumerate(items)]
+        files[name] = tmp_path / f"{name}.json"
+        files[name].write_text(json.dumps(items))
+    fields = {"model_name": model(), "prompt_tokens": 40, "max_length": 96, "max_steps": 1, "batch_size": 16}
+    seen, real = [], Generator.submit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Generator, "submit", lambda self, asked: (seen.extend(asked), real(self, asked))[1])
+        folder = train(quick(**fields, system_prompt="'7'"), *map(str, files.values()), str(tmp_path / "run"))
+    policy = load_policy(fields["model_name"], prompt_format="auto")
+    texts = {policy.tokenizer.decode(request.prompt) for request in seen}
+    for item in json.loads(files["eval"].read_text()):
+        assert f"s#{item.get('system', '7')}*u#{item['prompt']}*=" in texts
+    assert read_header(folder)["prompt"]["example"].startswith("s#+-*u#")
+    with pytest.raises(UserError, match=r"train.json: item 0: the prompt '.*' has a `system` text .* prompt_format"):
+        train(quick(**fields, prompt_format="plain"), *map(str, files.values()), str(tmp_path / "plain"))
+    assert not (tmp_path / "plain").exists()
+    files["train"].write_text('[{"prompt": "1+", "answer": "1", "system": 3}]')
+    with pytest.raises(UserError, match=r"train.json: item 0: 'system' is no text"):
+        load_data(files["train"])
 
 
 def test_the_hash_of_a_checkpoint_covers_its_chat_template(model):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from scalerl.checkpoint import read_checkpoint
 from scalerl.config import load_config
+from scalerl.describe import driven_by_time
 from scalerl.rewards import Inline, after_thinking, as_score, make_scorer, system
 from scalerl.rewards.hand import Spec
 from scalerl.rewards.names import refuse_unknown
@@ -281,9 +282,21 @@ def test_tasks_of_installed_packages_are_found_by_entry_point(tmp_path, monkeypa
     assert get_task("parity").characters == "01"
     refuse_unknown("parity")
     for settings in (["task=parity"], ["reward=parity", 'end_of_thinking="#"']):
-        scorer = make_scorer(load_config(["demo"], settings))
+        config = load_config(["demo"], settings)
+        scorer = make_scorer(config)
         assert scorer.score([({"answer": "1"}, "0#1")])[0].right
+        assert driven_by_time(config) == ["reward_time_limit_s"]
         scorer.close()
+
+
+@pytest.mark.parametrize("settings", [[], ["task=addition"], ["reward=exact"], ["reward=math"], ["reward=mine:score"]])
+def test_the_time_limit_is_named_as_not_reproducible_wherever_it_ends_scores(tmp_path, monkeypatch, settings):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def score(item, completion): return True\n")
+    config = load_config(["demo"], settings)
+    scorer = make_scorer(config)
+    assert driven_by_time(config) == (["reward_time_limit_s"] if isinstance(scorer, Pool) else [])
+    scorer.close()
 
 
 def test_the_module_is_looked_for_beside_the_configuration_that_names_it(tmp_path, monkeypatch):

@@ -47,6 +47,22 @@ def test_which_answer_counts(completion, right):
     assert mathematics.score({"answer": "4"}, completion) is right
 
 
+@pytest.mark.parametrize(
+    "reference", ["10 000", "$10 000$", r"\boxed{10 000}", r"So it is \boxed{10 000}.", "10000", "10,000"]
+)
+def test_a_blank_between_thousands_is_none_in_a_reference_either(reference):
+    for completion in (
+        r"\boxed{10 000}",
+        r"\boxed{10000}",
+        r"\boxed{10,000}",
+        r"\boxed{10\,000}",
+        "The answer is 10000.",
+    ):
+        assert mathematics.score({"answer": reference}, completion), completion
+    for completion in (r"\boxed{10}", r"\boxed{0}", r"\boxed{(10, 0)}", "The answer is 10."):
+        assert not mathematics.score({"answer": reference}, completion), completion
+
+
 def test_a_reference_that_cannot_be_read_is_no_fault_of_the_completion():
     with pytest.raises(ValueError, match="the reference answer '  ' cannot be read"):
         mathematics.score({"answer": "  "}, "4")

@@ -49,7 +49,8 @@ def fit_of(name, A, sd=0.004, *, grade=0.99, draws=4000, ceiling=1.0, C_mid=2.0,
         lo, mid, hi = drawn.quantile(getattr(drawn, key), [0.025, 0.5, 0.975])
         params[key] = an.Param(float(mid), float(lo), float(hi), identified=True)
     compute = np.linspace(0.0, 10.0, 6)
-    run = run_of(name, compute, R(compute, 0.1, A, np.exp(0.4), C_mid), **about)
+    own = 1e-6 * np.random.default_rng(list(name.encode())).uniform(size=6)  # no two runs have the same evaluations
+    run = run_of(name, compute, R(compute, 0.1, A, np.exp(0.4), C_mid) + own, **about)
     return an.Fit(
         run=run, x="gpu_hours", method="posterior", level=0.95, params=MappingProxyType(params), compute=compute,
         pass_rate=run.data["pass_rate"], left_out=np.empty((0, 2)), window=(None, None), findings=(), draws=drawn,
@@ -191,7 +192,12 @@ def test_recipes_stay_apart_and_copies_of_a_seed_are_named():
     fits = [fit_of(f"{r}{i}", A, recipe=r, seed=i) for r, A in (("old", 0.6), ("new", 0.7)) for i in range(2)]
     recipes = an.pool_seeds(fits)
     assert recipes.names == ("old", "new") and recipes["new"].runs == ("new0", "new1")
-    assert codes(an.pool_seeds([*fits, fit_of("again", 0.6, recipe="old", seed=1)])["old"]) == ["seed-repeated"]
+    twice = an.pool_seeds([*fits, fit_of("again", 0.6, recipe="old", seed=1)])["old"]
+    assert codes(twice) == ["seed-repeated"] and "again" in twice.runs
+    copy = replace(fits[0], run=replace(fits[0].run, name="copy", seed=2))
+    copied = an.pool_seeds([*fits, copy])["old"]
+    assert (codes(copied), copied.runs, copied.left_out) == (["seed-repeated"], ("old0", "old1"), ("copy",))
+    assert copied.params == recipes["old"].params
     assert an.pool_seeds(fits, recipe="both").names == ("both",)
 
 
@@ -217,7 +223,7 @@ def test_what_cannot_be_pooled_is_one_line():
         an.pool_seeds([fit], seed_sd=2.0)
     bare = {name: replace(p, lo=None, hi=None) for name, p in fit.params.items()}
     with pytest.raises(UserError, match="none for A in s1"):
-        an.pool_seeds([fit, replace(fit, run=replace(fit.run, name="s1"), draws=None, params=bare)], seed_sd=0.02)
+        an.pool_seeds([fit, replace(fit_of("s1", 0.7), draws=None, params=bare)], seed_sd=0.02)
 
 
 # ---- share_R0

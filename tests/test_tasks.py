@@ -144,8 +144,8 @@ def test_prompts_over_their_budget_are_dropped_counted_and_not_in_the_hash(tmp_p
     (tmp_path / "short.json").write_text(json.dumps([items[0], items[2], items[3]]))
     data = load_data(tmp_path / "train.json")
 
-    def encode(text: str) -> tuple[int, ...]:
-        return tuple(map(int, text))
+    def encode(item: dict) -> tuple[int, ...]:
+        return tuple(map(int, item["prompt"]))
 
     kept, prompts = encode_prompts(data, encode, prompt_tokens=5, unknown_id=None)
     assert [len(item["prompt"]) for item in kept.items] == [3, 4, 5] == [len(ids) for ids in prompts]

@@ -149,3 +149,46 @@ def test_the_column_and_the_factor_can_be_chosen(tmp_path, capsys):
     )
     assert main(["watch", str(file), "--once", "--y", "score", "--scale", "0.01", "--until", "30"]) == 0
     assert "at 30 gpu_hours" in capsys.readouterr().out
+
+
+def test_one_path_that_cannot_be_read_holds_no_other_up(tmp_path):
+    good, later = tmp_path / "good.csv", tmp_path / "later.csv"
+    write(good, RATE[:10])
+    watch = Watch([str(good), str(later), str(tmp_path / "none.csv")], until=30.0)
+    assert [one.run.name for one in watch.look()] == ["good"] and "csv" in watch.waiting
+    write(good, RATE[:11])
+    later.write_text("gpu_hours,loss\n0,1\n")
+    assert [len(one.run) for one in watch.look()] == [11] and "no pass-rate column" in watch.waiting
+    write(later, RATE[:9])
+    assert [one.run.name for one in watch.look()] == ["later"] and set(watch.seen) == {"good", "later"}
+
+
+def test_a_log_that_was_replaced_or_renamed_is_another_run(tmp_path):
+    file, other = tmp_path / "mine.csv", tmp_path / "other.csv"
+    write(file, RATE[:10])
+    watch = Watch([str(tmp_path / "*.csv")], until=30.0)
+    watch.look()
+    write(file, [*(f"{c},{0.3 + c / 100}" for c in range(9)), RATE[9]])  # as long, and with the same last rate
+    (one,) = watch.look()
+    assert len(one.widths) <= 1 and one.run.data["pass_rate"][0] == 0.3
+    file.rename(other)
+    assert [one.run.name for one in watch.look()] == ["other"] and list(watch.seen) == ["other"]
+
+
+def test_what_is_forecast_moves_on_with_the_run(tmp_path):
+    file = tmp_path / "mine.csv"
+    write(file, RATE[:1])
+    watch = Watch([str(file)])
+    assert [one.until for one in watch.look()] == [1.0]  # at compute 0 twice is nothing
+    untils = []
+    for n in (4, 6, 8, 15):
+        write(file, RATE[:n])
+        untils += [one.until for one in watch.look()]
+    assert untils == [6.0, 6.0, 14.0, 28.0]
+
+
+def test_who_reads_lines_is_told_what_is_waited_for(tmp_path, capsys):
+    write(tmp_path / "mine.csv", RATE)
+    assert main(["watch", str(tmp_path / "mine.csv"), "--x", "nope", "--json", "--once"]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and "waiting: " in told.err and "nope" in told.err

@@ -8,27 +8,37 @@ has nothing to say: such a run has no budgets, and a finding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from analysis.budgets.budget import FUTURES, After, after
-from analysis.budgets.plans import GO, STOP, UNSURE, Budget, Candidate, Plan, Plans, Power
+from analysis.budgets.candidates import METHOD, Known, rank
+from analysis.budgets.plans import GO, STOP, UNSURE, Budget, Plan, Plans, Power
 from analysis.comparisons import contrasts
-from analysis.findings import finding
-from analysis.fits.arguments import checked_share
+from analysis.findings import Finding, finding
+from analysis.fits.arguments import (
+    checked_count,
+    checked_limits,
+    checked_number,
+    checked_seed,
+    checked_share,
+    compute_at,
+    several,
+)
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
-from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of
+from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of, runs_or_fits
 from analysis.fits.results import FARTHEST, LEVEL, Fit
+from analysis.fits.usable import copies
+from analysis.pooled.seeds import by_recipe
 from analysis.posteriors.draws import tail
 from analysis.predict.ahead import AVERAGED, INFLATION, Calibration, Cut, calibrate, cut_at
-from analysis.predict.reaches import NEXT, path_of, reach_of
+from analysis.predict.reaches import FEW_REACH, carried, nothing_because, path_of, reach_of
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
@@ -36,7 +46,6 @@ BUDGETS = (1.5, 2.0, 4.0)
 SEEDS = (2, 3, 5, 8)
 LARGEST, MOST_SEEDS = 64.0, 100
 LEAST_GAIN = 0.01
-METHOD = "average"
 Limits = tuple[float, float, float]
 
 
@@ -62,7 +71,7 @@ def plan(
     *,
     budgets: float | str | Iterable[float | str] = BUDGETS,
     reach: float = 2.0,
-    until: float | None = None,
+    until: float | str | None = None,
     least_gain: float = LEAST_GAIN,
     difference: float = 0.05,
     seed_sd: float | None = None,
@@ -82,14 +91,16 @@ def plan(
         Total compute to look at, as multiples of what each run has: 2 or ``"2x"``.
     reach : float
         Wanted reach, counted from the end of a budget.
-    until : float, optional
-        Compute that the stop rule and the ranking look ahead to, in the unit of the axis; by default twice the largest.
+    until : float or str, optional
+        Compute that the stop rule and the ranking look ahead to, in the unit of the axis or as a multiple of the
+        largest that there is; by default ``"2x"``.
     least_gain : float
         Pass rate that must still be gained until then for the run to be worth going on with.
     difference : float
         Difference of A between two recipes that is to be told, for the power table.
     seed_sd : float, optional
-        Standard deviation of A between seeds, for the power table; .02 is what the paper's three runs suggest.
+        Standard deviation of A between seeds, for the power table and the ranking of recipes of one seed; .02 is what
+        the paper's three runs suggest.
     seeds : int or iterable of int
         Seeds a recipe, for the power table.
     futures : int
@@ -116,25 +127,25 @@ def plan(
     >>> [b.multiple for b in told.budgets], told.budgets[1].A_width < told.budgets[0].A_width
     ([1.0, 2.0], True)
     """
-    given = [runs] if isinstance(runs, (Run, Fit)) else list(runs)
+    given = runs_or_fits(runs, "plan")
     if not given:
         raise UserError("plan: no run")
     wanted = _multiples(budgets)
+    reach = checked_number("reach", reach)
     if not 1.0 < reach <= FARTHEST:
         raise UserError(f"reach: {reach:g} is not a multiple above 1 and at most {FARTHEST:g} (--reach)")
     counts = _counts(seeds)
     tolerance, least_gain = checked_share("tolerance", tolerance), checked_share("least_gain", least_gain)
-    difference = checked_share("difference", difference)
+    difference, level = checked_share("difference", difference), checked_limits(level)
     if seed_sd is not None:
         seed_sd = checked_share("seed_sd", seed_sd)
-    if futures < 2:
-        raise UserError(f"futures: {futures} is too few; 2 or more (--futures)")
+    futures, seed = checked_count("futures", futures, 2), checked_seed(seed)
     fits = [posterior_fit(g) if isinstance(g, Fit) else fit(g, x=x) for g in given]
     if len(axes := dict.fromkeys(f.x for f in fits)) > 1:
         raise UserError(f"the runs are on different compute axes ({', '.join(axes)}); choose one (--x)")
     farthest = max((float(f.compute[-1]) for f in fits if f.n), default=0.0)
-    horizon = 2.0 * farthest if until is None else float(until)
-    if not (math.isfinite(horizon) and horizon > 0.0) or (until is not None and horizon <= farthest):
+    horizon = 2.0 * farthest if until is None else compute_at(until, farthest, "until")
+    if until is not None and horizon <= farthest:
         raise UserError(f"until: {horizon:g} is not a compute past {farthest:g} {fits[0].x}, which is there already")
     known = [_known(f) for f in fits]
     asked = _Asked(
@@ -145,13 +156,20 @@ def plan(
         _plan(f, k, mine, _rivals(i, known, fits, told), asked)
         for i, (f, k, mine) in enumerate(zip(fits, known, told, strict=True))
     ]
-    return Plans(plans, horizon, rank(fits, known, horizon, level=level, seed_sd=seed_sd, seed=seed))
+    again = {run: one for of in by_recipe(fits).values() for run, one in copies(f.run for f in of).items()}
+    once = [None if f.name in again else k for f, k in zip(fits, known, strict=True)]
+    plans = [replace(p, findings=(*p.findings, _copied(p.run, again[p.run]))) if p.run in again else p for p in plans]
+    return Plans(plans, horizon or None, rank(fits, once, horizon, level=level, seed_sd=seed_sd, seed=seed))
+
+
+def _copied(name: str, one: str) -> Finding:
+    return finding("seed-repeated", f"{name} holds the evaluations of {one}: it does not count as a seed")
 
 
 def _multiples(budgets: Any) -> list[float]:
-    given = [budgets] if isinstance(budgets, (str, Real)) else list(budgets)
+    given = several("budgets", budgets)
     try:
-        wanted = sorted({float(b.strip().removesuffix("x") if isinstance(b, str) else b) for b in given})
+        wanted = sorted({float(b.strip().lower().removesuffix("x") if isinstance(b, str) else b) for b in given})
     except (TypeError, ValueError):
         wanted = []
     if not wanted or any(not 1.0 < b <= LARGEST for b in wanted):
@@ -161,16 +179,13 @@ def _multiples(budgets: Any) -> list[float]:
 
 
 def _counts(seeds: Any) -> list[int]:
-    given: list[Any] = [seeds] if isinstance(seeds, Real) else list(seeds)
+    given = several("seeds", seeds)
     if not given or any(type(s) is bool or not isinstance(s, Integral) for s in given):
         raise UserError(f"seeds: whole numbers from 2 to {MOST_SEEDS} (--seeds); {seeds!r} is not")
     whole = sorted({int(s) for s in given})
     if whole[0] < 2 or whole[-1] > MOST_SEEDS:
         raise UserError(f"seeds: whole numbers from 2 to {MOST_SEEDS} (--seeds); {seeds!r} is not")
     return whole
-
-
-Known = tuple[Cut, Calibration] | None
 
 
 def _known(fitted: Fit) -> Known:
@@ -221,6 +236,7 @@ def _told(fitted: Fit, known: Known, asked: _Asked) -> list[After]:
                 tolerance=asked.tolerance, level=asked.level, futures=asked.futures, seed=asked.seed,
             )
             for b in asked.budgets
+            if carried(cut.n, b)
         ),
     ]  # fmt: skip
 
@@ -244,16 +260,18 @@ def _plan(fitted: Fit, known: Known, told: list[After], rivals: list[_Rival], as
     last = float(fitted.compute[-1]) if fitted.n else 0.0
     findings = list(fitted.findings)
     if known is None:
-        why = fitted.nothing_ahead
-        said = "too little of a curve" if why is None else why.message
-        findings.append(finding("no-forecast", f"nothing is planned: {said}"))
-        nothing = (), asked.reach, None, None, (), asked.until, None, None
+        findings.append(finding("no-forecast", f"nothing is planned: {nothing_because(fitted)}"))
+        nothing = (), asked.reach, None, None, (), asked.until or None, None, None
         return Plan(fitted.name, fitted.x, last, *nothing, asked.least_gain, asked.level, tuple(findings))
     cut, past = known
     level = asked.level
     rows = tuple(_budget(a, cut, past, asked.reach, level) for a in told)
     reached = [b.multiple for b in rows if b.wanted >= 0.5]
-    gained = gain(cut, past, asked.until, level=level)
+    far = carried(cut.n, asked.until / last)
+    gained = gain(cut, past, asked.until, level=level) if far else None
+    if not far or any(not carried(cut.n, b) for b in asked.budgets):
+        what = f"{cut.n} evaluations carry no plan past {FEW_REACH:g}x"
+        findings.append(finding("no-forecast", what if far else f"{what}: neither go nor stop, and no candidate"))
     powers: tuple[Power, ...] = ()
     if asked.seed_sd is None:
         what = "how far seeds lie apart is not stated: no power is given (seed_sd, --seed-sd; .02 after the paper)"
@@ -270,7 +288,7 @@ def _plan(fitted: Fit, known: Known, told: list[After], rivals: list[_Rival], as
         gain(cut, past, 2.0 * last, level=level),
         powers,
         asked.until,
-        verdict_of(gained, asked.least_gain),
+        None if gained is None else verdict_of(gained, asked.least_gain),
         gained,
         asked.least_gain,
         level,
@@ -298,9 +316,10 @@ def _budget(told: After, cut: Cut, past: Calibration, reach: float, level: float
 def _powers(told: Sequence[After], rivals: Sequence[_Rival], asked: _Asked, last: float) -> Iterable[Power]:
     """Power of the comparison's test, and its cost, against each rival with the same budget, averaged over them."""
     both = last + float(np.mean([rival.last for rival in rivals]))
-    for k, a in enumerate(told):
-        for n in asked.seeds:
-            pairs = (sorted((a.A_variance, rival.told[k].A_variance)) for rival in rivals)
+    for a in told:
+        others = [b.A_variance for rival in rivals for b in rival.told if b.multiple == a.multiple]
+        for n in asked.seeds if others else ():
+            pairs = (sorted((a.A_variance, other)) for other in others)
             each = [_power(asked.difference, *pair, n, asked.seed_sd or 0.0, asked.level) for pair in pairs]
             yield Power(asked.difference, n, a.multiple, n * a.multiple * both, float(np.mean(each)))
 
@@ -308,39 +327,3 @@ def _powers(told: Sequence[After], rivals: Sequence[_Rival], asked: _Asked, last
 @lru_cache(maxsize=1024)  # of two runs each asks for the other
 def _power(gap: float, first: float, second: float, seeds: int, sd: float, level: float) -> float:  # noqa: PLR0917
     return contrasts.power(gap, first, second, seeds, sd, level=level)
-
-
-def rank(
-    fits: Sequence[Fit], known: Sequence[Known], horizon: float, *, level: float, seed_sd: float | None, seed: int
-) -> tuple[Candidate, ...]:
-    """Recipes by how likely each is the best at the horizon; none where fewer than two can be forecast.
-
-    Seeds of a recipe are averaged; what seeds differ by widens it where it is stated.
-    """
-    by_recipe: dict[str, list[tuple[Fit, Cut, Calibration]]] = {}
-    for f, k in zip(fits, known, strict=True):
-        if k is not None:
-            by_recipe.setdefault(f.run.recipe, []).append((f, *k))
-    if len(by_recipe) < 2:
-        return ()
-    rng = np.random.default_rng([seed, 3])
-    M, names = 20_000, list(by_recipe)
-    draws: list[Any] = []
-    limits: list[tuple[float, float, float]] = []
-    for members in by_recipe.values():
-        each = []
-        for _, cut, past in members:
-            ahead = cut.ahead(np.array([horizon]), METHOD)
-            wide = past.widening(max(horizon / cut.last, NEXT), METHOD, level)
-            sd = math.hypot(wide.inflation * float(ahead.sd[0]), seed_sd or 0.0)
-            each.append(np.clip(float(ahead.mid[0]) + sd * rng.standard_t(wide.dof, M), 0.0, 1.0))
-        mean = np.mean(each, axis=0)
-        draws.append(mean)
-        mid, lo, hi = (float(q) for q in np.quantile(mean, [0.5, tail(level), 1.0 - tail(level)]))
-        limits.append((mid, lo, hi))
-    best = np.bincount(np.argmax(draws, axis=0), minlength=len(names)) / M
-    found = [
-        Candidate(name, tuple(f.name for f, *_ in by_recipe[name]), *ends, float(p))
-        for name, ends, p in zip(names, limits, best, strict=True)
-    ]
-    return tuple(sorted(found, key=lambda c: -c.p_best))

@@ -11,9 +11,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from analysis.amounts import short
+from analysis.comparisons.compared_tables import share
 from analysis.findings import Finding
 from analysis.fits.results import FARTHEST
-from analysis.fits.tables import findings_html, unit
+from analysis.fits.tables import findings_html, in_percent, unit
 from analysis.schema import Named
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ class Plan:
         Pass rate of the next doubling: middle, lower and upper limit.
     powers : tuple of Power
         Empty where the standard deviation between seeds is not stated.
-    until : float
-        Compute that `verdict` looks ahead to.
+    until : float or None
+        Compute that `verdict` looks ahead to; None where no run has any compute.
     verdict : {"stop", "go", "unsure"} or None
-        Stop: even the upper limit of the gain until then is below `least_gain`; go: the lower one is above.
+        Stop: even the upper limit of the gain until then is below `least_gain`; go: the lower one is above. None where
+        few evaluations would have to carry a forecast that far.
     gain_until : tuple of float or None
         That gain: middle, lower and upper limit.
     """
@@ -98,7 +100,7 @@ class Plan:
     reach_at: float | None
     per_doubling: tuple[float, float, float] | None
     powers: tuple[Power, ...]
-    until: float
+    until: float | None
     verdict: str | None
     gain_until: tuple[float, float, float] | None
     least_gain: float
@@ -140,14 +142,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A running recipe: what it is expected to have at the horizon, and how likely it is the best there."""
+    """A running recipe: what it is expected to have at the horizon, and how likely it is the best there.
+
+    `p_best` is None where differences are not tested: one seed, and what seeds differ by is not stated.
+    """
 
     recipe: str
     runs: tuple[str, ...]
     pass_rate: float
     lo: float
     hi: float
-    p_best: float
+    p_best: float | None
 
 
 class Plans(Named[Plan]):
@@ -165,7 +170,7 @@ class Plans(Named[Plan]):
 
     @property
     def next(self) -> str | None:
-        """Recipe that is most likely the best at the horizon."""
+        """Recipe that is most likely the best at the horizon; the highest there where that is not tested."""
         return self.candidates[0].recipe if self.candidates else None
 
     @property
@@ -249,7 +254,7 @@ def _cells(b: Budget) -> tuple[str, ...]:
         f"{b.A_width:.3f}",
         f"{b.half:.3f}",
         "none" if b.reach <= 1.0 else f"{short(b.reach)}x{' or more' if b.reach >= FARTHEST else ''}",
-        "" if today else f"{b.wanted:.2f}",
+        "" if today else share(b.wanted),
     )
 
 
@@ -278,7 +283,7 @@ def sentences(plan: Plan) -> list[str]:
     """Return what a plan comes to, a sentence each."""
     said = []
     if plan.per_doubling is not None:
-        said.append(f"the next doubling gains {gained_text(plan.per_doubling)} at {plan.level:.0%}")
+        said.append(f"the next doubling gains {gained_text(plan.per_doubling)} at {in_percent(plan.level)}")
     goal = f"a reach of {plan.reach_wanted:g}x"
     if plan.reach_at is None:
         said.append(f"{goal}: not within these budgets")
@@ -286,7 +291,7 @@ def sentences(plan: Plan) -> list[str]:
         said.append(f"{goal}: there today")
     else:
         said.append(f"{goal}: likely after {plan.reach_at:g}x, {short(plan.reach_at * plan.last)} {unit(plan.x)}")
-    if plan.verdict is not None and plan.gain_until is not None:
+    if plan.verdict is not None and plan.gain_until is not None and plan.until is not None:
         why = f"until {short(plan.until, 4)} {unit(plan.x)} it gains {gained_text(plan.gain_until)}"
         said.append(f"{plan.verdict}: {why}; asked for is {plan.least_gain:g}")
     said += _power_sentences(plan.powers, plan.x)
@@ -301,12 +306,12 @@ def _power_sentences(powers: Sequence[Power], x: str) -> list[str]:
     enough = sorted((p for p in powers if p.power >= 0.8), key=lambda p: p.cost)
     if not enough:
         best = max(powers, key=lambda p: p.power)
-        what = f"{best.power:.2f} with {best.seeds} seeds of {best.multiple:g}x"
+        what = f"{share(best.power)} with {best.seeds} seeds of {best.multiple:g}x"
         return [f"a difference of {gap:g} in A is told in 80 % of cases by none of these; at most {what}"]
     p = enough[0]
     each = f"{p.seeds} seeds of {p.multiple:g}x for each recipe"
     return [
-        f"a difference of {gap:g} in A is told with power {p.power:.2f} by {each}, {short(p.cost)} {unit(x)} in all"
+        f"a difference of {gap:g} in A is told with power {share(p.power)} by {each}, {short(p.cost)} {unit(x)} in all"
     ]
 
 
@@ -321,12 +326,16 @@ def candidates_text(plans: Plans) -> list[str]:
 
 
 def _candidate(c: Candidate) -> tuple[str, ...]:
-    return c.recipe, f"{c.pass_rate:.3f} ({c.lo:.3f} to {c.hi:.3f})", f"{c.p_best:.2f}"
+    return c.recipe, f"{c.pass_rate:.3f} ({c.lo:.3f} to {c.hi:.3f})", share(c.p_best)
 
 
 def advice(plans: Plans) -> str:
-    """Return which recipe should get the next budget, and whether that is decided."""
+    """Return which recipe should get the next budget, and how sure that is."""
     first = plans.candidates[0]
-    sure = "" if first.p_best >= 0.9 else "; not decided: the data leave room for another"
     where = "the horizon" if plans.horizon is None else f"{short(plans.horizon, 4)} {unit(plans[0].x)}"
-    return f"next budget: {first.recipe}, the best at {where} with probability {first.p_best:.2f}{sure}"
+    if any(c.p_best is None for c in plans.candidates):
+        one = ", ".join(c.recipe for c in plans.candidates if c.p_best is None and len(c.runs) == 1)
+        why = f"one seed of {one}; run more or state how much seeds differ (seed_sd, --seed-sd)"
+        return f"next budget: {first.recipe}, the highest at {where}, not tested: {why}"
+    sure = "" if (first.p_best or 0.0) >= 0.9 else "; not decided: the data leave room for another"
+    return f"next budget: {first.recipe}, P(best at {where}) {share(first.p_best)}{sure}"

@@ -11,24 +11,26 @@ findings is a good one: a limit tells what was seen to go wrong, nothing more.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from analysis.checks.evalchecks import hours_by_phase, of_run
 from analysis.checks.health import Health, RunHealth
 from analysis.checks.stepchecks import of_steps
 from analysis.checks.steps import read_steps
+from analysis.fits.arguments import checked_number
+from analysis.fits.refits import runs_or_fits
+from analysis.fits.results import Fit
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
 
-def check(runs: Run | Iterable[Run], *, x: str | None = None, effect: float | None = None) -> Health:
+def check(runs: Run | Fit | Iterable[Run | Fit], *, x: str | None = None, effect: float | None = None) -> Health:
     """Look at the health of runs: updates, evaluations, events and clock.
 
     Parameters
     ----------
-    runs : Run or iterable of Run
-        From `analysis.read`; their logs are read once more for the updates.
+    runs : Run, Fit, or iterable of these
+        From `analysis.read`, or fits of such runs; their logs are read once more for the updates.
     x : str, optional
         Compute axis of the places; the run's first by default.
     effect : float, optional
@@ -53,10 +55,10 @@ def check(runs: Run | Iterable[Run], *, x: str | None = None, effect: float | No
     >>> truncation.status, round(truncation.figure, 3), truncation.limit
     ('ok', 0.003, 0.1)
     """
-    every = [runs] if isinstance(runs, Run) else list(runs)
+    every = [one.run if isinstance(one, Fit) else one for one in runs_or_fits(runs, "check")]
     if not every:
         raise UserError("check: there is no run to look at")
-    if effect is not None and not (math.isfinite(effect) and 0.0 < effect <= 1.0):
+    if effect is not None and not 0.0 < (effect := checked_number("effect", effect)) <= 1.0:
         raise UserError(f"check: effect is {effect!r}; give a difference of pass rates over 0 and up to 1")
     return Health([_one(run, x, effect) for run in every])
 

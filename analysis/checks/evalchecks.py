@@ -85,6 +85,9 @@ def decay(run: Run, x: str) -> Check:
     n = len(e.pass_rate)
     if n < LEAST:
         return Check("decay", "unknown", f"{n} evaluations are too few to tell a decay from noise")
+    if not len(np.unique(e.compute)) > 1:
+        what = f"all {n} evaluations stand at {x} {e.compute[0]:g}: there is no curve; name another axis (x, --x)"
+        return Check("decay", "unknown", what)
     found = fit(run, x=x, method="lsq").findings
     codes = {f.code for f in found}
     place = peak(e.pass_rate)
@@ -92,10 +95,8 @@ def decay(run: Run, x: str) -> Check:
     figure = best - last
     at = _at(run, x, float(e.compute[place]))
     if "falling-curve" in codes:
-        what = (
-            f"the pass rate falls, from {e.pass_rate[0]:.3f} to {last:.3f}: the run unlearns; lower the learning rate"
-        )
-        return Check("decay", "error", what, float(e.pass_rate[0]) - last, None, at, "learning_rate")
+        what = f"the pass rate falls, from {best:.3f} to {last:.3f}: the run unlearns; lower the learning rate"
+        return Check("decay", "error", what, figure, None, at, "learning_rate")
     if "decay" not in codes and "dip" in codes:
         low = next(f for f in found if f.code == "dip")
         where = _at(run, x, float(low.figure or 0.0))

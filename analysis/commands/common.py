@@ -97,8 +97,13 @@ def _recipes(args: argparse.Namespace) -> dict[str, list[str]]:
 
 def print_json(content: dict[str, Any]) -> None:
     """Print JSON that any terminal can show."""
-    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    print(json.dumps(content, indent=1, ensure_ascii=plain, allow_nan=False))
+    print(json.dumps(content, indent=1, ensure_ascii=not shows_unicode(), allow_nan=False))
+
+
+def shows_unicode() -> bool:
+    """Return whether the output takes more than plain characters; one that was closed takes nothing."""
+    encoding: str | None = getattr(sys.stdout, "encoding", None)
+    return (encoding or "").lower().replace("-", "") == "utf8"
 
 
 def fit_runs(args: argparse.Namespace) -> Fits:

@@ -33,7 +33,7 @@ def add_command(subparsers: Subparsers) -> None:
     parser.add_argument("--nested", action="store_true", help="also test which parameters the runs share")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="figure to write: png, svg or pdf")
-    parser.add_argument("--figure", choices=FIGURES, default="forest", help="which figure (forest)")
+    parser.add_argument("--figure", choices=FIGURES, help="which figure (forest)")
     parser.add_argument(
         "--ceiling", type=number_of, metavar="A", help="common ceiling that B is refitted at (default: of those alike)"
     )
@@ -49,7 +49,12 @@ def run_compare(args: argparse.Namespace) -> int:
     """
     from analysis.comparisons.comparing import compare
     from analysis.plots.output import refuse_unless_new
+    from scalerl.runlog import UserError
 
+    if args.output is None and (args.figure is not None or args.full is not None):
+        raise UserError("--figure, --full: read with -o FIG.PNG alone")
+    if args.full is not None and args.figure != "leave-one-out":
+        raise UserError("--full: read with --figure leave-one-out alone")
     if args.output is not None:
         refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
     fits = fit_runs(args)
@@ -94,11 +99,12 @@ def run_compare(args: argparse.Namespace) -> int:
             print(alike)
         if tests is not None:
             print(tests)
+    figure = args.figure or "forest"
     if args.output is not None:
         from analysis.plots.compared_plots import draw
         from analysis.plots.output import save
 
-        save(draw(compared, args.figure, alike, full=args.full), args.output, force=args.force)
+        save(draw(compared, figure, alike, full=args.full), args.output, force=args.force)
         if not args.json:
             print(f"wrote {args.output}")
     return 0
@@ -130,7 +136,7 @@ def _same_ceiling(compared: Compared, args: argparse.Namespace) -> SameCeiling |
     except UserError as error:
         if args.ceiling is not None:
             raise
-        if args.output is not None and args.figure != "forest":
+        if args.output is not None and args.figure not in {None, "forest"}:
             said = str(error).removeprefix("same_ceiling: ").split("; say A")[0]
             what = f"--figure {args.figure} draws recipes at one ceiling, and these share none: {said}"
             raise UserError(f"{what}; give one with --ceiling A, or take --figure forest") from error

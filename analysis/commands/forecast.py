@@ -64,10 +64,11 @@ def run(args: argparse.Namespace) -> int:
         print_json(told.to_dict())
     else:
         print(told)
-    if args.output is not None:
+    known = any(row.pass_rate is not None for one in told for row in one.rows)
+    if args.output is not None and known:
         from analysis.plots.forecast_plots import plot_forecast
 
         save(plot_forecast(told, new_axes()), args.output, force=args.force)
         if not args.json:
             print(f"wrote {args.output}")
-    return 0 if any(row.pass_rate is not None for one in told for row in one.rows) else 1
+    return 0 if known else 1

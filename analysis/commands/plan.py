@@ -36,7 +36,7 @@ def add_command(subparsers: Subparsers) -> None:
         "--difference", type=number_of, default=0.05, metavar="R", help="difference of A that is to be told (0.05)"
     )
     parser.add_argument(
-        "--seed-sd", type=number_of, metavar="SD", help="standard deviation of A between seeds, for the power"
+        "--seed-sd", type=number_of, metavar="SD", help="standard deviation of A between seeds, for power and ranking"
     )
     parser.add_argument(
         "--seeds", action="append", type=int, metavar="N", help="seeds a recipe; repeatable (2, 3, 5, 8)"

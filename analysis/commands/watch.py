@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from analysis.commands.common import number_of
+from analysis.commands.common import number_of, shows_unicode
 
 if TYPE_CHECKING:
     from analysis.commands.common import Subparsers
@@ -44,12 +44,14 @@ def run(args: argparse.Namespace) -> int:
     if args.until is not None and not args.until > 0.0:
         raise UserError(f"until: {args.until:g} is not a compute above 0 (--until)")
     watch = Watch(args.paths, x=args.x, y=args.y, scale=args.scale, until=args.until)
-    once = args.once or not (args.json or sys.stdout.isatty())
-    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    once = args.once or not (args.json or (sys.stdout is not None and sys.stdout.isatty()))
+    unicode = shows_unicode()
     try:
         while True:
             began = time.monotonic()
-            news = watch.look()
+            told, news = watch.waiting, watch.look()
+            if args.json and watch.waiting and watch.waiting != told:  # who reads lines of JSON sees no frame
+                print(f"scalerl: waiting: {watch.waiting}", file=sys.stderr, flush=True)
             if args.json:
                 for one in news:
                     print(json.dumps(one.to_dict(), allow_nan=False), flush=True)

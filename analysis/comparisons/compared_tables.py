@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from analysis.amounts import short
 from analysis.comparisons.compared import Compared, Estimate, Pair, Row
 from analysis.comparisons.standings import comparison_html, comparison_text
-from analysis.fits.tables import figures, findings_html, unit
+from analysis.fits.tables import figures, findings_html, in_percent, unit
 from analysis.predict.ahead import CALIBRATED
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ PAIRS_SHOWN = 12  # in text; with more recipes only the pairs with the best one
 
 def compared_text(compared: Compared) -> str:
     """Return a comparison as text, best recipe first."""
-    lines = [f"{len(compared.rows)} recipes by {_by(compared)}, best first; limits at {compared.level:.0%}"]
+    lines = [f"{len(compared.rows)} recipes by {_by(compared)}, best first; limits at {in_percent(compared.level)}"]
     lines += [f"  {f.severity:<8} {f.message}" for f in compared.findings]
     lines += _aligned([_heads(compared), *(_cells(row, compared) for row in compared.rows)])
     lines += [f"  {text}" for text in below(compared)]
@@ -45,7 +45,8 @@ def compared_text(compared: Compared) -> str:
 
 def compared_html(compared: Compared) -> str:
     """Return a comparison as HTML; every text is escaped."""
-    head = f"<p>{len(compared.rows)} recipes by {escape(_by(compared))}, best first; limits at {compared.level:.0%}</p>"
+    said = f"{len(compared.rows)} recipes by {_by(compared)}, best first; limits at {in_percent(compared.level)}"
+    head = f"<p>{escape(said)}</p>"
     rows = _table([[*_heads(compared), "note"], *([*_cells(r, compared), r.note] for r in compared.rows)], "compared")
     pairs = _table([pair_heads(compared), *(pair_cells(pair) for pair in compared.pairs)], "pairs")
     axes = comparison_html(compared.standings) if compared.standings is not None else ""

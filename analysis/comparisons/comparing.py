@@ -13,7 +13,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
+from analysis.amounts import short
 from analysis.comparisons import joint_draws
 from analysis.comparisons.compared import Compared, Estimate, Row
 from analysis.comparisons.comparison import compare_at_equal_compute
@@ -22,12 +24,14 @@ from analysis.comparisons.likeness import Likeness, of_recipes
 from analysis.comparisons.ranking import Table, draws_of, rows_and_pairs
 from analysis.comparisons.standings import Comparison
 from analysis.findings import Finding, finding
+from analysis.fits.arguments import checked_limits, checked_share, compute_at, several
 from analysis.fits.fitting import fit
-from analysis.fits.refits import posterior_fit
+from analysis.fits.refits import posterior_fit, runs_or_fits
 from analysis.fits.results import LEVEL, Fit, Param
+from analysis.fits.tables import unit
+from analysis.fits.usable import copies
 from analysis.pooled.recipes import RecipeFit
-from analysis.pooled.seeds import by_recipe, pool_seeds
-from analysis.posteriors.draws import tail
+from analysis.pooled.seeds import LEFT_OUT, by_recipe, pool_seeds
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
@@ -38,7 +42,7 @@ EQUAL_AXES = ("gpu_hours", "cpu_s", "tokens_generated", "tokens_trained", "flops
 def compare(
     runs: Iterable[Run | Fit],
     *,
-    at: Iterable[float | str] = (),
+    at: float | str | Iterable[float | str] | None = (),
     target: float | Iterable[float] | None = None,
     by: float | str = "A",
     seed_sd: float | None = None,
@@ -52,7 +56,7 @@ def compare(
     ----------
     runs : iterable of Run or Fit
         Runs are fitted with the posterior; fits are of one compute axis, and one of another method is fitted again.
-    at : iterable of float or str
+    at : float or str, or iterable of these
         Computes to compare at, in the unit of `x`, or ``"2x"`` for a multiple of the compute that every recipe has
         reached. By default that compute.
     target : float or iterable of float, optional
@@ -93,29 +97,42 @@ def compare(
     >>> pair.tested, bool(pair.A.lo < 0 < pair.A.hi)
     (True, True)
     """
-    tail(level)
-    if seed_sd is not None and not 0.0 < seed_sd < 1.0:
-        raise UserError(f"seed_sd: {seed_sd:g} is not a standard deviation of pass rates between 0 and 1")
-    given = [posterior_fit(r) if isinstance(r, Fit) else fit(r, x=x) for r in runs]
+    level = checked_limits(level)
+    seed_sd = None if seed_sd is None else checked_share("seed_sd", seed_sd)
+    if recipes is not None and not isinstance(recipes, Mapping):
+        raise UserError("recipes: is no mapping of run name to recipe, such as {'mine_1': 'mine'}")
+    given = [posterior_fit(r) if isinstance(r, Fit) else fit(r, x=x) for r in runs_or_fits(runs, "compare")]
     groups = _groups(given, recipes)
-    pooled, left_out = _pooled(groups, seed_sd, level)
+    pooled, left_out, unused = _pooled(groups, seed_sd, level)
     usable = {name: [f for f in groups[name] if f.name in pooled[name].runs] for name in pooled}
     axis = given[0].x
     common = min(max(float(f.compute[-1]) for f in fits) for fits in usable.values())
     computes = _computes(at, common)
-    by_compute = math.inf if by == "A" else _computes([by], common, "by")[0]
+    by_compute = math.inf if by == "A" else compute_at(by, common, "by")
     targets = _targets(target)
     kept = [c for c in (*computes, by_compute, common) if math.isfinite(c)]
     joint = _joint(list(usable.values()), kept, seed_sd)
     if not targets:
         targets = (_reached_by_all(joint, common),)
     like = of_recipes(usable, pooled, axis)
-    table = Table(joint, tuple(usable), like, _tested(usable, seed_sd, like), level, _starts(usable), seed_sd)
+    began = tuple(min(float(f.compute[0]) for f in fits) for fits in usable.values())
+    if by_compute < min(began):
+        raise UserError(f"by: {by_compute:g} {axis} lies before the first evaluation of every recipe, {min(began):g}")
+    untested = _tested(usable, seed_sd, like)
+    table = Table(joint, tuple(usable), like, untested, level, _starts(usable), began, seed_sd)
     rows, pairs = rows_and_pairs(table, usable, pooled, computes, targets, by_compute)
     rows += [_row_left_out(name, groups[name], why) for name, why in left_out.items()]
+    copied = {run for fits in groups.values() for run in copies(f.run for f in fits)}
     again = [f.name for f in given if any(d.code == "refitted" for d in f.findings)]
     what = f"{', '.join(again)}: fitted by another method; compared by the posterior of the same points"
-    findings = [*([finding("refitted", what)] if again else []), *like.findings, *_said(table, rows)]
+    findings = [
+        *([finding("refitted", what)] if again else []),
+        *like.findings,
+        *unused,
+        *_copied(usable),
+        *_before(table, [*computes, by_compute], axis),
+        *_said(table, rows),
+    ]
     return Compared(
         axis,
         by_compute,
@@ -125,7 +142,7 @@ def compare(
         seed_sd,
         level,
         MappingProxyType({name: tuple(fits) for name, fits in groups.items()}),
-        _with_p(_standings(given, recipes), axis, rows),
+        _with_p(_standings([f for f in given if f.name not in copied], recipes), axis, rows),
     )
 
 
@@ -150,43 +167,64 @@ def _groups(given: Sequence[Fit], recipes: Mapping[str, str] | None) -> dict[str
 
 def _pooled(
     groups: Mapping[str, list[Fit]], seed_sd: float | None, level: float
-) -> tuple[dict[str, RecipeFit], dict[str, str]]:
-    """Recipes with their values, and why others are left out."""
-    pooled, left_out = {}, {}
+) -> tuple[dict[str, RecipeFit], dict[str, str], list[Finding]]:
+    """Recipes with their values, why others are left out, and what is to be said of single runs."""
+    pooled, left_out, said = {}, {}, []
     for name, fits in groups.items():
-        if without := [f for f in fits if f.draws is None and f.fitted and f.params["B"].value is not None]:
-            said = [d for f in without for d in f.findings[::-1]]
-            why = next((d.message for d in said if d.severity != "note"), said[0].message)
-            left_out[name] = f"{', '.join(f.name for f in without)}: {why}"
+        without = {f.name: _why_no_draws(f) for f in fits if f.draws is None and f.params["B"].value is not None}
+        if len(without) == len(fits):
+            left_out[name] = "; ".join(f"{run}: {why}" for run, why in without.items())
             continue
         try:
-            pooled[name] = pool_seeds(fits, seed_sd=seed_sd, level=level, recipe=name)[0]
+            one = pool_seeds([f for f in fits if f.name not in without], seed_sd=seed_sd, level=level, recipe=name)[0]
         except UserError as error:
             left_out[name] = str(error)
+            continue
+        pooled[name] = replace(one, left_out=(*one.left_out, *without))
+        said += [d for d in one.findings if d.code in {"seed-repeated", "no-fit", *LEFT_OUT}]
+        said += [finding("no-interval", f"{run}: {why}; the run is left out") for run, why in without.items()]
     if len(pooled) < 2:
         raise UserError(f"compare: fewer than two recipes have a curve; {'; '.join(left_out.values())}")
-    return pooled, left_out
+    return pooled, left_out, said
 
 
-def _computes(at: Iterable[float | str], common: float, what: str = "at") -> tuple[float, ...]:
-    found = []
-    for one in [at] if isinstance(at, (str, int, float)) else list(at):
-        text = str(one).strip()
-        try:
-            value = float(text[:-1]) * common if text.endswith("x") else float(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value > 0.0):
-            raise UserError(f"{what}: {one!r} is no compute above 0 and no multiple such as 2x")
-        found.append(value)
+def _why_no_draws(fit: Fit) -> str:
+    said = fit.findings[::-1]
+    return next((d.message for d in said if d.severity != "note"), said[-1].message if said else "no draws")
+
+
+def _copied(groups: Mapping[str, Sequence[Fit]]) -> list[Finding]:
+    """Recipes that share a run: their difference is one of names."""
+    recipe = {f.name: name for name, fits in groups.items() for f in fits}
+    again = copies(f.run for fits in groups.values() for f in fits)
+    return [
+        finding("seed-repeated", f"{run} of {recipe[run]} holds the evaluations of {one} of {recipe[one]}")
+        for run, one in again.items()
+        if recipe[run] != recipe[one]
+    ]
+
+
+def _before(table: Table, computes: Sequence[float], x: str) -> list[Finding]:
+    """Recipes that had not begun at a compute that was asked for, or where another one ends."""
+    late = {
+        f"{table.names[r]} (from {short(table.began[r])})": short(c)
+        for c in computes
+        for r in range(len(table.names))
+        if r not in table.there(c)
+    }
+    if not late:
+        return []
+    what = f"at {', '.join(dict.fromkeys(late.values()))} {unit(x)} nothing is read of what begins later: "
+    return [finding("not-covered", what + ", ".join(late))]
+
+
+def _computes(at: Any, common: float, what: str = "at") -> tuple[float, ...]:
+    found = (compute_at(one, common, what) for one in several(what, at))
     return tuple(dict.fromkeys(found)) or (common,)
 
 
-def _targets(target: float | Iterable[float] | None) -> tuple[float, ...]:
-    given = [] if target is None else [target] if isinstance(target, (int, float)) else list(target)
-    if wrong := [t for t in given if not 0.0 < t < 1.0]:
-        raise UserError(f"target: {wrong[0]:g} is not a pass rate between 0 and 1")
-    return tuple(dict.fromkeys(map(float, given)))
+def _targets(target: Any) -> tuple[float, ...]:
+    return tuple(dict.fromkeys(checked_share("target", one) for one in several("target", target)))
 
 
 def _joint(groups: Sequence[Sequence[Fit]], kept: Sequence[float], seed_sd: float | None) -> JointDraws:

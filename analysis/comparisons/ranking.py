@@ -38,12 +38,17 @@ class Table:
     untested: Mapping[str, str]
     level: float
     starts: tuple[float, ...]
+    began: tuple[float, ...]
     seed_sd: float | None
 
     @property
     def tested(self) -> list[int]:
         """Places of the recipes that are compared with others."""
         return [r for r, name in enumerate(self.names) if name not in self.untested]
+
+    def there(self, compute: float) -> list[int]:
+        """Places of the recipes that were evaluated at that compute or before it: no curve is read back from there."""
+        return [r for r, began in enumerate(self.began) if began <= compute]
 
     def difference(self, i: int, j: int, column: int) -> contrasts.Interval:
         """First - second at a kept compute, by the test."""
@@ -68,11 +73,12 @@ def rows_and_pairs(  # noqa: PLR0917
 ) -> tuple[list[Row], list[Pair]]:
     """Return the rows, best first at `by`, and the pairs in that order."""
     joint, names = table.joint, table.names
+    there = {c: table.there(c) for c in [*computes, by, math.inf]}
     best_first = np.argsort(-joint.middle[:, joint.column(by)], kind="stable")
-    order = [int(r) for r in best_first]
+    order = sorted((int(r) for r in best_first), key=lambda r: r not in there[by])
     curves = with_prompts(table)
     shrunk = {c: _shrunk(table, curves, joint.column(c)) for c in dict.fromkeys([*computes, by, math.inf])}
-    shares = {c: _p_best(table, draws) for c, draws in shrunk.items()}
+    shares = {c: _p_best(table, draws, there[c]) for c, draws in shrunk.items()}
     reached = {t: [joint_draws.compute_to(c, joint.compute, t) for c in curves] for t in targets}
     value = {t: joint_draws.compute_to(joint.middle, joint.compute, t) for t in targets}
     logs = {name: _Logs.of(groups, name) for name in ("B", "C_mid")}
@@ -82,6 +88,7 @@ def rows_and_pairs(  # noqa: PLR0917
         tested = name not in table.untested
         reach = recipe_reach(fits, level=table.level)
         to_best = Estimate(0.0) if r == order[0] else _difference(table, order[0], r, joint.column(by), turned=True)
+        to_best = to_best if {order[0], r} <= set(there[by]) else Estimate(None)
         rows.append(
             Row(
                 name,
@@ -93,6 +100,8 @@ def rows_and_pairs(  # noqa: PLR0917
                 to_best,
                 tuple(
                     Rate(c, _rate(table, r, joint.column(c)), shares[c][r], _known_to(fits, reach) < c)
+                    if r in there[c]
+                    else Rate(c, Estimate(None), None)
                     for c in computes
                 ),
                 MappingProxyType(
@@ -127,6 +136,8 @@ def rows_and_pairs(  # noqa: PLR0917
                         _with_p(table, i, j, joint.column(c), tested)[0],
                         _better(shrunk[c], i, j) if tested else None,
                     )
+                    if {i, j} <= set(there[c])
+                    else PairAt(c, Estimate(None), None)
                     for c in computes
                 ),
                 tuple(
@@ -173,8 +184,8 @@ def _shrunk(table: Table, curves: Array, column: int) -> Array:
     return draws
 
 
-def _p_best(table: Table, draws: Array) -> list[float | None]:
-    tested = table.tested
+def _p_best(table: Table, draws: Array, there: Sequence[int]) -> list[float | None]:
+    tested = [r for r in table.tested if r in there]
     if len(tested) < 2:
         return [None] * len(table.names)
     winner = np.array(tested)[draws[tested].argmax(axis=0)]
@@ -190,7 +201,8 @@ def _with_p(table: Table, i: int, j: int, column: int, tested: bool) -> tuple[Es
         middle = table.joint.middle[:, column]
         return Estimate(float(middle[i] - middle[j])), None
     found = table.difference(i, j, column)
-    return Estimate(float(found.value[0]), float(found.lo[0]), float(found.hi[0])), float(found.p[0])
+    lo, hi = max(float(found.lo[0]), -1.0), min(float(found.hi[0]), 1.0)  # of two pass rates
+    return Estimate(float(found.value[0]), lo, hi), float(found.p[0])
 
 
 def _difference(table: Table, i: int, j: int, column: int, *, turned: bool) -> Estimate:
@@ -280,6 +292,9 @@ def _note(pooled: RecipeFit, fits: Sequence[Fit], table: Table) -> str:
     if not A.identified and A.why:
         said.append(f"ceiling not known: {A.why}")
     doubts = dict.fromkeys(f.code for one in fits for f in one.findings if f.severity != "note")
+    if pooled.left_out:
+        said.append(f"{', '.join(pooled.left_out)} left out")
+    doubts |= {f.code: None for f in pooled.findings if f.code == "seed-repeated"}
     told = ", ".join(code for code in doubts if code not in {"grade"})
     if told:
         said.append(told)

@@ -2,7 +2,8 @@
 
 With A and R0 known, ln((A - R0) / (R - R0) - 1) = B ln C_mid - B ln C: a line over ln C whose slope is -B. Points at or
 above A, at or below R0, or at compute 0 have no place on it; they are dropped and counted. B alone says which recipe is
-faster only where ceilings are the same: `same_ceiling` refits those that cannot be told from the best with one A.
+faster only where ceilings are the same: `same_ceiling` refits those that cannot be told from the best with one A. A run
+that decays or falls, or whose B ends on the edge of its range, has no speed to compare: it is left out and named.
 
 Promises: the law itself is fitted, by least squares to the pass rates; the line is drawn, not fitted to logarithms.
 Source: arXiv 2510.13786, section 3 and its comparison by leaving one choice out.
@@ -27,9 +28,13 @@ from analysis.curves.leastsquares import Problem
 from analysis.curves.solver import Array
 from analysis.findings import Finding, finding
 from analysis.fits.estimates import natural
+from analysis.fits.estimating import SPOILT
 from analysis.fits.results import Fit
 from analysis.posteriors.conditional import relative_log
 from scalerl.runlog import UserError
+
+MARGIN = 0.02  # between ceilings that are not tested; the paper's three runs of one recipe differ by at most .015
+LEAST = 4  # points on a line: one more than R0, B and C_mid
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,28 +155,48 @@ def same_ceiling(compared: Compared, *, A: float | None = None) -> SameCeiling:
     >>> found.recipes, round(found.A, 2)
     (('grpo', 'scalerl'), 0.75)
     """
+    given = A
     rows = {row.recipe: row for row in compared.rows if row.params["A"].value is not None}
+    runs = {name: [f for f in compared.fits[name] if f.name in row.runs] for name, row in rows.items()}
+    doubts = {f.name: why for of in runs.values() for f in of if (why := _spoilt(f))}
+    rows = {name: row for name, row in rows.items() if any(f.name not in doubts for f in runs[name])}
+    if not rows:
+        raise UserError(f"same_ceiling: no recipe has a ceiling ({_listed(doubts)})")
     best = max(rows, key=lambda name: rows[name].params["A"].value or 0.0)
-    chosen = [name for name in rows if name == best or A is not None or not _told_apart(compared, best, name)]
+    apart = {} if A is not None else {name: why for name in rows if (why := _told_apart(compared, best, name))}
+    chosen = [name for name in rows if name not in apart]
     if len(chosen) < 2:
-        raise UserError(
-            f"same_ceiling: the ceiling of {best} is told from that of every other recipe; say A (--ceiling)"
-        )
+        raise UserError(f"same_ceiling: nothing shares the ceiling of {best}{_why(apart, doubts)}; say A (--ceiling)")
     if A is None:
         A = float(np.mean([v for name in chosen if (v := rows[name].params["A"].value) is not None]))
     if not 0.0 < A <= 1.0:
         raise UserError(f"same_ceiling: A {A:g} is not a pass rate above 0")
-    lines = {name: [_line(f, name, A) for f in compared.fits[name] if f.name in rows[name].runs] for name in chosen}
+    lines: dict[str, list[Line]] = {}
+    for name in chosen:
+        for f in runs[name]:
+            if f.name not in doubts:
+                line, doubt = _line(f, name, A)
+                if doubt:
+                    doubts[f.name] = doubt
+                else:
+                    lines.setdefault(name, []).append(line)
+    chosen = list(lines)
+    if len(chosen) < 2:
+        raise UserError(f"same_ceiling: fewer than two recipes have a line at A {A:.3g}{_why({}, doubts)}")
     logs = {name: np.array([math.log(line.B) for line in of]) for name, of in lines.items()}
     order = sorted(chosen, key=lambda name: -logs[name].mean())
     several = [name for name in order if len(logs[name]) > 1]
     findings = []
+    if doubts:
+        findings.append(finding("at-bound", f"left out, B would not be its speed: {_listed(doubts)}"))
     if len(several) < len(order):
         one = ", ".join(name for name in order if name not in several)
         findings.append(finding("one-seed", f"one seed of {one}: B has no limits, and the order is not tested"))
-    if not compared.tested:
-        what = "ceilings were not tested: that these recipes share one is assumed"
-        findings.append(finding("not-tested", what))
+    untested = [name for name in order if name != best and not _tested(compared, best, name)] if best in order else []
+    if untested:
+        what = f"not tested: that {', '.join(untested)} and {best} have one ceiling is assumed"
+        near = f", as theirs lie within {MARGIN:g} of each other (the paper's runs of one recipe: .015)"
+        findings.append(finding("not-tested", what + (near if given is None else "")))
     B, ratio = {}, {}
     known = None
     if several:
@@ -188,8 +213,8 @@ def same_ceiling(compared: Compared, *, A: float | None = None) -> SameCeiling:
             B[name] = Estimate(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
             if name != first and first in several:
                 none, other = np.zeros(len(logs[name])), np.zeros(len(logs[first]))
-                apart = contrasts.difference(logs[name], logs[first], none, other, known, compared.level)
-                ratio[name] = Estimate(*(math.exp(float(v)) for v in (apart.value, apart.lo, apart.hi)))
+                found = contrasts.difference(logs[name], logs[first], none, other, known, compared.level)
+                ratio[name] = Estimate(*(math.exp(float(v)) for v in (found.value, found.lo, found.hi)))
     return SameCeiling(
         compared.x,
         A,
@@ -201,20 +226,50 @@ def same_ceiling(compared: Compared, *, A: float | None = None) -> SameCeiling:
     )
 
 
-def _told_apart(compared: Compared, best: str, name: str) -> bool:
-    pair = compared.pair(best, name)
-    if pair.A.lo is not None and pair.A.hi is not None:
-        return not pair.A.lo <= 0.0 <= pair.A.hi
-    margin = 0.02  # the paper's: its three runs of one recipe differ by at most .015
-    return pair.A.value is None or abs(pair.A.value) > margin
+def _spoilt(f: Fit) -> str:
+    said = {d.code for d in f.findings}
+    return next((why for code, why in SPOILT.items() if code in said), "")
 
 
-def _line(f: Fit, recipe: str, A: float) -> Line:
-    """Least squares with A held."""
+def _tested(compared: Compared, best: str, name: str) -> bool:
+    A = compared.pair(best, name).A
+    return A.lo is not None and A.hi is not None
+
+
+def _told_apart(compared: Compared, best: str, name: str) -> str:
+    """Why a recipe's ceiling is not that of the best; empty where it may be."""
+    if name == best:
+        return ""
+    A = compared.pair(best, name).A
+    if A.lo is not None and A.hi is not None:
+        return "" if A.lo <= 0.0 <= A.hi else "told from it"
+    return "" if A.value is not None and abs(A.value) <= MARGIN else f"more than {MARGIN:g} away, not tested"
+
+
+def _why(apart: Mapping[str, str], doubts: Mapping[str, str]) -> str:
+    said = _listed({**apart, **doubts})
+    return f" ({said})" if said else ""
+
+
+def _listed(whys: Mapping[str, str]) -> str:
+    """Names by what is said of them."""
+    by_why: dict[str, list[str]] = {}
+    for name, why in whys.items():
+        by_why.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in by_why.items())
+
+
+def _line(f: Fit, recipe: str, A: float) -> tuple[Line, str]:
+    """Least squares with A held; and why that line is none, empty if it is one."""
     log_c, unit = relative_log(f.compute)
     problem = Problem(log_c, f.pass_rate)
     box = leastsquares.default_box(np.exp(log_c)).fix(1, A)
     best = problem.fit(box)
     values = natural(best.theta + np.array([0.0, 0.0, 0.0, unit]))
     compute, y, dropped = straight_line(f.compute, f.pass_rate, values["R0"], A)
-    return Line(f.name, recipe, values["R0"], A, values["B"], values["C_mid"], compute, y, dropped)
+    why = ""
+    if np.isclose(best.theta[2:], box.low[2:]).any() or np.isclose(best.theta[2:], box.high[2:]).any():
+        why = f"B {values['B']:.3g} or C_mid lies on the edge of its range"
+    elif len(np.unique(compute)) < LEAST:
+        why = f"{dropped} of {f.n} points have no place on the line"
+    return Line(f.name, recipe, values["R0"], A, values["B"], values["C_mid"], compute, y, dropped), why

@@ -6,6 +6,7 @@ Promises: an option that the method does not read is refused, never ignored. Imp
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -17,6 +18,7 @@ Window = tuple[float | None, float | None]
 
 # Five draws or more, of 4,000 and of 1,000 refits, lie outside each limit.
 HIGHEST_LEVEL = {"posterior": 0.997, "bootstrap": 0.99}
+FARTHEST_COMPUTE = 1e300
 READ_BY = {"priors": "posterior", "resample": "bootstrap", "correlated": "profile"}
 
 
@@ -79,13 +81,19 @@ def checked_window(window: Any) -> Window:
     return low, high
 
 
-def checked_share(name: str, value: Any) -> float:
-    """Return a number between 0 and 1, without the ends."""
+def checked_number(name: str, value: Any) -> float:
+    """Return a number of Python or numpy."""
     if not _is_number(value):
         raise UserError(f"{name}: {_shown(value)} is not a number")
-    if not 0.0 < value < 1.0:
-        raise UserError(f"{name}: {value:g} does not lie between 0 and 1")
     return float(value)
+
+
+def checked_share(name: str, value: Any) -> float:
+    """Return a number between 0 and 1, without the ends."""
+    share = checked_number(name, value)
+    if not 0.0 < share < 1.0:
+        raise UserError(f"{name}: {share:g} does not lie between 0 and 1")
+    return share
 
 
 def checked_level(level: Any, method: str) -> float | None:
@@ -103,6 +111,77 @@ def checked_level(level: Any, method: str) -> float | None:
         what = f"beyond what the draws of {method} can show; at most {HIGHEST_LEVEL[method]:g}"
         raise UserError(f"level: {share:.10g} is {what}")
     return share
+
+
+def checked_limits(level: Any) -> float:
+    """Return the level of limits that rest on the draws of the posterior; there have to be some.
+
+    Examples
+    --------
+    >>> checked_limits(0.9)
+    0.9
+    """
+    found = checked_level(level, "posterior")
+    if found is None:
+        raise UserError("level: None is not a number; every figure here has limits")
+    return found
+
+
+def several(name: str, given: Any) -> list[Any]:
+    """Return what was given as a list: one value is a list of one, None an empty one.
+
+    Examples
+    --------
+    >>> several("at", "2x"), several("at", [1.0, 2.0]), several("at", None)
+    (['2x'], [1.0, 2.0], [])
+    """
+    if given is None:
+        return []
+    if isinstance(given, (str, Real)):
+        return [given]
+    if isinstance(given, Iterable):
+        return list(given)
+    raise UserError(f"{name}: {_shown(given)} is neither one value nor a list of such")
+
+
+def parsed(at: Any, name: str = "at") -> tuple[float, bool]:
+    """Return a compute above 0, and whether it is a multiple of the last one.
+
+    Examples
+    --------
+    >>> parsed("2X"), parsed(1e5), parsed("1e5")
+    ((2.0, True), (100000.0, False), (100000.0, False))
+    """
+    found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([xX]?)\s*", at) if isinstance(at, str) else None
+    try:
+        value = float(found.group(1)) if found else float(at) if _is_number(at) else math.nan
+    except (ValueError, OverflowError):
+        value = math.nan
+    if not (math.isfinite(value) and value > 0.0):
+        raise UserError(f"{name}: {_shown(at)} is neither a multiple such as 2x nor a compute above 0 (--{name})")
+    return value, bool(found and found.group(2))
+
+
+def compute_at(at: Any, last: float, name: str = "at") -> float:
+    """Return the compute that `at` stands for, a multiple being one of `last`.
+
+    Examples
+    --------
+    >>> compute_at("2x", 30.0), compute_at(100, 30.0)
+    (60.0, 100.0)
+    """
+    value, times = parsed(at, name)
+    found = value * last if times else value
+    if not math.isfinite(found) or found > FARTHEST_COMPUTE:
+        raise UserError(f"{name}: {at} is farther than can be computed with (--{name})")
+    return found
+
+
+def checked_count(name: str, value: Any, least: int) -> int:
+    """Return a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise UserError(f"{name}: {_shown(value)} is not a whole number of at least {least} (--{name})")
+    return int(value)
 
 
 def checked_seed(seed: Any) -> int:

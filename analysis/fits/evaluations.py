@@ -35,13 +35,13 @@ class Evaluations:
 def evaluations_of(run: Run, x: str) -> Evaluations:
     """Return the evaluations of a run in order of compute on the axis `x`, in its unit.
 
-    Noise decays over updates where the run logs them in the order of compute, otherwise over compute.
+    Noise decays over updates where the run logs them and they grow with compute, otherwise over compute.
     """
     compute = np.asarray(run.data[x], dtype=float)
     pass_rate = np.asarray(run.data["pass_rate"], dtype=float)
     order = np.lexsort((pass_rate, compute))
     steps = np.asarray(run.data["step"], dtype=float)[order] if "step" in run.axes else compute[order]
-    time = steps if (np.diff(steps) >= 0.0).all() else compute[order]
+    time = steps if (np.diff(steps) >= 0.0).all() and steps[-1] > steps[0] else compute[order]
     counts = _counts(run, order)
     variance = [evaluation_variance(correct, k) for correct, k in counts]
     known = None if not variance or None in variance else np.array(variance, dtype=float)

@@ -6,14 +6,39 @@ that window, priors and a held R0 mean the same to all of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from analysis.findings import Finding, finding
 from analysis.fits.estimating import SPOILT
 from analysis.fits.evaluations import Evaluations, evaluations_of, inside
 from analysis.fits.results import Fit
 from analysis.posteriors.priors import Priors
+from analysis.schema import Run
+from scalerl.runlog import UserError
+
+
+def runs_or_fits(given: Any, verb: str) -> list[Run | Fit]:
+    """Return the runs and fits that a verb is given as a list: one is a list of one.
+
+    Raises
+    ------
+    UserError
+        If it is something else, with how to read it.
+    """
+    if isinstance(given, (Run, Fit)):
+        return [given]
+    if hasattr(given, "columns") or isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        what = "a table" if hasattr(given, "columns") else repr(given)[:40]
+        how = "make one of it with analysis.read_frame(table)" if what == "a table" else "read files with analysis.read"
+        raise UserError(f"{verb} takes runs or fits, not {what}; {how}")
+    items = list(given)
+    for one in items:
+        if not isinstance(one, (Run, Fit)):
+            raise UserError(f"{verb} takes runs or fits, and {repr(one)[:40]} is none; read files with analysis.read")
+    return items
 
 
 def posterior_fit(fit: Fit, priors: Priors | None = None) -> Fit:

@@ -97,6 +97,17 @@ def cells(fit: Fit, name: str) -> tuple[str, str, str]:
     return value, limits, said
 
 
+def in_percent(level: float) -> str:
+    """Return a level as it was given: never 100%.
+
+    Examples
+    --------
+    >>> in_percent(0.95), in_percent(0.997)
+    ('95%', '99.7%')
+    """
+    return f"{100.0 * level:.10g}%"
+
+
 def reach_text(fit: Fit) -> str:
     """Return how far ahead the curve can be read, or an empty text if the method has no band."""
     if fit.reach is None and fit.draws is None:
@@ -124,7 +135,7 @@ def reached_text(reached: Reached) -> str:
         text += f" {unit(reached.x)}"
     if reached.lo is None or reached.hi is None:
         return text
-    return f"{text} ({reached.level:.0%}: {shown(reached.lo)} to {shown(reached.hi)})"
+    return f"{text} ({in_percent(reached.level)}: {shown(reached.lo)} to {shown(reached.hi)})"
 
 
 def checklist_text(fit: Fit) -> str:

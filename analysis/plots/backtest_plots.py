@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.fits.tables import in_percent
 from analysis.plots.captions import NAME_LENGTH
 from analysis.plots.looks import Look, looks_of_names
 from analysis.plots.output import new_figure, shown_axes
@@ -149,7 +150,7 @@ def plot_drift(test: Backtest, ax: Axes | None = None) -> Axes:
         A = [one.A for one in mine]
         ax.plot(at, A, "-", marker=look.marker, color=colour, ms=4, lw=look.width, gid=look.gid("A"))
     _compute_axis(ax, test, "compute known at the origin")
-    ax.set_ylabel(f"A and its {test.level:.0%} limits")
+    ax.set_ylabel(f"A and its {in_percent(test.level)} limits")
     ax.set_title("A by origin", loc="left", fontsize="medium")
     if len(test.points) > 1:
         _legend(ax, test, forecasts=False)

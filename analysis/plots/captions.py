@@ -72,7 +72,7 @@ def short_name(name: str) -> str:
     Examples
     --------
     >>> short_name("a-recipe-with-a-long-name-and-many-words/seed0")
-    'a-recipe-with-a-lo ... many-words/seed0'
+    'a-recipe-with-a-lo ... d-many-words/seed0'
     """
     half = NAME_LENGTH // 2 - 2
     return name if len(name) <= NAME_LENGTH else f"{name[:half]} ... {name[-half:]}"

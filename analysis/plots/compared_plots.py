@@ -15,6 +15,7 @@ from analysis.amounts import short
 from analysis.comparisons.compared import Compared, Estimate
 from analysis.comparisons.compared_tables import share
 from analysis.comparisons.straight import SameCeiling, same_ceiling
+from analysis.fits.tables import in_percent
 from analysis.plots.looks import MARKERS, colour_of, recipe_ranks
 from analysis.plots.output import new_axes, new_figure, shown_axes
 from analysis.plots.plotting import LABELS, _round_numbers
@@ -69,7 +70,9 @@ def plot_forest(compared: Compared, ax: Axes | None = None) -> Axes:
     ax.set_ylim(len(rows) - 0.5, -0.5)
     what = "A" if math.isinf(compared.by) else f"pass rate at {short(compared.by)} {LABELS.get(compared.x, compared.x)}"
     ax.locator_params(axis="x", nbins=5)
-    limits = f"{compared.level:.0%} limits" if any(row.difference.lo is not None for row in rows) else "not tested"
+    limits = (
+        f"{in_percent(compared.level)} limits" if any(row.difference.lo is not None for row in rows) else "not tested"
+    )
     ax.set_xlabel(f"{what}, difference to the best ({limits})")
     ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.curves.solver import Array
-from analysis.fits.tables import unit
+from analysis.fits.tables import in_percent, unit
 from analysis.plots.captions import short_name
 from analysis.plots.looks import looks_of
 from analysis.plots.output import shown_axes
@@ -47,7 +47,7 @@ def plot_forecast(forecasts: Forecast | Forecasts | Sequence[Forecast], ax: Axes
     """
     given = _several(forecasts)
     fits = [one.fit for one in given]
-    farthest = max([2.0, *(row.multiple for one in given for row in one.rows if one.paths)])
+    farthest = max([2.0, *(row.multiple or 0.0 for one in given for row in one.rows if one.paths)])
     ax = plot_curves(fits, ax, extend=farthest, band=False)
     low, high = ax.get_ylim()
     for one, look in zip(given, looks_of(fits), strict=True):
@@ -86,7 +86,7 @@ def _legend(ax: Axes, given: Sequence[Forecast]) -> None:
     labels = [text.get_text() for text in runs.get_texts()]
     some = [one for one in given if one.paths]
     if some:
-        level = f"{some[0].level:.0%} band"
+        level = f"{in_percent(some[0].level)} band"
         handles += [
             Line2D([], [], color="0.3", ls="--"),
             Line2D([], [], color="0.3", ls="-."),
@@ -112,7 +112,7 @@ def _draw(ax: Axes, one: Forecast, look: Look) -> tuple[float, float]:
     """Draw one forecast; returns the lowest and the highest pass rate of its bars."""
     path, colour = one.paths[one.method], look.style["color"]
     rows = [row for row in one.rows if row.method == one.method and row.pass_rate is not None]
-    end = max([2.0, *(row.multiple for row in rows)])
+    end = max([2.0, *(row.multiple or 0.0 for row in rows)])
     seen = path.multiples <= end
     multiples = np.append(path.multiples[seen], end)
     C = multiples * one.last
@@ -177,7 +177,7 @@ def plot_reach(forecasts: Forecast | Forecasts | Sequence[Forecast], ax: Axes | 
     ax.set_yticks(heights, [f"{h:g}" for h in heights])
     ax.set_yticks([], minor=True)
     ax.set_xlabel("multiple of the last compute")
-    ax.set_ylabel(f"half-width of the {given[0].level:.0%} band")
+    ax.set_ylabel(f"half-width of the {in_percent(given[0].level)} band")
     ax.spines[["top", "right"]].set_visible(False)
     ax.annotate(
         f"+-{given[0].tolerance:g}",
@@ -207,7 +207,7 @@ def caption(forecasts: Forecast | Forecasts | Sequence[Forecast]) -> str:
     """Return what `plot_forecast` draws, in words."""
     given = _several(forecasts)
     method = "average of four families" if given[0].method == "average" else "sigmoid"
-    bands = f"{given[0].level:.0%} band of the mean curve, light: of a new evaluation"
+    bands = f"{in_percent(given[0].level)} band of the mean curve, light: of a new evaluation"
     return (
         f"Points: evaluations. Solid: fitted sigmoid, dashed: where it leads. Dash-dotted: forecast ({method}). Dark: "
         f"{bands}; pale bars: no earlier forecasts of the run stand behind them. Compute in {unit(given[0].fit.x)}."

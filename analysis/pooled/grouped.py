@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.results import Fits
-from analysis.fits.tables import findings_html
+from analysis.fits.tables import findings_html, in_percent
 from analysis.pooled.shared import SharedFit
 
 if TYPE_CHECKING:
@@ -139,4 +139,6 @@ def _line_text(groups: GroupFits) -> list[str]:
         return []
     line = groups.line
     each = [f"{n} {short(p.value)} ({short(p.lo)} to {short(p.hi)})" for n, p in line.predicted.items()]
-    return [f"at {groups.by} {short(line.at)}, two extrapolations away: {', '.join(each)} at {groups.level:.0%}"]
+    return [
+        f"at {groups.by} {short(line.at)}, two extrapolations away: {', '.join(each)} at {in_percent(groups.level)}"
+    ]

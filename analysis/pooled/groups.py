@@ -26,6 +26,7 @@ from analysis.pooled.grouped import GroupFits, Line, Predicted
 from analysis.pooled.joint import fit_shared
 from analysis.pooled.secondstage import fit_line
 from analysis.pooled.shared import SharedFit
+from analysis.readers.cleaning import number
 from analysis.readers.datasets import data_sets
 from analysis.readers.frames import read_frame
 from analysis.schema import Run
@@ -87,6 +88,8 @@ def fit_groups(
     (['math', 'code'], False)
     """
     runs, sizes, findings = _groups(given, by, x)
+    if following is not None and not sizes:
+        raise UserError(f"next: the groups by {_said(by)} are no sizes, so there is no next one (--next)")
     if len(runs) < 2:
         raise UserError(f"by: {len(runs)} group by {_said(by)}; two or more are needed")
     fits = fit(runs, x=x, window=window, level=level)
@@ -130,19 +133,35 @@ def _of_table(
 ) -> tuple[list[Run], dict[str, float], list[Finding]]:
     if not isinstance(by, str) or by not in table.columns:
         raise UserError(f"by: no column {_said(by)} in the table; it has {', '.join(map(str, table.columns))}")
-    if table[by].isna().any():
-        raise UserError(f"by: {int(table[by].isna().sum())} rows of column {by!r} are empty; leave them out")
-    values = list(dict.fromkeys(table[by].tolist()))
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-    if numbers:
-        values.sort()
-        if not all(math.isfinite(v) and v > 0.0 for v in values):
-            raise UserError(f"by: the sizes in column {by!r} must be above 0")
-    names = [f"{by}={v:g}" if numbers else str(v) for v in values]
-    runs = [
-        read_frame(table[table[by] == v].drop(columns=by), name, x=x) for v, name in zip(values, names, strict=True)
-    ]
-    return runs, dict(zip(names, map(float, values), strict=True)) if numbers else {}, []
+    cells = [cell.item() if isinstance(cell, np.generic) else cell for cell in table[by].tolist()]
+    if empty := [i for i, cell in enumerate(cells, 1) if _is_empty(cell)]:
+        rows = f"row {', '.join(map(str, empty[:3]))}{', ...' if len(empty) > 3 else ''}"
+        raise UserError(f"by: column {by!r} is empty in {len(empty)} rows ({rows}); fill them in or leave them out")
+    read = [number(cell) for cell in cells]
+    sizes = [v for v in read if v is not None]
+    numbers = len(sizes) == len(read)
+    keys: list[Any] = sizes if numbers else [str(cell).strip() for cell in cells]
+    values = sorted(set(keys)) if numbers else list(dict.fromkeys(keys))
+    if numbers and not values[0] > 0.0:
+        raise UserError(f"by: the sizes in column {by!r} must be above 0")
+    names = [f"{by}={v:g}" if numbers else v for v in values]
+    if len(set(names)) < len(names):  # alike in the digits that are usually shown
+        names = [f"{by}={v!r}" for v in values]
+    rest = table.drop(columns=by)
+    # The unit of the pass rate is one for the whole table: a weak group in percent may stay below 1.
+    percent = next((f for f in read_frame(rest, "table", x=x).findings if f.code == "percent"), None)
+    runs = []
+    for value, name in zip(values, names, strict=True):
+        rows_of = np.array([key == value for key in keys])
+        run = read_frame(rest[rows_of], name, x=x, scale=None if percent is None else 0.01)
+        said = tuple(percent if percent is not None and f.code == "scaled" else f for f in run.findings)
+        runs.append(replace(run, findings=said))
+    return runs, dict(zip(names, values, strict=True)) if numbers else {}, []
+
+
+def _is_empty(cell: Any) -> bool:
+    found = number(cell)
+    return (found is not None and math.isnan(found)) or (isinstance(cell, float) and math.isnan(cell))
 
 
 def _size(run: Run, by: str | Mapping[str, float]) -> float:

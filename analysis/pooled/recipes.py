@@ -34,6 +34,8 @@ class RecipeFit:
         Root mean square of the seeds' own standard deviations.
     seed_sd : float or None
         Standard deviation of A between seeds that was stated.
+    left_out : tuple of str
+        Runs that were given and have no value here: copies, without a curve yet, flat, or with limits withheld.
     """
 
     recipe: str
@@ -46,6 +48,7 @@ class RecipeFit:
     seed_sd: float | None
     level: float
     findings: tuple[Finding, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -18,15 +18,18 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from analysis.findings import Finding, finding
+from analysis.fits.arguments import checked_limits
 from analysis.fits.doubts import one_seed
 from analysis.fits.estimates import exp_of
 from analysis.fits.estimating import CEILING_MARGIN, LAST_EVALUATIONS, SPOILT
 from analysis.fits.evaluations import evaluations_of
 from analysis.fits.reach import USABLE_GRADE
 from analysis.fits.results import LEVEL, WITHHELD, Fit, Param
+from analysis.fits.usable import each_once, with_a_curve
 from analysis.pooled.recipes import RecipeFit, RecipeFits
 from analysis.posteriors.draws import tail
 from analysis.posteriors.noise import prompt_variance
+from analysis.schema import one_of_each
 from scalerl.runlog import UserError
 
 POOLED = ("A", "B", "C_mid")
@@ -44,9 +47,10 @@ def pool_seeds(
     normal interval with variance mean(own variances) / n: values that lean on one prior lie closer together than they
     are known. With `seed_sd` a normal interval of A with variance seed_sd^2 / n + mean(own variances) / n instead. One
     seed: its own limits, widened by `seed_sd` where that is stated, or the finding ``one-seed``. Limits end at 0,
-    those of A at the ceiling too. A run whose curve is flat or whose limits are withheld has no value to pool and is
-    left out; where there is one, or one that decays or falls, nothing of the recipe counts as identified, and the
-    run's finding is handed on with its name. One seed identifies no more than its fit does.
+    those of A at the ceiling too. A copy of another run and a run that has no curve yet are left out and said to be. A
+    run whose curve is flat or whose limits are withheld has no value to pool and is left out; where there is one, or
+    one that decays or falls, nothing of the recipe counts as identified, and the run's finding is handed on with its
+    name. One seed identifies no more than its fit does.
 
     Parameters
     ----------
@@ -102,7 +106,7 @@ def pool_seeds(
     """
     if seed_sd is not None and not 0.0 < seed_sd < 1.0:
         raise UserError(f"seed_sd: {seed_sd:g} is not a standard deviation of pass rates between 0 and 1")
-    tail(level)
+    checked_limits(level)
     groups = by_recipe(fits, recipe)
     return RecipeFits([_pool(name, seeds, seed_sd, level) for name, seeds in groups.items()])
 
@@ -113,12 +117,13 @@ def by_recipe(fits: Iterable[Fit], recipe: str | None = None) -> dict[str, list[
     Raises
     ------
     UserError
-        If there is none, or axes differ.
+        If there is none, two have one name, or axes differ.
     """
     given = list(fits)
     axes = dict.fromkeys(fit.x for fit in given)
     if len(axes) != 1:
         raise UserError(f"seeds are pooled on one compute axis; given {', '.join(axes) or 'no fit'}")
+    one_of_each(fit.name for fit in given)
     groups: dict[str, list[Fit]] = {}
     for fit in given:
         groups.setdefault(fit.run.recipe if recipe is None else recipe, []).append(fit)
@@ -126,14 +131,15 @@ def by_recipe(fits: Iterable[Fit], recipe: str | None = None) -> dict[str, list[
 
 
 def _pool(recipe: str, fits: Sequence[Fit], seed_sd: float | None, level: float) -> RecipeFit:
-    unusable = [f"{f.name}: {f.params['A'].why or 'not fitted'}" for f in fits if f.params["A"].value is None]
-    if unusable:
-        raise UserError(f"{recipe}: no curve to pool ({'; '.join(unusable)})")
+    given = [f.name for f in fits]
+    fits, copied = each_once(fits)
+    fits, young = with_a_curve(fits)
     doubts, spoilt = _doubts(fits)
+    doubts = [*copied, *young, *doubts]
     fits = [f for f in fits if not LEFT_OUT & {d.code for d in f.findings}]
     if not fits:
         raise UserError(f"{recipe}: no seed has a value to pool ({'; '.join(d.message for d in doubts)})")
-    findings = [*doubts, *one_seed(len(fits), seed_sd), *_same_seed(fits)]
+    findings = [*doubts, *one_seed(len(fits), seed_sd), *_same_seed(recipe, fits)]
     if len(fits) > 1 and any(f.code == "pooled" for fit in fits for f in fit.findings):
         what = "the shapes of these fits lean on each other: the spread between seeds may come out too small"
         findings.append(finding("pooled", what, severity="warning"))
@@ -176,6 +182,7 @@ def _pool(recipe: str, fits: Sequence[Fit], seed_sd: float | None, level: float)
         seed_sd,
         level,
         tuple(findings),
+        tuple(name for name in given if name not in {f.name for f in fits}),
     )
 
 
@@ -294,17 +301,14 @@ def _ceiling(fit: Fit) -> float:
     return float(priors["ceiling"]) if isinstance(priors, Mapping) and "ceiling" in priors else 1.0
 
 
-def _same_seed(fits: Sequence[Fit]) -> list[Finding]:
-    """One seed or one file twice is not two seeds."""
+def _same_seed(recipe: str, fits: Sequence[Fit]) -> list[Finding]:
+    """A seed's number twice is not two seeds."""
     seeds = [f.run.seed for f in fits if f.run.seed is not None]
-    hashes = [f.run.sha256 for f in fits if f.run.sha256]
     again = sorted({str(s) for s in seeds if seeds.count(s) > 1})
-    if again:
-        what = f"seed {', '.join(again)} stands there more than once: the spread between seeds comes out too small"
-        return [finding("seed-repeated", what)]
-    if len(set(hashes)) < len(hashes):
-        return [finding("seed-repeated", "two runs are one file: the spread between seeds comes out too small")]
-    return []
+    if not again:
+        return []
+    what = f"{recipe}: seed {', '.join(again)} stands there more than once: the spread between seeds comes "
+    return [finding("seed-repeated", f"{what}out too small")]
 
 
 def _prompt_sd(fits: Sequence[Fit]) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from analysis.findings import Finding
 from analysis.fits.results import Param
-from analysis.fits.tables import figures
+from analysis.fits.tables import figures, in_percent
 
 WORDS = {"R0": "starts", "A": "ceilings", "B": "exponents", "C_mid": "midpoints"}
 
@@ -121,7 +121,9 @@ def _rows(fitted: SharedFit) -> list[str]:
     rows = []
     for name in fitted.share:
         value, limits = figures(fitted.params[name])
-        rows.append(f"  {name:<6} {value:<9} {limits}".rstrip() + f"  shared, {fitted.level:.0%} limits of the profile")
+        rows.append(
+            f"  {name:<6} {value:<9} {limits}".rstrip() + f"  shared, {in_percent(fitted.level)} limits of the profile"
+        )
         if fitted.differ:
             each = ", ".join(f"{run} {values[name]:.3g}" for run, values in fitted.free.items())
             rows.append(f"  {name:<6} {each}  (each run alone, by least squares)")

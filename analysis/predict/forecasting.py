@@ -8,25 +8,24 @@ its data.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from types import MappingProxyType
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 
 from analysis.findings import Finding, finding
-from analysis.fits.arguments import checked_level, checked_share, checked_window
+from analysis.fits.arguments import checked_limits, checked_share, checked_window, compute_at, parsed, several
 from analysis.fits.evaluations import Window
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
-from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of
+from analysis.fits.refits import held_R0, points_of, posterior_fit, priors_of, runs_or_fits
 from analysis.fits.results import Fit
 from analysis.posteriors.priors import Priors
 from analysis.predict.ahead import AVERAGED, CALIBRATED, METHODS, Calibration, Cut, calibrate, cut_at
 from analysis.predict.forecasts import Forecast, Forecasts, Row
 from analysis.predict.inflation import checked_inflation
-from analysis.predict.reaches import FEW, FEW_REACH, NEXT, path_of, reach_of
+from analysis.predict.reaches import FEW, FEW_REACH, NEXT, nothing_because, path_of, reach_of
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
@@ -121,48 +120,34 @@ def forecast(
     True
     """
     one = isinstance(runs, (Run, Fit))
-    given = [runs] if isinstance(runs, (Run, Fit)) else list(runs)
-    if any(not isinstance(g, (Run, Fit)) for g in given):
-        raise UserError("forecast takes runs or fits; read files with analysis.read(path)")
-    asked = [at] if isinstance(at, (str, float, int)) else list(at)
+    given, asked, methods = runs_or_fits(runs, "forecast"), several("at", at), several("methods", methods)
     if not asked:
         raise UserError("at: nothing to forecast; give multiples such as 2x or computes (--at)")
-    wanted = [parsed(a) for a in asked]
+    for one_at in asked:
+        parsed(one_at)
     unknown = [m for m in methods if m not in METHODS]
     if unknown or not methods:
         raise UserError(f"methods: {', '.join(map(repr, unknown)) or 'none'}; there are {', '.join(METHODS)}")
-    level, tolerance = checked_level(level, "posterior") or 0.95, checked_share("tolerance", tolerance)
+    level, tolerance = checked_limits(level), checked_share("tolerance", tolerance)
     assumed = checked_inflation(inflation)
     made = []
     for g in given:
         run_window = checked_window(window)
         fitted = fit(g, x=x, window=run_window, priors=priors) if isinstance(g, Run) else posterior_fit(g, priors)
-        made.append(_forecast(fitted, wanted, tuple(methods), level, tolerance, assumed))
+        made.append(_forecast(fitted, asked, tuple(methods), level, tolerance, assumed))
     return made[0] if one else Forecasts(made)
-
-
-def parsed(at: Any) -> tuple[float, bool]:
-    """Return a compute and whether it is a multiple of the last one."""
-    found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([xX]?)\s*", at) if isinstance(at, str) else None
-    try:
-        value = float(found.group(1)) if found else float(at)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not (math.isfinite(value) and value > 0.0) or isinstance(at, bool):
-        raise UserError(f"at: {at!r} is neither a multiple such as 2x nor a compute above 0 (--at)")
-    return value, bool(found and found.group(2))
 
 
 def _forecast(  # noqa: PLR0917
     fitted: Fit,
-    wanted: Sequence[tuple[float, bool]],
+    wanted: Sequence[At],
     methods: tuple[str, ...],
     level: float,
     tolerance: float,
     inflation: float,
 ) -> Forecast:
     last = float(fitted.compute[-1]) if fitted.n else 0.0
-    computes = [value * last if times else value for value, times in wanted]
+    computes = [compute_at(at, last) for at in wanted]
     findings = list(fitted.findings)
     why = fitted.nothing_ahead
     cut = past = None
@@ -172,7 +157,7 @@ def _forecast(  # noqa: PLR0917
         cut = cut_at(data, draws=fitted.trusted_draws, averaged=averaged)
         past = calibrate(data, inflation=inflation, averaged=averaged, priors=priors_of(fitted), r0=held_R0(fitted))
     if cut is None or past is None:
-        findings.append(finding("no-forecast", f"nothing is claimed past the data: {_reason(fitted, why)}"))
+        findings.append(finding("no-forecast", f"nothing is claimed past the data: {nothing_because(fitted)}"))
         rows = tuple(_unknown(fitted, C, last, level, m) for C in computes for m in methods)
         return Forecast(
             fitted, rows, MappingProxyType({}), MappingProxyType({}), None, 0, tolerance, inflation, tuple(findings)
@@ -212,15 +197,8 @@ def _forecast(  # noqa: PLR0917
     )
 
 
-def _reason(fitted: Fit, why: Finding | None) -> str:
-    why = why or next((f for f in fitted.findings if f.code in {"exact-data", "no-interval"}), None)
-    if why is not None:
-        return why.message
-    return "its compute never leaves 0" if fitted.n and not fitted.compute[-1] > 0.0 else "too little of a curve"
-
-
 def _unknown(fitted: Fit, C: float, last: float, level: float, method: str) -> Row:
-    multiple = C / last if last > 0.0 else math.inf
+    multiple = C / last if last > 0.0 else None
     return Row(fitted.name, C, multiple, fitted.x, None, None, None, None, None, level, method, False, 0)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.amounts import short
 from analysis.findings import Finding
 from analysis.fits.results import Fit
-from analysis.fits.tables import findings_html, unit
+from analysis.fits.tables import findings_html, in_percent, unit
 from analysis.schema import Named
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Row:
     Attributes
     ----------
     at : float
-        Compute, in the unit of `x`; `multiple` is that over the last compute of the run.
+        Compute, in the unit of `x`; `multiple` is that over the last compute of the run, None where that is 0.
     pass_rate : float or None
         Middle; None where nothing can be said.
     lo, hi : float or None
@@ -50,7 +50,7 @@ class Row:
 
     run: str
     at: float
-    multiple: float
+    multiple: float | None
     x: str
     pass_rate: float | None
     lo: float | None
@@ -163,7 +163,7 @@ class Forecasts(Named[Forecast]):
 
         rows = [row.to_dict() for forecast in self for row in forecast.rows]
         table = pd.DataFrame(rows, columns=list(COLUMNS))
-        numbers = ["pass_rate", "lo", "hi", "mean_lo", "mean_hi"]
+        numbers = ["multiple", "pass_rate", "lo", "hi", "mean_lo", "mean_hi"]
         return table.astype(dict.fromkeys(numbers, "Float64"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def forecasts_html(forecasts: Sequence[Forecast] | Forecasts) -> str:
 
 def reach_text(forecast: Forecast) -> str:
     """Return the reach in one sentence."""
-    what = f"to within {forecast.tolerance:g} at {forecast.level:.0%}"
+    what = f"to within {forecast.tolerance:g} at {in_percent(forecast.level)}"
     if forecast.reach is None:
         return "reach unknown"
     if forecast.reach <= 1.0:
@@ -239,7 +239,7 @@ def weights_text(forecast: Forecast) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     known = f"{'yes' if row.calibrated else 'no'}, {row.origins} origins"
     return (
-        f"{short(row.multiple)}x",
+        "unknown" if row.multiple is None else f"{short(row.multiple)}x",
         short(row.at, 4),
         row.method,
         "unknown" if row.pass_rate is None else f"{row.pass_rate:.3f}",

@@ -25,6 +25,26 @@ NEXT = 1.05  # right behind the data: no calibration is asked nearer than this
 FEW, FEW_REACH = 6, 2.0  # fewer evaluations than this carry no forecast further than that
 
 
+def carried(evaluations: int, multiple: float) -> bool:
+    """Return whether that many evaluations carry a forecast at a multiple of their last compute.
+
+    Examples
+    --------
+    >>> carried(5, 2.0), carried(5, 4.0), carried(6, 4.0)
+    (True, False, True)
+    """
+    return evaluations >= FEW or multiple <= FEW_REACH * (1.0 + 1e-12)
+
+
+def nothing_because(fitted: Fit) -> str:
+    """Return why nothing is claimed past the data of a fit that has no forecast."""
+    found = fitted.nothing_ahead
+    found = found or next((f for f in fitted.findings if f.code in {"exact-data", "no-interval"}), None)
+    if found is not None:
+        return found.message
+    return "its compute never leaves 0" if fitted.n and not fitted.compute[-1] > 0.0 else "too little of a curve"
+
+
 class Reach(NamedTuple):
     """A multiple of the last compute, 1 where there is none, and the origins that lie as far back."""
 

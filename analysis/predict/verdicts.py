@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from analysis.fits.tables import in_percent
 from analysis.predict.backtests import Backtest, Score
 
 SHORT = ("average", "sigmoid", "last_value", "log_linear")  # methods of the short table, beside the best of the others
@@ -29,7 +30,7 @@ def verdict_text(test: Backtest) -> str:
     held = []
     if score.calibrated and score.calibrated_coverage is not None:
         count = f"{round(score.calibrated_coverage * score.calibrated)} of {score.calibrated}"
-        held.append(f"the calibrated {test.level:.0%} band held {count}")
+        held.append(f"the calibrated {in_percent(test.level)} band held {count}")
     if score.own_coverage is not None:
         held.append(
             f"the own band {'' if held else 'held '}{round(score.own_coverage * score.forecasts)} of {score.forecasts}"

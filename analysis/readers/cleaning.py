@@ -24,11 +24,15 @@ RESTARTS = 3  # compute falling back more often than this is disorder, not runs 
 
 @dataclass(frozen=True)
 class Table:
-    """Raw cells by column, with the line of each row and how messages name the file."""
+    """Raw cells by column, with the line of each row and how messages name the file.
+
+    `cut` says that the file ends in half a line, which is not among the rows.
+    """
 
     where: str
     columns: Mapping[str, Sequence[Any]]
     lines: Sequence[int]
+    cut: bool = False
 
 
 def printable(text: str) -> str:

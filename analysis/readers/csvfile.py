@@ -1,7 +1,7 @@
 """Read a CSV file into raw cells, and choose its columns.
 
 Promises: comma, semicolon and tab are told from the header line; a file that is not a table of text is one
-`UserError`. A cell is only ever data.
+`UserError`; a last line that is still being written is left out. A cell is only ever data.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def read_csv(path: Path) -> tuple[bytes, Table]:
     names = [name.strip() for name in rows[0]]
     if len(rows) == 1:
         raise UserError(f"{path}: a header and no rows (columns: {', '.join(names)})")
+    cut = len(rows) > 2 and _is_cut(text, rows)
+    lines, rows = (lines[:-1], rows[:-1]) if cut else (lines, rows)
     taken = Counter(names)
     columns = {
         # a short row reads as empty cells there; a name that stands twice is left out, since neither can be meant
@@ -64,7 +66,18 @@ def read_csv(path: Path) -> tuple[bytes, Table]:
         for i, name in enumerate(names)
         if taken[name] == 1 and name
     }
-    return data, Table(printable(str(path)), columns, lines[1:])
+    return data, Table(printable(str(path)), columns, lines[1:], cut)
+
+
+def _is_cut(text: str, rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the last line was still being written: no line end, and cells missing or a last one shorter than all."""
+    if text.endswith(("\n", "\r")):
+        return False
+    *whole, last = rows[1:]
+    usual = max(map(len, whole))
+    if len(last) != usual:
+        return len(last) < usual
+    return len(whole) > 2 and len(last[-1].strip()) < min(len(row[-1].strip()) for row in whole if len(row) == usual)
 
 
 def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]]]:

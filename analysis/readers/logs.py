@@ -296,6 +296,9 @@ def _read_csv(path: Path, x: str | None, y: str | None, scale: float | None) -> 
         if percent is not None:
             findings = tuple(percent if f.code == "scaled" else f for f in findings)
         findings += tuple(other_axes(part, axes[0], ignored=(rate, *LABELS)) if x is None else ())
+        if table.cut:
+            what = f"the last line of the file has no end and is cut; the {len(table.lines)} rows before it are used"
+            findings += (finding("log-cut", what),)
         run = Run(
             name=label.name,
             recipe=label.name if label.recipe is None else label.recipe,

@@ -106,13 +106,13 @@ def go_sentence(plans: Plans | None) -> str:
     first = next((one for one in plans if one.verdict is not None), None)
     asked = (
         ""
-        if first is None
+        if first is None or first.until is None
         else f", asked for a gain of {first.least_gain:g} until {short(first.until)} {unit(first.x)}"
     )
     text = "; ".join(said)
     if plans.candidates:
         c = plans.candidates[0]
-        decided = "" if c.p_best >= 0.9 else ", which is not decided"
+        decided = "" if c.p_best is None or c.p_best >= 0.9 else ", which is not decided"
         text += f". Next budget: {c.recipe} (P(best) {share(c.p_best)}{decided})"
     return f"Go or stop{asked}: {text}."
 

@@ -13,6 +13,7 @@ from html import escape
 from analysis.amounts import short
 from analysis.budgets.plans import Plans, advice, plans_html, sentences
 from analysis.comparisons.compared import Compared
+from analysis.comparisons.compared_tables import share
 from analysis.comparisons.standings import Comparison, comparison_html
 from analysis.fits.results import Fit
 from analysis.fits.tables import unit
@@ -188,7 +189,7 @@ def plan_section(
     shown = [replace(p, findings=tuple(f for f in p.findings if f not in known[p.run])) for p in told]
     parts = []
     if told.candidates:
-        rows = [[c.recipe, f"{c.pass_rate:.3f} ({c.lo:.3f} to {c.hi:.3f})", f"{c.p_best:.2f}"] for c in told.candidates]
+        rows = [[c.recipe, f"{c.pass_rate:.3f} ({c.lo:.3f} to {c.hi:.3f})", share(c.p_best)] for c in told.candidates]
         at = short(told.horizon) if told.horizon is not None else "the horizon"
         parts.append(table(["recipe", f"pass rate at {at} {unit(told[0].x)}", "P(best)"], rows, "candidates"))
         parts.append(f"<p>{escape(advice(told).capitalize())}.</p>")

@@ -123,7 +123,7 @@ class _Asked(NamedTuple):
 
 def _refuse_nonsense(at: Sequence[str | float], until: float | None, seed_sd: float | None) -> None:
     """Refuse an option that no part could read, before the work is done."""
-    from analysis.predict.forecasting import parsed
+    from analysis.fits.arguments import parsed
 
     for one in at:
         parsed(one)

@@ -19,7 +19,7 @@ from analysis.fits.tables import unit
 from analysis.predict.forecasting import forecast
 from analysis.predict.forecasts import Forecast, Row, reach_text
 from analysis.readers.logs import read
-from analysis.schema import Run
+from analysis.schema import Run, Runs
 from scalerl.runlog import UserError
 
 WIDTH, HEIGHT = 78, 12
@@ -66,7 +66,7 @@ class Watch:
         As `analysis.read` takes them; they need not exist yet.
     x, y, scale, until : optional
         Compute axis, pass-rate column and its factor, as in `analysis.read`; compute to forecast, by default the budget
-        in the run's configuration, or twice what the run had when it was first seen.
+        in the run's configuration, or twice what the run has, and twice again once it is there.
     """
 
     def __init__(
@@ -83,21 +83,12 @@ class Watch:
         self.waiting = ""
 
     def look(self) -> list[Watched]:
-        """Read the logs, fit those that grew; returns the runs with something new."""
-        try:
-            runs = read(self.paths, x=self.x, y=self.y, scale=self.scale)
-        except UserError as error:
-            self.waiting = str(error)
-            return []
-        self.waiting = ""
+        """Read the logs, fit those that changed; returns the runs with something new."""
+        runs, self.waiting = self._read()
         new = []
         for run in runs:
             known = self.seen.get(run.name)
-            if (
-                known is not None
-                and len(run) == len(known.run)
-                and run.data["pass_rate"][-1] == known.run.data["pass_rate"][-1]
-            ):
+            if known is not None and _same(run, known.run):
                 if run.end_time != known.run.end_time:  # the end is news, and the forecast is what it was
                     new.append(replace(known, run=run))
                     self.seen[run.name] = new[-1]
@@ -108,23 +99,60 @@ class Watch:
                 self.waiting = str(error)
                 continue
             self.seen[run.name] = new[-1]
+        if not self.waiting:  # a run that is no longer there was moved or renamed
+            self.seen = {name: self.seen[name] for name in runs.names if name in self.seen}
         return new
+
+    def _read(self) -> tuple[Runs, str]:
+        """The runs of all paths that can be read, and what the others wait for."""
+        try:
+            return self._runs(self.paths), ""
+        except UserError as error:
+            said = str(error)
+        why = {path: self._unreadable(path) for path in self.paths}
+        good = [path for path in self.paths if not why[path]]
+        try:
+            return (self._runs(good) if good else Runs([])), "; ".join(filter(None, why.values())) or said
+        except UserError as error:
+            return Runs([]), str(error)
+
+    def _runs(self, paths: Sequence[str]) -> Runs:
+        return read(paths, x=self.x, y=self.y, scale=self.scale)
+
+    def _unreadable(self, path: str) -> str:
+        """Why a path cannot be read yet; empty if it can."""
+        try:
+            self._runs([path])
+        except UserError as error:
+            return str(error)
+        return ""
 
     def _followed(self, run: Run, known: Watched | None) -> Watched:
         axis = self.x if self.x is not None else run.axes[0]
         if axis not in run.axes:
             raise UserError(f"{run.name}: no compute axis {axis!r}; it has {', '.join(run.axes)}")
         last = float(np.max(run.data[axis]))
-        replaced = known is not None and len(run) < len(known.run)  # another run under the same name
-        before = None if known is None or replaced else known
-        until = self.until or (before.until if before is not None else budget(run, axis) or 2.0 * last)
+        before = known if known is not None and _continues(run, known.run) else None  # not another run of that name
+        ahead = before.until if before is not None and 0.0 < before.told.last <= last < before.until else None
+        until = self.until or ahead or budget(run, axis) or 2.0 * last
         until = until if until > 0.0 else 1.0
         told = forecast(run, until, x=axis)
-        widths = [] if before is None else before.widths
+        widths = before.widths if before is not None and before.until == until else []
         row = told.rows[0]
         if row.mean_hi is not None and row.mean_lo is not None:
             widths = [*widths, 0.5 * (row.mean_hi - row.mean_lo)][-KEPT:]
         return Watched(run, told, until, widths)
+
+
+def _same(run: Run, known: Run) -> bool:
+    return len(run) == len(known) and _continues(run, known)
+
+
+def _continues(run: Run, known: Run) -> bool:
+    """Whether a run begins with the evaluations of another."""
+    n = len(known)
+    columns = ("pass_rate", *(axis for axis in known.axes if axis in run.data))
+    return len(run) >= n and all(np.array_equal(run.data[c][:n], known.data[c]) for c in columns)
 
 
 def budget(run: Run, axis: str) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from scalerl.preparing.readers import MOST_ROW_BYTES
 
 PROMPT_COLUMNS = ("prompt", "problem", "question", "instruction")
 ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth")
+SIGN = re.compile(r"\\.|[{}]", re.DOTALL)  # a brace behind a backslash is printed, and holds nothing
 OWN = ("prompt", "answer", "system", "thinking", "solution", "difficulty")
 """The columns that the trainer knows; whatever else a row has is kept beside them under its own name."""
 
@@ -236,9 +238,9 @@ def final_answer(solution: str) -> str | None:
     if start >= 0:
         start += len("\\boxed{")
         depth = 1
-        for at in range(start, len(solution)):
-            depth += {"{": 1, "}": -1}.get(solution[at], 0)
+        for sign in SIGN.finditer(solution, start):
+            depth += {"{": 1, "}": -1}.get(sign[0], 0)
             if depth == 0:
-                return solution[start:at].strip() or None
+                return solution[start : sign.start()].strip() or None
     _, mark, final = solution.rpartition("####")
     return final.strip() or None if mark else None

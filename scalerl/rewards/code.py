@@ -1,4 +1,4 @@
-"""Programs by their tests: the last fenced code block of a completion, in Python, run where it can do no harm.
+"""Programs by their tests: the last fenced Python block of a completion, run where it can do no harm.
 
 The item's ``tests`` are pairs of standard input and output, ``[{"input": "2 3\\n", "output": "5\\n"}, ...]``, or Python
 text with assertions that is run behind the program. All must pass. Output is compared line by line, without white space
@@ -21,7 +21,8 @@ from typing import Any
 from scalerl.rewards import sandbox
 from scalerl.runlog import UserError
 
-BLOCK = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+PYTHON = re.compile(r"\s*\{?\.?(?:python3?|py)(?!\w)", re.IGNORECASE)
 SHARE = 0.8  # of the time limit of a score; the rest is for starting and comparing
 
 _settings = {"isolate": True, "wall_s": 8.0}
@@ -37,10 +38,11 @@ def prepare(*, allow_network: bool = False, time_limit_s: float = 10.0) -> None:
     """
     _settings["wall_s"] = SHARE * time_limit_s
     ran = sandbox.run("print(1)", b"", wall_s=60.0)
-    _settings["isolate"] = ran.refused is None
-    if ran.refused and not allow_network:
+    refused = ran.refused or ("" if ran.finished and ran.output == b"1\n" else "Python does not start there")
+    _settings["isolate"] = not refused
+    if refused and not allow_network:
         raise UserError(
-            f"reward: code: this system does not let programs be cut off from network and files ({ran.refused}); "
+            f"reward: code: this system does not let programs be cut off from network and files ({refused}); "
             "allow user namespaces, or set reward_allow_network: true to run them with other limits only"
         )
 
@@ -95,15 +97,17 @@ def read_tests(tests: Any) -> str | list[tuple[str, str]]:
 
 
 def last_block(completion: str) -> str | None:
-    """Return the last fenced code block, or None.
+    """Return the last fenced block marked as Python; where none is, the last without a mark, then the last of any.
 
     Examples
     --------
-    >>> last_block("So:\\n```python\\nprint(1)\\n```\\nDone.")
+    >>> last_block("So:\\n```python\\nprint(1)\\n```\\nIt prints\\n```\\n1\\n```\\n")
     'print(1)\\n'
     """
     found = BLOCK.findall(completion)
-    return found[-1] if found else None
+    python = [text for mark, text in found if PYTHON.match(mark)]
+    bare = [text for mark, text in found if not mark.strip()]
+    return next((texts[-1] for texts in (python, bare, [text for _, text in found]) if texts), None)
 
 
 def _run(program: str, given: str, until: float) -> sandbox.Ran:

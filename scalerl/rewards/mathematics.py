@@ -18,7 +18,7 @@ from scalerl.runlog import UserError
 INSTALL = "reward: math-verify is not installed: in the repository pip install '.[rewards]'"
 # What math-verify reads otherwise: 3\,000 as 3 x 0, and 1e3 as 3 e.
 THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,;:! ]|~)(?=\d{3}(?!\d))")
-BLANK = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")  # in a box only; in prose it stands between two numbers
+BLANK = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")  # in references and boxes; in prose it stands between two numbers
 EXPONENT = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?!\w)")
 LONGEST_BARE = 300  # characters of a completion without any mark that is taken for an answer as a whole
 
@@ -65,6 +65,7 @@ def score(item: Mapping[str, Any], completion: str) -> bool:
 
 def read_reference(answer: str) -> list[Any]:
     """Return what a reference answer says; it is all answer, whether it is marked or not."""
+    answer = BLANK.sub("", answer)
     marked = "\\boxed" in answer or "$" in answer or "\\(" in answer or "\\[" in answer
     return _parse(answer if marked else f"\\boxed{{{answer}}}")
 

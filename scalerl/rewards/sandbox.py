@@ -1,14 +1,15 @@
 """Run a Python program that nobody has read: cut off from network and files, with limits on all that it can take.
 
-Where the kernel allows it (user namespaces, Linux 5.12) the program gets namespaces of its own: no network, no view of
-other processes, every file read-only but for an empty temporary folder in memory. Limits: wall time, CPU time, address
-space of a process, number of processes, size of a file and so of the output. The environment is empty. It can read what
-this user can read; it has nowhere to send it.
+Where the kernel allows it (user namespaces, Linux 5.12) the program gets namespaces of its own and what
+`scalerl.rewards.jail` says: no network, no other processes, no files but Python's and the system's libraries, and an
+empty temporary folder in memory. Limits: wall time, CPU time, address space of a process, number of processes and open
+files, size of a file and so of the output. The environment is empty.
+
+What it does not stop: faults of the kernel itself, and what can be learnt from clocks and load.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
@@ -19,16 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from scalerl.rewards import system
+from scalerl.rewards import jail, system
 
 OUTPUT_BYTES = 16 << 20
-FOLDER_BYTES = 64 << 20
 PROCESSES = 64
-FILES = 256
-NOBODY = 65534  # a real user id on which the kernel counts processes also for root
-PR_CAPBSET_DROP, CAPABILITIES = 24, 64
-MS_PRIVATE_ALL = (1 << 18) | (1 << 14)  # MS_PRIVATE | MS_REC, mount.h
-SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
+FILES = 64  # with the processes this bounds what pipes and pairs of sockets hold, which no other limit counts
 
 
 class Ran(NamedTuple):
@@ -86,18 +82,20 @@ def _watch(program: str, fds: tuple[int, int, int], folder: str, wall_s: float, 
     system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     if isolate:
-        if os.getuid() == 0:
-            os.setresuid(NOBODY, 0, 0)
+        jail.machine()
         flags = system.CLONE_NEWPID | system.CLONE_NEWNET | system.CLONE_NEWNS | system.CLONE_NEWIPC
-        system.unshare_user(flags)
+        unshare = system.unshare_as_root if os.getuid() == 0 else system.unshare_user
+        unshare(flags | system.CLONE_NEWUTS)
     child = os.fork()
     if child == 0:
         code = 1
         try:
             _become(program, fds, folder, wall_s, isolate)
         except BaseException as error:
-            with suppress(OSError):
-                os.write(fds[2], f"{error}".encode()[:1000])
+            for outbox in (fds[2], 3):  # where it is before and behind the moving of descriptors
+                with suppress(OSError):
+                    os.write(outbox, f"{error}".encode()[:1000])
+                    break
         finally:
             os._exit(code)
     os.close(fds[2])
@@ -130,7 +128,8 @@ def _become(program: str, fds: tuple[int, int, int], folder: str, wall_s: float,
     system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     if isolate:
-        _shut_in(folder)
+        jail.enter(folder)
+        folder = jail.FOLDER
     source = Path(folder) / "program.py"
     source.write_text(program, encoding="utf-8", errors="surrogateescape")
     os.chdir(folder)
@@ -150,31 +149,8 @@ def _become(program: str, fds: tuple[int, int, int], folder: str, wall_s: float,
     os.dup2(nowhere, 2)
     os.dup2(fds[2], 3, inheritable=False)  # closed when the program begins
     os.closerange(4, 1 << 16)
-    os.execve(sys.executable, [sys.executable, "-I", "-B", "-X", "utf8", str(source)], {})  # noqa: S606
-
-
-def _shut_in(folder: str) -> None:
-    """Make all files read-only but for an empty folder in memory, and give up every capability.
-
-    Raises
-    ------
-    OSError
-        If the kernel does not allow it.
-    """
-    c = system.libc()
-    _check(c.mount(None, b"/", None, ctypes.c_ulong(MS_PRIVATE_ALL), None))
-    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
-    syscall = c.syscall
-    syscall.restype = ctypes.c_long
-    size = ctypes.c_size_t(ctypes.sizeof(attributes))
-    _check(syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, ctypes.byref(attributes), size))
-    _check(c.mount(b"tmpfs", folder.encode(), b"tmpfs", ctypes.c_ulong(0), f"size={FOLDER_BYTES},mode=700".encode()))
-    c.mount(b"proc", b"/proc", b"proc", ctypes.c_ulong(0), None)  # hides the others' processes; not allowed everywhere
-    for capability in range(CAPABILITIES):
-        system.prctl(PR_CAPBSET_DROP, capability)
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    if isolate:
+        jail.give_up()
+        system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)  # another user id has undone it
+    arguments = [sys.executable, "-I", "-B", "-X", "utf8", str(source)]
+    os.execve(os.path.realpath(sys.executable), arguments, {})  # noqa: S606 - the first argument tells where packages are

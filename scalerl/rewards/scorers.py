@@ -57,6 +57,11 @@ class Inline:
         """Nothing is held."""
 
 
+def scored_here(config: ScaleRLConfig) -> bool:
+    """Return whether this process scores; workers do all else, under `reward_time_limit_s`."""
+    return config.reward == "exact" or (config.reward is None and config.task in INLINE_TASKS)
+
+
 def make_scorer(config: ScaleRLConfig) -> Scorer:
     """Return what scores for a configuration; close it after use.
 
@@ -69,9 +74,9 @@ def make_scorer(config: ScaleRLConfig) -> Scorer:
 
     if config.reward is not None:
         refuse_unknown(config.reward)
-    if config.reward is None and config.task in INLINE_TASKS:
-        return Inline(get_task(config.task).score)
-    if config.reward == "exact":
+    if scored_here(config):
+        if config.reward is None:
+            return Inline(get_task(config.task).score)
         from scalerl.rewards import exact
 
         return Inline(lambda item, text: exact.score(item, after_thinking(text, config.end_of_thinking)))

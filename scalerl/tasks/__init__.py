@@ -72,6 +72,33 @@ class Task(Protocol):
         ...
 
 
+def completion_of(item: Item, mark: str) -> str | None:
+    """Return the completion that an item demonstrates: its thinking, the mark that ends it, its solution.
+
+    Parameters
+    ----------
+    item : mapping
+    mark : str
+        Not doubled where the solution begins with it.
+
+    Returns
+    -------
+    str or None
+        The solution alone where there is no thinking; None where there is no solution.
+
+    Examples
+    --------
+    >>> completion_of({"thinking": "3 + 4", "solution": "7"}, "</think>"), completion_of({"solution": "7"}, "</think>")
+    ('3 + 4</think>7', '7')
+    """
+    thinking, solution = item.get("thinking"), item.get("solution")
+    if not isinstance(solution, str) or not solution:
+        return None
+    if not isinstance(thinking, str) or not thinking:
+        return solution
+    return thinking + ("" if solution.startswith(mark) else mark) + solution
+
+
 def split_of(prompt: str) -> str:
     """Return the split that a prompt belongs to: a function of its text alone.
 
