@@ -177,6 +177,20 @@ def test_all_checkpoints_are_evaluated_in_one_call_and_each_as_the_run_did(made,
     assert "2 distinct computes for 4 free parameters; evaluate more checkpoints with --run" in capsys.readouterr().out
 
 
+def test_prompts_that_the_run_trained_on_are_told(made, run, tmp_path, capsys):
+    out = ["--k", 1, "--run", run, "--force", "--output-file", tmp_path / "r.json"]
+    assert evaluate(made, run / "model", *out) == 0
+    assert capsys.readouterr().err == ""
+    assert evaluate(made, run / "model", *out, data="train") == 0
+    said = capsys.readouterr().err
+    assert "64 of 64 prompts are in" in said and "evaluate on prompts that are not trained on" in said
+    header = json.loads((run / "run.json").read_text())
+    header["data"]["train"]["file"] = str(tmp_path / "gone.json")
+    (run / "run.json").write_text(json.dumps(header))
+    assert evaluate(made, run / "model", *out) == 0
+    assert "whether these prompts are held out is not known" in capsys.readouterr().err
+
+
 def test_a_file_of_weights_is_put_onto_its_base(made, run, tmp_path, chain_model, capsys):
     from scalerl.policy import load_policy
 

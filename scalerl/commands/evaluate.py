@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if args.folder is not None:
         refuse_if_held(args.folder)
     paths, asked, evaluations = _models(args), "", []
+    for line in _not_held_out(args):
+        complain(line)
     for path in paths:
         saved, config = _load(args, path)
         if (line := _asked(saved, config)) != asked:
@@ -77,6 +79,31 @@ def run(args: argparse.Namespace) -> int:
     rows = sum(len(found["data"]) for found in evaluations)
     print(f"wrote {args.output_file}" + (f" and {rows} rows in {args.folder}" if args.folder else ""))
     return 0
+
+
+def _not_held_out(args: argparse.Namespace) -> list[str]:
+    """Return what is to be said of prompts that the run trained on; it may be meant, so nothing is refused."""
+    from scalerl.data import check_apart, load_data
+    from scalerl.preparing.readers import DataError
+    from scalerl.runlog import UserError, read_header
+
+    data = read_header(args.folder).get("data") if args.folder is not None else None
+    trained = data.get("train") if isinstance(data, dict) else None
+    file = trained.get("file") if isinstance(trained, dict) else None
+    if not isinstance(file, str):
+        return []
+    try:
+        train = load_data(file)
+    except UserError as error:
+        return [f"{error}; whether these prompts are held out is not known"]
+    said = []
+    for path in args.eval_data:
+        evaluation = load_data(path)
+        try:
+            check_apart(train, evaluation)
+        except DataError as error:
+            said.append(f"warning: {error}")
+    return said
 
 
 def _models(args: argparse.Namespace) -> list[str]:
