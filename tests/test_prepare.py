@@ -380,3 +380,23 @@ def test_a_budget_in_tokens_is_counted_by_the_models_tokenizer(tmp_path, chain_m
 
 def test_every_reason_is_explained():
     assert {reason for _, reason in BAD} <= set(REASONS)
+
+
+@pytest.mark.parametrize("offset", [2**31 - 10, -(2**31)])
+def test_an_arrow_file_whose_offsets_lead_out_of_it_is_one_line_and_leaves_nothing(tmp_path, offset):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.ipc
+
+    prompts = [f"What is {number} + 1?" for number in range(30)]
+    table = pa.table({"prompt": prompts, "answer": [str(number) for number in range(1, 31)]})
+    sink = pa.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = bytearray(sink.getvalue().to_pybytes())
+    at = content.find((0).to_bytes(4, "little") + len(prompts[0]).to_bytes(4, "little"))
+    content[at + 8 : at + 12] = offset.to_bytes(4, "little", signed=True)
+    (tmp_path / "rows.arrow").write_bytes(content)
+    argv = ["prepare", "--input", str(tmp_path / "rows.arrow"), "--output", str(tmp_path / "out")]
+    ran = subprocess.run([sys.executable, "-m", "scalerl.cli", *argv], check=False, capture_output=True, text=True)  # noqa: S603
+    assert ran.returncode == 2 and ran.stderr.count("\n") == 1 and "rows.arrow: cannot be read" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.arrow"]

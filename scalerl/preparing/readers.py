@@ -262,7 +262,7 @@ def _arrow(path: Path) -> Iterator[Any]:
     _open(path).close()  # says what is wrong with the name in our words
     try:
         yield pyarrow
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, SystemError, MemoryError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(f"{path}: cannot be read (any further): {reason[0][:200]}") from error
 
@@ -289,9 +289,20 @@ def _read_arrow(path: Path) -> Iterator[Row]:
             batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
         number = 0
         for batch in batches:
+            _validate(batch)  # before a cell is read: what a damaged file points at may lie outside of it
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 yield from _batch_rows(path, batch.slice(start, _BATCH_ROWS), number + start)
             number += batch.num_rows
+
+
+def _validate(batch: Any) -> None:
+    """Raise `pyarrow.ArrowInvalid` if offsets or lengths of a batch lead out of it; text may be no UTF-8."""
+    import pyarrow as pa
+
+    as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+    for column in batch.columns:
+        column.validate()
+        (column.view(as_bytes[column.type]) if column.type in as_bytes else column).validate(full=True)
 
 
 def _batch_rows(path: Path, batch: Any, before: int) -> Iterator[Row]:
