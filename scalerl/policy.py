@@ -255,6 +255,12 @@ def load_policy(
             f"model_name: {name}: {len(absent)} weights are missing or of another shape, the first is {absent[0]}; "
             "training would start from random ones"
         )
+    if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
+        used = max(tokenizer.get_vocab().values(), default=-1) + 1  # a gap or two in the numbers is no harm
+        if used > rows:
+            raise UserError(
+                f"model_name: {name}: its tokenizer numbers {used} tokens and its model knows {rows} of them"
+            )
     model = model.to(device)
     ends = model.generation_config.eos_token_id
     ends = [ends] if isinstance(ends, int) else list(ends or [])

@@ -262,3 +262,12 @@ def test_a_hub_name_that_was_fetched_is_hashed_and_a_run_of_it_goes_on(model, qu
     folder = train(config, *files, str(tmp_path / "run"))
     assert read_header(folder)["checkpoint"]["sha256"] == checkpoint_hash(snapshot)
     resume(str(folder), ["max_steps=2"], say=pytest.fail)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_at_load(model):
+    name = model()
+    policy = load_policy(name)
+    policy.tokenizer.add_tokens(["x", "y"])
+    policy.tokenizer.save_pretrained(name)
+    with pytest.raises(UserError, match=r"model_name: .*: its tokenizer numbers 22 tokens and its model knows 20 of"):
+        load_policy(name)
