@@ -338,3 +338,12 @@ def test_weights_that_are_no_plain_real_tensors_are_refused_by_name(chain_model,
     tensors = {**model.state_dict(), name: change(model.state_dict()[name])}
     with pytest.raises(UserError, match=rf"f.pt: 1 weights are no plain tensors .*{name} \({told}\)"):
         put(model, tensors, "f.pt")
+
+
+def test_the_header_of_a_run_is_not_written_over_even_by_force(tmp_path, chain_model, prompts, capsys):
+    for name in ("run.json", "log.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    argv = ["evaluate", "--model-path", str(chain_model), "--eval-data", str(prompts / "eval.json"), "--k", "1"]
+    assert main([*argv, "--output-file", str(tmp_path / "run.json"), "--force"]) == 2
+    assert "run.json belongs to the run in" in capsys.readouterr().err
+    assert (tmp_path / "run.json").read_text() == "{}\n"
