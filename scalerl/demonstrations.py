@@ -89,7 +89,7 @@ def warmup_on_data(
     texts = _texts(data.path, data.items, end_of_thinking, thinking)
     policy = load_policy(model, device=device, prompt_format="auto")  # as in generation
     longest = min(max_length or LONGEST, getattr(policy.model.config, "max_position_embeddings", None) or LONGEST)
-    rows = [row for row in _encoded(data.path, policy, texts) if len(row[0]) + len(row[1]) <= longest]
+    rows = [row for row in _encoded(data.path, policy, texts, end_of_thinking) if len(row[0]) + len(row[1]) <= longest]
     if not rows:
         raise UserError(f"{data.path}: all {len(texts)} demonstrations are longer than {longest} tokens (--max-length)")
     forward = _forward(policy, longest)
@@ -153,17 +153,27 @@ def _texts(path: str, items: Sequence[Item], mark: str, thinking: bool) -> list[
     return [(item, str(completion_of(item, mark)) if thinking else item["solution"]) for item in complete]
 
 
-def _encoded(path: str, policy: Policy, texts: Sequence[tuple[Item, str]]) -> list[Encoded]:
+def _encoded(path: str, policy: Policy, texts: Sequence[tuple[Item, str]], mark: str) -> list[Encoded]:
     own = policy.tokenizer.eos_token_id
     end = own if own in policy.end_ids else policy.end_ids[0]
     unknown = policy.unknown_id
     rows = []
     for item, completion in texts:
-        ids: Encoded = (policy.encode_item(item), policy.encode(completion))
+        ids: Encoded = (policy.encode_item(item), _with_mark(policy, completion, mark))
         if not ids[0] or not ids[1] or (unknown is not None and unknown in ids[0] + ids[1]):
             raise UserError(f"{path}: the tokenizer does not know all of the text of the item {item['prompt'][:60]!r}")
         rows.append((ids[0], (*ids[1], end)))
     return rows
+
+
+def _with_mark(policy: Policy, completion: str, mark: str) -> tuple[int, ...]:
+    """Encode a completion as text; the mark alone may be a control token of the tokenizer."""
+    if completion.count(mark) == 0 or policy.encode(mark) == policy.encode_text(mark):
+        return policy.encode_text(completion)
+    ids: tuple[int, ...] = ()
+    for number, text in enumerate(completion.split(mark)):
+        ids += (policy.encode(mark) if number else ()) + policy.encode_text(text)
+    return ids
 
 
 def _forward(policy: Policy, longest: int) -> AnyForward:

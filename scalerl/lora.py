@@ -46,6 +46,10 @@ def add_adapters(model: Any, *, rank: int, alpha: float, targets: Sequence[str] 
         raise UserError(
             f"lora_targets: {looked_up[0]} is looked up, not multiplied; leave embeddings and a tied head out"
         )
+    names = [f".{name}" for name, _ in model.named_modules()]
+    none = [target for target in targets or () if not any(name.endswith(f".{target}") for name in names)]
+    if none and len(none) < len(targets or ()):  # peft would adapt the others without a word
+        raise UserError(f"lora_targets: no layer of this model is named {', '.join(none)}")
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,8 @@ from scalerl.runlog import UserError
 
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each 30 tensors would drown ours
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
+PROBE = "How much is 12 + 30? Answer with a number, in one line."  # what a template is tried on
+SYSTEM_PROBE = "You are asked for a sum; be brief."
 
 
 class Policy(NamedTuple):
@@ -50,7 +54,7 @@ class Policy(NamedTuple):
         if system_prompt is not None and not chat:
             raise UserError(f"system_prompt: the tokenizer of {name} has no chat template, so there is no system turn")
         policy = self._replace(chat=chat, system_prompt=system_prompt)
-        policy.render("a")  # a template that cannot be used is told here
+        policy.render(PROBE)  # a template that cannot be used, or cuts the prompt, is told here
         return policy
 
     @property
@@ -73,7 +77,8 @@ class Policy(NamedTuple):
         Raises
         ------
         UserError
-            If the chat template cannot be used, or there is none and the prompt has a system turn of its own.
+            If the chat template cannot be used or leaves out text that it is given, or there is none and the prompt has
+            a system turn of its own.
         """
         if not self.chat:
             if system_prompt:
@@ -86,19 +91,41 @@ class Policy(NamedTuple):
         system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
         turns = [*system, {"role": "user", "content": prompt}]
         try:
-            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         except Exception as error:  # a template is a program of its own and can raise anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             what = "system_prompt" if system else "prompt_format"
             raise UserError(f"{what}: the chat template of this tokenizer cannot be used: {reason}") from error
+        for turn in turns:
+            if turn["content"].strip() not in text:  # templates may trim it
+                what = "system_prompt" if turn["role"] == "system" else "prompt_format"
+                raise UserError(
+                    f"{what}: the chat template of this tokenizer leaves out or changes text of the {turn['role']}: "
+                    f"{turn['content'][:60]!r} becomes {text[:200]!r}"
+                )
+        return text
 
     def encode_item(self, item: Mapping[str, Any]) -> tuple[int, ...]:
         """Return the token ids of an item's prompt, behind the ``system`` text that the item may have."""
         return self.encode_prompt(item["prompt"], item.get("system"))
 
     def encode_prompt(self, prompt: str, system_prompt: str | None = None) -> tuple[int, ...]:
-        """Return the token ids of a rendered prompt, begun as this tokenizer begins a text; see `render`."""
-        ids = self.encode(self.render(prompt, system_prompt))
+        """Return the token ids of a rendered prompt, begun as this tokenizer begins a text; see `render`.
+
+        Both arguments are text: what in them looks like a control token is spelt out and opens no turn and ends none.
+
+        Raises
+        ------
+        UserError
+            If the chat template cannot be used, or the tokenizer has no way to spell a control token out.
+        """
+        rendered = self.render(prompt, system_prompt)
+        if not self.chat:
+            ids = self.encode_text(rendered)
+        elif self._control(prompt) or self._control(system_prompt or ""):
+            ids = self._encode_around(rendered, prompt, system_prompt)
+        else:
+            ids = self.encode(rendered)
         start = self.tokenizer.bos_token_id
         begun = self.chat or start is None or ids[:1] == (start,)  # a chat template writes the start itself
         begins = begun or self.tokenizer("a")["input_ids"][:1] == [start]
@@ -107,6 +134,46 @@ class Policy(NamedTuple):
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a text as it stands, with nothing added."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text that others wrote: control tokens in it are spelt out, never parsed.
+
+        Raises
+        ------
+        UserError
+            If the tokenizer cannot do that.
+
+        Examples
+        --------
+        >>> policy = new_policy("12<end>", max_length=16)
+        >>> policy.encode("1<end>2"), policy.encode_text("1<end>2")
+        ((3, 1, 4), (3, 5, 6, 7, 8, 9, 4))
+        """
+        if not self._control(text):
+            return self.encode(text)
+        ids = tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        left = _control_ids(self) & set(ids)
+        if left:
+            token = self.tokenizer.convert_ids_to_tokens(min(left))
+            raise UserError(f"{text[:60]!r} holds the control token {token}, which this tokenizer cannot spell out")
+        return ids
+
+    def _control(self, text: str) -> bool:
+        """Return whether the tokenizer finds control tokens in a text."""
+        return not _control_ids(self).isdisjoint(self.encode(text))
+
+    def _encode_around(self, rendered: str, prompt: str, system_prompt: str | None) -> tuple[int, ...]:
+        """Encode a chat whose texts hold control tokens: the template's own parts with them, the texts without."""
+        form = self.render(PROBE, SYSTEM_PROBE if system_prompt else None)
+        parts = re.split(f"({re.escape(PROBE)}|{re.escape(SYSTEM_PROBE)})", form)
+        given = {PROBE: prompt, SYSTEM_PROBE: system_prompt or ""}
+        for texts in (given, {probe: text.strip() for probe, text in given.items()}):
+            if "".join(texts.get(part, part) for part in parts) == rendered:
+                encoded = (self.encode_text(texts[part]) if part in texts else self.encode(part) for part in parts)
+                return tuple(number for ids in encoded for number in ids)
+        raise UserError(
+            f"prompt_format: {prompt[:60]!r} holds a control token, and the chat template does not keep it as it stands"
+        )
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of sampled tokens without the end token; any other special token stays visible."""
@@ -131,6 +198,17 @@ class Policy(NamedTuple):
             self.tokenizer.save_pretrained(folder)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{folder}: the model cannot be written: {error}") from error
+
+
+def _control_ids(policy: Policy) -> frozenset[int]:
+    """Return the ids of the tokens that a tokenizer parses out of a text and that steer the model."""
+    return _added_ids(policy.tokenizer, policy.end_ids) - {policy.unknown_id}
+
+
+@lru_cache(maxsize=8)
+def _added_ids(tokenizer: Any, end_ids: tuple[int, ...]) -> frozenset[int]:
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(number for number, token in added if token.special or number in end_ids)
 
 
 def load_policy(
@@ -177,6 +255,12 @@ def load_policy(
             f"model_name: {name}: {len(absent)} weights are missing or of another shape, the first is {absent[0]}; "
             "training would start from random ones"
         )
+    if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
+        used = max(tokenizer.get_vocab().values(), default=-1) + 1  # a gap or two in the numbers is no harm
+        if used > rows:
+            raise UserError(
+                f"model_name: {name}: its tokenizer numbers {used} tokens and its model knows {rows} of them"
+            )
     model = model.to(device)
     ends = model.generation_config.eos_token_id
     ends = [ends] if isinstance(ends, int) else list(ends or [])

@@ -111,6 +111,16 @@ def put(model: Any, tensors: Mapping[str, torch.Tensor], where: str) -> None:
         If one is missing, unknown, or of another shape; the message names the first of each kind.
     """
     own = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    odd = [
+        f"{name} ({str(tensor.layout).removeprefix('torch.')} {str(tensor.dtype).removeprefix('torch.')}"
+        f"{' without values' if tensor.is_meta else ''})"
+        for name, tensor in tensors.items()
+        if tensor.is_meta or tensor.layout != torch.strided or (name in own and not tensor.dtype.is_floating_point)
+    ]
+    if odd:
+        raise UserError(
+            f"{where}: {len(odd)} weights are no plain tensors of real numbers: {', '.join(odd[:MOST_NAMED])}"
+        )
     # A tied head stands here under its first name alone.
     once = {name: p for name, p in model.named_parameters() if p.requires_grad}
     again = {name for name in own if name not in once}

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import scalerl.demonstrations
 from scalerl.cli import main
 from scalerl.demonstrations import warmup_on_data
+from scalerl.policy import new_policy
 from scalerl.runlog import UserError
 
 ITEMS = [
@@ -172,3 +173,12 @@ def test_an_output_that_exists_and_a_loss_that_is_not_finite(tmp_path, chain_mod
     with pytest.raises(UserError, match=r"the loss is not finite at step \d+ of 80; lower --learning-rate"):
         run(chain_model, data, tmp_path / "new", epochs=80, learning_rate=1e30)
     assert not (tmp_path / "new").exists() and math.isfinite(run(chain_model, data, tmp_path / "good").last_loss)
+
+
+def test_control_tokens_in_a_demonstration_are_text_and_the_mark_may_be_one(tmp_path):
+    policy = new_policy("0123456789+=#<>endpau", max_length=72, width=32, heads=2)
+    names = policy.tokenizer.convert_ids_to_tokens
+    rows = scalerl.demonstrations._encoded("f", policy, [({"prompt": "1<end>="}, "2<end>#3")], "#")
+    assert [names(part) for part in rows[0]] == [list("1<end>="), [*"2<end>#3", "<end>"]]
+    rows = scalerl.demonstrations._encoded("f", policy, [({"prompt": "1="}, "2<end><pad>3")], "<pad>")
+    assert names(rows[0][1]) == [*"2<end>", "<pad>", "3", "<end>"]

@@ -365,3 +365,33 @@ def test_curves_of_data_sets_are_fitted_and_compared(run, capsys):
     }  # fmt: skip
     assert main(["fit", str(run), "--by", "data_set"]) in (0, 1)
     assert "3 groups by data_set" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda w: w.int(), "strided int32"),
+        (lambda w: w.to(torch.complex64), "strided complex64"),
+        (lambda w: w.to_sparse(), "sparse_coo float32"),
+        (lambda w: w.to("meta"), "strided float32 without values"),
+    ],
+)
+def test_weights_that_are_no_plain_real_tensors_are_refused_by_name(chain_model, change, told):
+    from scalerl.policy import load_policy
+    from scalerl.runlog import UserError
+    from scalerl.saved import put
+
+    model = load_policy(str(chain_model)).model
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors = {**model.state_dict(), name: change(model.state_dict()[name])}
+    with pytest.raises(UserError, match=rf"f.pt: 1 weights are no plain tensors .*{name} \({told}\)"):
+        put(model, tensors, "f.pt")
+
+
+def test_the_header_of_a_run_is_not_written_over_even_by_force(tmp_path, chain_model, prompts, capsys):
+    for name in ("run.json", "log.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    argv = ["evaluate", "--model-path", str(chain_model), "--eval-data", str(prompts / "eval.json"), "--k", "1"]
+    assert main([*argv, "--output-file", str(tmp_path / "run.json"), "--force"]) == 2
+    assert "run.json belongs to the run in" in capsys.readouterr().err
+    assert (tmp_path / "run.json").read_text() == "{}\n"

@@ -157,6 +157,7 @@ def test_operations_are_what_torch_counts(folders, targets):  # noqa: F811
     ("fields", "message"),
     [
         ({"lora_targets": "[nothing]"}, r"lora_targets: \['nothing'\]: fits no layer of this model; it has .*q_proj"),
+        ({"lora_targets": "[q_proj, nothing, q_pro]"}, "lora_targets: no layer of this model is named nothing, q_pro"),
         ({"lora_targets": "[embed_tokens]"}, "embed_tokens is looked up, not multiplied"),
     ],
 )

@@ -380,3 +380,60 @@ def test_a_budget_in_tokens_is_counted_by_the_models_tokenizer(tmp_path, chain_m
 
 def test_every_reason_is_explained():
     assert {reason for _, reason in BAD} <= set(REASONS)
+
+
+@pytest.mark.parametrize("offset", [2**31 - 10, -(2**31)])
+def test_an_arrow_file_whose_offsets_lead_out_of_it_is_one_line_and_leaves_nothing(tmp_path, offset):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.ipc
+
+    prompts = [f"What is {number} + 1?" for number in range(30)]
+    table = pa.table({"prompt": prompts, "answer": [str(number) for number in range(1, 31)]})
+    sink = pa.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = bytearray(sink.getvalue().to_pybytes())
+    at = content.find((0).to_bytes(4, "little") + len(prompts[0]).to_bytes(4, "little"))
+    content[at + 8 : at + 12] = offset.to_bytes(4, "little", signed=True)
+    (tmp_path / "rows.arrow").write_bytes(content)
+    argv = ["prepare", "--input", str(tmp_path / "rows.arrow"), "--output", str(tmp_path / "out")]
+    ran = subprocess.run([sys.executable, "-m", "scalerl.cli", *argv], check=False, capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stderr.count("\n") == 1 and "rows.arrow: cannot be read" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.arrow"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"prompt": [{"role": ["user"], "content": "q"}], "answer": "1"}', "conversation"),
+        ('{"prompt": "q", "answer": "1", "answer": "2"}', "name_twice"),
+        ('{"prompt": "q", "answer": "1", "info": [{"a": 1, "a": 2}]}', "name_twice"),
+    ],
+)
+def test_rows_that_cannot_be_meant_are_left_out_with_their_reason(tmp_path, line, reason):
+    good = [json.dumps({"prompt": f"What is {n} + 1?", "answer": str(n + 1)}) for n in range(9)]
+    for name, text in (("a.jsonl", "\n".join([line, *good])), ("b.json", f"[{','.join([line, *good])}]")):
+        (tmp_path / name).write_text(text)
+        report = run(tmp_path / name, tmp_path / f"out-{name}", near=None, sizes=(0, 1, 1))
+        assert {key: entry["count"] for key, entry in report["rejected"].items()} == {reason: 1}
+
+
+def test_damaged_folders_are_one_line(tmp_path, capsys):
+    saved, loop = tmp_path / "saved", tmp_path / "loop.jsonl"
+    saved.mkdir()
+    (saved / "state.json").write_text('{"_data_files": 5}')
+    loop.symlink_to(loop)
+    for path in (saved, loop):
+        assert main(["prepare", "--input", str(path), "--output", str(tmp_path / "out")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_time_of_a_zone_that_nobody_knows_costs_its_row_only(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    times = pa.array([None] * 9 + [0], pa.timestamp("s", tz="No/Where"))
+    rows = {"prompt": [f"What is {n} + 1?" for n in range(10)], "answer": [str(n) for n in range(10)], "at": times}
+    pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
+    report = run(tmp_path / "rows.parquet", tmp_path / "out", near=None, sizes=(0, 1, 1))
+    assert {key: entry["count"] for key, entry in report["rejected"].items()} == {"encoding": 1}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalerl.commands.common import complain, natural
-from scalerl.runlog import refuse_if_held
+from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, refuse_if_held
 
 if TYPE_CHECKING:
     from scalerl.commands.common import Subparsers
@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     from scalerl.results import evaluate_saved
 
     refuse_unless_new(args.output_file, args.force, endings=(".json",))
+    if args.output_file.name == HEADER_FILE and (args.output_file.parent / LOG_FILE).exists():
+        raise UserError(f"--output-file: {args.output_file} belongs to the run in {args.output_file.parent}")
     if args.folder is not None:
         refuse_if_held(args.folder)
     paths, asked, evaluations = _models(args), "", []

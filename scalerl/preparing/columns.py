@@ -20,6 +20,7 @@ MOST_DEPTH = 100  # of lists and objects in each other; whoever reads the files 
 
 REASONS: dict[str, str] = {
     "not_json": "no JSON, or nested too deeply",
+    "name_twice": "an object with two columns of one name",
     "not_an_object": "JSON, but no object with columns",
     "encoding": "bytes that are no UTF-8, or a time that cannot be held",
     "too_long": f"more than {MOST_ROW_BYTES // 2**20} MiB in one row",
@@ -182,7 +183,7 @@ def _messages(messages: list[Any]) -> tuple[str | None, str]:
             content = "".join(parts) if parts and all(isinstance(part, str) for part in parts) else None  # type: ignore[arg-type]
         if not isinstance(content, str):
             raise RowError("prompt_not_text")
-        if role not in texts:
+        if not isinstance(role, str) or role not in texts:
             raise RowError("conversation")
         texts[role].append(content)
     if len(texts["user"]) != 1:

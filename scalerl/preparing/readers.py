@@ -77,7 +77,11 @@ def find_sources(paths: Sequence[str], split: str | None = None) -> tuple[list[S
             raise DataError(f"{path}: of no known kind; there are {', '.join(SUFFIXES)} and folders of these")
     if not found:
         raise DataError(f"{', '.join(map(str, paths))}: no file that ends in {', '.join(SUFFIXES)}")
-    if twice := sorted({str(s.path) for s in found if sum(o.path.resolve() == s.path.resolve() for o in found) > 1}):
+    try:
+        places = [source.path.resolve() for source in found]
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise DataError(f"{', '.join(map(str, paths))}: cannot be read: {error}") from error
+    if twice := sorted({str(s.path) for s, place in zip(found, places, strict=True) if places.count(place) > 1}):
         raise DataError(f"{', '.join(twice)}: named twice")
     return found, left_out
 
@@ -133,7 +137,8 @@ def _saved_files(folder: Path) -> list[Path]:
     """Return the Arrow files of a folder that ``datasets.save_to_disk`` wrote."""
     state = _small_json(folder / "state.json")
     files = state.get("_data_files")
-    names = [file.get("filename") if isinstance(file, dict) else None for file in files] if files else []
+    files = files if isinstance(files, list) else []
+    names = [file.get("filename") if isinstance(file, dict) else None for file in files]
     if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
         raise DataError(f"{folder / 'state.json'}: names no Arrow files beside it")
     if state.get("_indices_data_files"):
@@ -154,7 +159,27 @@ def _whole(text: str) -> float:
     return int(text) if len(text) < 300 else float(text)
 
 
-_DECODER = json.JSONDecoder(parse_int=_whole)
+class _Twice(dict[str, Any]):
+    """An object with a name twice, which makes its row unusable but not the ones behind it."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    inside = any(isinstance(part, _Twice) for value in found.values() for part in _parts(value))
+    return found if len(found) == len(pairs) and not inside else _Twice(found)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield a value and what lists hold; objects have told on what they hold."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        if isinstance(part, list):
+            waiting += part
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole, object_pairs_hook=_object)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -191,6 +216,8 @@ def _parse_line(number: int, line: bytes) -> Row:
         return Row(number, None, "encoding")
     except (ValueError, RecursionError):
         return Row(number, None, "not_json")
+    if isinstance(value, _Twice):
+        return Row(number, None, "name_twice")
     return Row(number, value) if end == len(text) else Row(number, None, "not_json")
 
 
@@ -231,6 +258,8 @@ def _walk_list(path: Path, text: str, at: int, escaped: bool) -> Iterator[Row]:
                 yield Row(number, None, "too_long")
             elif escaped and _ESCAPED_BYTE.search(text, at, end):
                 yield Row(number, None, "encoding")
+            elif isinstance(value, _Twice):
+                yield Row(number, None, "name_twice")
             else:
                 yield Row(number, value)
             at = WHITESPACE.match(text, end).end()
@@ -262,7 +291,7 @@ def _arrow(path: Path) -> Iterator[Any]:
     _open(path).close()  # says what is wrong with the name in our words
     try:
         yield pyarrow
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, SystemError, MemoryError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(f"{path}: cannot be read (any further): {reason[0][:200]}") from error
 
@@ -289,9 +318,20 @@ def _read_arrow(path: Path) -> Iterator[Row]:
             batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
         number = 0
         for batch in batches:
+            _validate(batch)  # before a cell is read: what a damaged file points at may lie outside of it
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 yield from _batch_rows(path, batch.slice(start, _BATCH_ROWS), number + start)
             number += batch.num_rows
+
+
+def _validate(batch: Any) -> None:
+    """Raise `pyarrow.ArrowInvalid` if offsets or lengths of a batch lead out of it; text may be no UTF-8."""
+    import pyarrow as pa
+
+    as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+    for column in batch.columns:
+        column.validate()
+        (column.view(as_bytes[column.type]) if column.type in as_bytes else column).validate(full=True)
 
 
 def _batch_rows(path: Path, batch: Any, before: int) -> Iterator[Row]:
@@ -305,16 +345,19 @@ def _batch_rows(path: Path, batch: Any, before: int) -> Iterator[Row]:
         yield Row(before + index + 1, None if bad else value, "encoding" if bad else "")
 
 
+_NO_CELL = (UnicodeDecodeError, ValueError, OverflowError, KeyError)  # but for the first: times Python cannot hold
+
+
 def _cells(column: Any) -> list[Any]:
     """Return the values of a column; a cell whose text is no UTF-8 spoils only its own row."""
     try:
         return list(column.to_pylist())
-    except (UnicodeDecodeError, ValueError, OverflowError):  # the latter two: times that Python cannot hold
+    except _NO_CELL:
         return [_cell(scalar) for scalar in column]
 
 
 def _cell(scalar: Any) -> Any:
     try:
         return scalar.as_py()
-    except (UnicodeDecodeError, ValueError, OverflowError):
+    except _NO_CELL:
         return UNREADABLE
