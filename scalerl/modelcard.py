@@ -48,6 +48,7 @@ def facts(header: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str,
         "pass_rate": evaluation["pass_rate"],
         "pass_rate_se": standard_error(evaluation["correct"], evaluation["k"]),
         "evaluation": {key: evaluation[key] for key in ("n_prompts", "k", "temperature", "prompt_set")},
+        "config": header["config"],  # so that the policy is asked and scored as it was, wherever it is taken to
     }
 
 

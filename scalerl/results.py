@@ -21,6 +21,7 @@ from scalerl.config import ScaleRLConfig, change_config, load_config
 from scalerl.data import DataSet, encode_prompts, load_data
 from scalerl.evaluate import SAMPLES_KEPT, sample
 from scalerl.generic import make_forward
+from scalerl.modelcard import read_facts
 from scalerl.passk import Interval, majority, over_prompts, pass_at_k, powers
 from scalerl.policy import Policy
 from scalerl.preparing.readers import DataError
@@ -56,6 +57,13 @@ def run_config(run: Path, settings: Sequence[str]) -> ScaleRLConfig:
     if not isinstance(config, dict):
         raise UserError(f"{run}: its run.json has no configuration; give one with --config")
     return change_config({**config, "eval_prompts": None}, settings)
+
+
+def policy_config(folder: Path, settings: Sequence[str]) -> ScaleRLConfig | None:
+    """Return the configuration that a policy of the trainer carries with it, with changes; None where there is none."""
+    known = read_facts(folder) if folder.is_dir() else None
+    config = None if known is None else known.get("config")
+    return change_config({**config, "eval_prompts": None}, settings) if isinstance(config, dict) else None
 
 
 def fitting_config(policy: Policy, files: Sequence[str], settings: Sequence[str]) -> ScaleRLConfig:

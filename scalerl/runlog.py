@@ -41,7 +41,8 @@ COMPUTE_AXES: dict[str, str] = {
     "cpu_s": "CPU-seconds over the same interval, of a generator in a process of its own, too",
     "tokens_generated": "completion tokens sampled for training, those of a forced phrase included",
     "tokens_trained": "completion tokens that entered the loss",
-    "flops": "2 N a token run forward, 6 N a token also run backward, N = weights that multiply it; attention left out",
+    "flops": "2 N a token run forward, 6 N a token also run backward, N = weights that multiply it; attention left out"
+    "; with adapters (LoRA) 4 N and 2 for every weight of an adapted matrix, and the products that merge them",
     "step": "updates tried so far, skipped ones included",
 }
 STEP_FIELDS: dict[str, str] = {

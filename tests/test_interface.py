@@ -62,11 +62,13 @@ def test_the_four_commands_one_after_the_other(place, monkeypatch, capsys):
 
 
 def test_the_model_of_the_interface_may_be_anywhere(place, monkeypatch, tmp_path):
-    """A directory without a run around it, and no configuration."""
+    """A directory without a run around it, and no configuration: a policy carries its own."""
     import shutil
 
     monkeypatch.chdir(place)
     shutil.copytree(place / "outputs/model", tmp_path / "M")
     out = tmp_path / "results.json"
     assert typed(f"evaluate --model-path {tmp_path}/M --eval-data polaris_processed/eval.json --output-file {out}") == 0
-    assert json.loads(out.read_text())["k"] == 16
+    found, config = json.loads(out.read_text()), json.loads((place / "outputs/run.json").read_text())["config"]
+    assert found["k"] == config["eval_generations"]
+    assert found["config"] == {**config, "eval_prompts": None}

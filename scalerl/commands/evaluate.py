@@ -156,7 +156,7 @@ def _load(args: argparse.Namespace, path: str) -> tuple[Saved, ScaleRLConfig]:
 
     from scalerl.config import load_config
     from scalerl.process import prepare_process
-    from scalerl.results import fitting_config, run_config
+    from scalerl.results import fitting_config, policy_config, run_config
     from scalerl.saved import load_saved, run_of
 
     given = {"eval_generations": args.k, "eval_seed": args.seed, "temperature": args.temperature, "slots": args.batch}
@@ -167,6 +167,8 @@ def _load(args: argparse.Namespace, path: str) -> tuple[Saved, ScaleRLConfig]:
         config = load_config(args.config, settings)
     elif home is not None:
         config = run_config(home, settings)
+    else:
+        config = policy_config(Path(path), settings)
     threads, wanted = (config.threads, config.device) if config else (1, "auto")
     prepare_process(threads)
     device = wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
