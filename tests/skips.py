@@ -15,7 +15,7 @@ ALLOWED = {
     "tests/test_smollm2.py::*": "asked for by SCALERL_SMOLLM2=1: needs two wheels and minutes of a core",
     "tests/test_reporting.py::test_a_browser_opens_it_without_a_complaint*": "needs a browser (chromium)",
     "tests/test_rewards_gym.py*": "needs the extra gym, which wants a C compiler to install",
-    "tests/test_rewards_code.py::test_the_numbers_of_calls_are_those_of_the_kernel*": "needs the kernel's headers of that machine",
+    "tests/test_rewards_code.py::test_the_numbers_of_calls_are_those_of_the_kernel*": "needs kernel headers",
     "tests/test_gpu*.py::*": "needs a CUDA device",
 }
 """Patterns of test names, and why these may be skipped."""
