@@ -1,0 +1,78 @@
+"""The formats that are read, in the order in which a file or folder is tried; each is known by its content.
+
+A reader is a module of `analysis.readers` with two functions: ``recognise(path, head) -> bool``, cheap and without
+a package that is not installed with the analysis (`head` is the first 64 KiB of a file, empty for a folder), and
+``read(path) -> list[Found]``, which raises `UserError` with path and line for what it cannot read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from analysis.readers.found import Found
+from scalerl.runlog import UserError
+
+HEAD = 1 << 16
+
+
+class Format(NamedTuple):
+    """How a format is called, what it is, the module that reads it, and the extra of this package that it needs."""
+
+    what: str
+    module: str
+    extra: str | None = None
+
+
+FORMATS: dict[str, Format] = {
+    "scalerl": Format("run folder or log.jsonl of scalerl, or of its writer RunLog", "own"),
+    "table": Format("CSV or TSV with a header", "csvfile"),
+}
+
+
+def head_of(path: Path) -> bytes:
+    """Return the beginning of a regular file; nothing of a folder, a pipe, a device or what cannot be opened."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return b""
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except (OSError, ValueError):
+        return b""
+
+
+def recognise(path: Path) -> str | None:
+    """Return the format of a file or folder, or None where it is like none of them."""
+    head = head_of(path)
+    for name, format in FORMATS.items():
+        if _module(format).recognise(path, head):
+            return name
+    return None
+
+
+def read_as(name: str, path: Path) -> list[Found]:
+    """Read a path in one format.
+
+    Raises
+    ------
+    UserError
+        If there is no such format, its package is not installed, or it cannot be read.
+    """
+    if name not in FORMATS:
+        raise UserError(f"--format {name}: there is no such format; there are {', '.join(FORMATS)}")
+    format = FORMATS[name]
+    try:
+        found: list[Found] = _module(format).read(path)
+    except ModuleNotFoundError as error:
+        if format.extra is None:
+            raise
+        what = f"{format.what} needs the package {error.name}"
+        raise UserError(f"{os.fspath(path)}: {what}: pip install 'scalerl[{format.extra}]'") from error
+    return found
+
+
+def _module(format: Format):  # type: ignore[no-untyped-def]
+    return importlib.import_module(f"analysis.readers.{format.module}")
