@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def add_commands(subparsers: Subparsers) -> None:
     """Add the commands to a parser; each sets `run`, a function of the parsed arguments that returns an exit code."""
-    from analysis.commands import backtest, check, compare, fit, forecast, plan, plot, report, watch
+    from analysis.commands import backtest, check, compare, fit, forecast, logs, plan, plot, report, watch
 
-    for command in (fit, plot, check, forecast, backtest, compare, plan, report, watch):
+    for command in (logs, fit, plot, check, forecast, backtest, compare, plan, report, watch):
         command.add_command(subparsers)

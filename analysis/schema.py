@@ -55,9 +55,9 @@ class Run:
     axes : tuple of str
         Compute columns in `data`; the first is the default x.
     header : mapping
-        What ``run.json`` says; empty for a CSV file.
+        What the log says of how the run was made: ``run.json``; empty for a CSV file.
     source : Path
-        The file that was read; `sha256` is its hash.
+        The file that was read; `sha256` is its hash, `format` how it was read (`analysis.readers.formats`).
     events : tuple of Event
         What changed while the run went on, as far as the log shows it.
     """
@@ -74,6 +74,7 @@ class Run:
     start_time: str | None = None
     end_time: str | None = None
     events: tuple[Event, ...] = ()
+    format: str = "table"
 
     @cached_property
     def frame(self) -> pd.DataFrame:

@@ -454,13 +454,16 @@ def test_a_foreign_percent_log_is_read_with_everything_said():
     assert run.axes == ("step",)
     assert run.data["step"].tolist() == [1, 50, 100, 150, 200, 250, 300, 350, 400, 450, 500]
     assert run.data["pass_rate"][[0, 2, -1]].tolist() == pytest.approx([0.156, 0.456, 0.416])
-    assert codes(run) == ["rows-empty", "percent"]
+    assert codes(run) == ["rows-empty", "percent", "axis-steps"]
 
 
-def test_a_foreign_log_of_two_runs_is_told_by_its_steps():
-    run = an.read(DATA / "qwen3_math_two_runs_in_one.csv", y="eval_acc")[0]
-    restart = next(f for f in run.findings if f.code == "compute-restarts")
-    assert "line 7" in restart.message and restart.severity == "warning"
+def test_a_foreign_log_of_two_runs_is_two_runs():
+    first, second = an.read(DATA / "qwen3_math_two_runs_in_one.csv", y="eval_acc")
+    assert (first.name, second.name) == ("qwen3_math_two_runs_in_one #1", "qwen3_math_two_runs_in_one #2")
+    split = next(f for f in second.findings if f.code == "runs-split")
+    assert "2 runs in one file" in split.message and split.severity == "note"
+    assert first.data["step"].tolist() == [1.0]
+    assert second.data["step"].tolist()[:2] == [50.0, 100.0]
 
 
 def test_a_row_of_an_odd_kind_is_passed_over(tmp_path):

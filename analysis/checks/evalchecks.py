@@ -16,7 +16,7 @@ import numpy as np
 from analysis.checks.health import Check
 from analysis.checks.steps import Steps, read_number
 from analysis.fits.evaluations import evaluations_of
-from analysis.readers.logs import BUSY
+from analysis.readers.own import BUSY
 from analysis.schema import Run
 
 # Two evaluations whose difference is tested at 5 % two-sided show it with 80 % power if it is (1.96 + .84) errors.

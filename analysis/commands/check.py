@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands.common import number_of, print_json, read_runs
+from analysis.commands.common import add_columns, number_of, print_json, read_runs
 
 if TYPE_CHECKING:
     from analysis.commands.common import Subparsers
@@ -19,11 +19,7 @@ def add_command(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "check", help="look at the health of runs before fitting them", description=run.__doc__, epilog=_EXITS
     )
-    what = "run folders, log.jsonl or CSV files, folders of runs, or quoted patterns"
-    parser.add_argument("paths", nargs="+", metavar="PATH", help=what)
-    parser.add_argument("--x", metavar="COL", help="compute column (default: gpu_hours, or the first axis there is)")
-    parser.add_argument("--y", metavar="COL", help="pass-rate column (default: pass_rate or accuracy)")
-    parser.add_argument("--scale", type=number_of, metavar="F", help="factor that makes a fraction of the pass rate")
+    add_columns(parser)
     parser.add_argument(
         "--effect",
         type=number_of,

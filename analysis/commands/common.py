@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +17,37 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 METHODS = ("posterior", "profile", "bootstrap", "lsq", "paper")  # of analysis.fits.methods; a test holds them equal
-_PATHS = "run folders, log.jsonl or CSV files, folders of these, or quoted patterns"
+_PATHS = "run folders, logs of any trainer (scalerl logs lists them), folders of these, or quoted patterns"
 
 
 def add_paths(parser: argparse.ArgumentParser) -> None:
     """Add what every command reads: paths, columns and the window."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help=_PATHS)
-    parser.add_argument("--x", metavar="COL", help="compute column (default: gpu_hours, or the first axis there is)")
-    parser.add_argument("--y", metavar="COL", help="pass-rate column (default: pass_rate or accuracy)")
-    parser.add_argument("--scale", type=number_of, metavar="F", help="factor that makes a fraction of the pass rate")
+    add_columns(parser)
     parser.add_argument(
         "--from", "--skip-below", dest="start", type=number_of, metavar="C", help="leave out points before this compute"
     )
     parser.add_argument("--to", dest="stop", type=number_of, metavar="C", help="leave out points after this compute")
     add_recipe(parser)
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Add where runs are and which of their columns are compute and pass rate."""
+    add_places(parser)
+    parser.add_argument("--x", metavar="COL", help="compute column (default: gpu_hours, or the first axis there is)")
+    parser.add_argument("--y", metavar="COL", help="pass-rate column (default: pass_rate or accuracy)")
+    parser.add_argument("--scale", type=number_of, metavar="F", help="factor that makes a fraction of the pass rate")
+    parser.add_argument(
+        "--y-range", type=range_of, metavar="LO:HI", help="in its place: the values that mean none and all right"
+    )
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Add where runs are, in which format, and how many devices they held."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=_PATHS)
+    parser.add_argument("--format", metavar="NAME", help="format of the logs (default: told from their content)")
+    parser.add_argument(
+        "--devices", type=number_of, metavar="N", help="devices of each run, where its log has seconds only"
+    )
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -71,15 +89,33 @@ def add_output(parser: argparse.ArgumentParser, example: str, what: str) -> None
 
 def read_runs(args: argparse.Namespace) -> Runs:
     """Read what `add_paths` asked for; paths that hold no run are named on the error stream."""
-    from analysis.readers.cleaning import printable
     from analysis.readers.logs import read
 
-    runs = read(args.paths, x=args.x, y=args.y, scale=args.scale, recipes=_recipes(args))
-    if runs.skipped:
-        named = ", ".join(printable(str(path)) for path in runs.skipped[:5])
-        more = f" and {len(runs.skipped) - 5} more" if len(runs.skipped) > 5 else ""
-        print(f"scalerl: skipped, no run or table that can be read: {named}{more}", file=sys.stderr)
+    runs = read(args.paths, recipes=_recipes(args), **how_to_read(args))
+    say_skipped(runs.skipped)
     return runs
+
+
+def how_to_read(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_paths` asked for as arguments of `analysis.readers.logs.read`."""
+    return {
+        "x": args.x,
+        "y": args.y,
+        "scale": args.scale,
+        "y_range": args.y_range,
+        "format": args.format,
+        "devices": args.devices,
+    }
+
+
+def say_skipped(paths: Sequence[Path]) -> None:
+    """Name on the error stream what lay beside the runs and is none."""
+    from analysis.readers.cleaning import printable
+
+    if paths:
+        named = ", ".join(printable(str(path)) for path in paths[:5])
+        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+        print(f"scalerl: skipped, no run or table that can be read: {named}{more}", file=sys.stderr)
 
 
 def _recipes(args: argparse.Namespace) -> dict[str, list[str]]:
@@ -130,3 +166,11 @@ def number_of(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
+
+
+def range_of(text: str) -> tuple[float, float]:
+    """Return two numbers LO:HI from the command line, or say what is wrong with them."""
+    low, sign, high = text.partition(":")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LO:HI, such as --y-range=-1:1")
+    return number_of(low), number_of(high)

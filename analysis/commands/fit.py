@@ -89,7 +89,7 @@ def _of_table(path: Path, args: argparse.Namespace) -> tuple[Any, Any]:
     from analysis.readers.cleaning import as_fraction, number
     from analysis.readers.csvfile import choose, read_csv
     from analysis.readers.labels import label_of_path, parts_of
-    from analysis.readers.logs import PASS_RATE_COLUMNS
+    from analysis.readers.metrics import PASS_RATE_COLUMNS, scale_of
 
     table = read_csv(path)[1]
     parts = parts_of(table, label_of_path(path))
@@ -104,14 +104,15 @@ def _of_table(path: Path, args: argparse.Namespace) -> tuple[Any, Any]:
         what = f"--by {args.by}: {path} holds {len(runs)} runs ({', '.join(runs.names[:3])}, ...)"
         raise UserError(f"{what}; scalerl compare sets their recipes side by side, fit without --by fits each run")
     frame: Any = pd.DataFrame(dict(table.columns))
-    if args.y is not None or args.scale is not None:
+    if args.y is not None or args.scale is not None or args.y_range is not None:
         rate = choose(table, args.y, PASS_RATE_COLUMNS, "pass-rate", "--y")
         frame = frame.drop(columns=[name for name in PASS_RATE_COLUMNS if name in frame and name != rate])
         frame = frame.rename(columns={rate: "pass_rate"})
-        if args.scale is not None:
+        factor, zero = scale_of(table.where, args.scale, args.y_range)
+        if factor is not None:
             cells = np.array([np.nan if (v := number(c)) is None else v for c in frame["pass_rate"]])
             known = np.isfinite(cells)
-            cells[known] = as_fraction(cells[known], table.where, rate, args.scale)[0]
+            cells[known] = as_fraction(cells[known] - zero, table.where, rate, factor)[0]
             frame["pass_rate"] = cells
     numbers: Any = pd.to_numeric(frame[args.by], errors="coerce") if args.by in frame else None
     if numbers is not None and numbers.notna().all():

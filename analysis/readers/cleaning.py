@@ -22,6 +22,10 @@ Array = NDArray[np.float64]
 RESTARTS = 3  # compute falling back more often than this is disorder, not runs joined end to end
 
 
+class UnitError(UserError):
+    """The values of a column are neither fractions nor clearly percent."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Raw cells by column, with the line of each row and how messages name the file.
@@ -60,7 +64,7 @@ def number(cell: object) -> float | None:
 
 
 def clean(
-    table: Table, *, axes: Sequence[str], y: str, scale: float | None
+    table: Table, *, axes: Sequence[str], y: str, scale: float | None, zero: float = 0.0
 ) -> tuple[dict[str, Array], list[int], tuple[Finding, ...]]:
     """Return compute axes and ``pass_rate`` of the usable rows, which rows those are, and findings.
 
@@ -73,6 +77,8 @@ def clean(
         Column of the pass rate.
     scale : float, optional
         Factor that makes a fraction of `y`; without it percent is recognised where that is safe.
+    zero : float
+        Value of `y` that means none; taken away before `scale`.
 
     Raises
     ------
@@ -109,7 +115,7 @@ def clean(
             data[axis] = np.array(values, dtype=float)
         else:
             findings.append(finding("axis-missing", f"{axis} is not a number in every row and is not offered as x"))
-    fraction, said = as_fraction(np.array([rate[i] for i in kept], dtype=float), table.where, y, scale)
+    fraction, said = as_fraction(np.array([rate[i] for i in kept], dtype=float) - zero, table.where, y, scale)
     data["pass_rate"] = fraction
     return data, kept, (*findings, *said, *_order(table, main, compute, data[main]))
 
@@ -139,7 +145,7 @@ def as_fraction(values: Array, where: str, y: str, scale: float | None) -> tuple
         hint = (
             "if these are percent say --scale 0.01, if not choose another column with --y (--scale 1 is for fractions)"
         )
-    raise UserError(f"{where}: {y} runs from {low:g} to {high:g}, neither fractions nor clearly percent; {hint}")
+    raise UnitError(f"{where}: {y} runs from {low:g} to {high:g}, neither fractions nor clearly percent; {hint}")
 
 
 def _factor(low: float, high: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import io
 import math
 import re
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, number, printable
+from analysis.readers.found import Found
+from analysis.readers.labels import label_of_path, parts_of
 from scalerl.runlog import UserError, read_regular
 
 # Spreadsheets save "Unicode text" this way. The mark of UTF-32 begins with that of UTF-16, so it is looked for first.
@@ -28,6 +31,39 @@ _COMPUTE_WORD = re.compile(
     r"(?:^|[^a-z])(?:gpus?|cpus?|hours?|hrs?|h|seconds?|secs?|s|time|wall|walltime|tokens?|flops?|compute|steps?|"
     r"epochs?|iterations?|iters?|updates?|samples?|examples?)(?![a-z])"
 )
+
+
+STEPS = ("step", "global_step", "_step", "training_step", "iteration", "update", "trainer/global_step")
+
+
+def recognise(path: Path, head: bytes) -> bool:
+    """Return whether a file is a table by its name; what else is text is one only where it was named."""
+    return path.suffix.lower() in {".csv", ".tsv"} and (bool(head) or path.is_file())
+
+
+def read(path: Path) -> list[Found]:
+    """Read the runs of a table: one, or one for each that its columns tell apart.
+
+    Raises
+    ------
+    UserError
+        If the file is no table.
+    """
+    data, table = read_csv(path)
+    sha256 = hashlib.sha256(data).hexdigest()
+    said: tuple[Finding, ...] = ()
+    if table.cut:
+        what = f"the last line of the file has no end and is cut; the {len(table.lines)} rows before it are used"
+        said = (finding("log-cut", what),)
+    return [
+        Found(label, part, path, sha256, "table", step=step_of(part), findings=said)
+        for label, part in parts_of(table, label_of_path(path))
+    ]
+
+
+def step_of(table: Table) -> str | None:
+    """Return the column of the training step, by its name."""
+    return next((name for known in STEPS for name in table.columns if name.strip().lower() == known), None)
 
 
 def read_csv(path: Path) -> tuple[bytes, Table]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from analysis.readers.cleaning import Table, clean, number, printable
-from analysis.readers.logs import describe_rows
+from analysis.readers.own import describe_rows
 from analysis.schema import Run
 from scalerl.runlog import UserError, read_log
 
@@ -28,7 +28,7 @@ def data_sets(run: Run) -> list[Run]:
     UserError
         If the log has no row of kind downstream.
     """
-    rows = read_log(run.source).rows if run.source.suffix == ".jsonl" and run.source.exists() else []
+    rows = read_log(run.source).rows if run.format == "scalerl" and run.source.exists() else []
     named = [(line, row) for line, row in enumerate(rows, start=1) if row.get("kind") == "downstream"]
     names = list(dict.fromkeys(str(row.get("data_set")) for _, row in named))
     if not names:

@@ -11,7 +11,7 @@ import importlib
 import os
 import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from analysis.readers.found import Found
 from scalerl.runlog import UserError
@@ -47,8 +47,8 @@ def head_of(path: Path) -> bytes:
 def recognise(path: Path) -> str | None:
     """Return the format of a file or folder, or None where it is like none of them."""
     head = head_of(path)
-    for name, format in FORMATS.items():
-        if _module(format).recognise(path, head):
+    for name, known in FORMATS.items():
+        if _module(known).recognise(path, head):
             return name
     return None
 
@@ -63,16 +63,16 @@ def read_as(name: str, path: Path) -> list[Found]:
     """
     if name not in FORMATS:
         raise UserError(f"--format {name}: there is no such format; there are {', '.join(FORMATS)}")
-    format = FORMATS[name]
+    known = FORMATS[name]
     try:
-        found: list[Found] = _module(format).read(path)
+        found: list[Found] = _module(known).read(path)
     except ModuleNotFoundError as error:
-        if format.extra is None:
+        if known.extra is None:
             raise
-        what = f"{format.what} needs the package {error.name}"
-        raise UserError(f"{os.fspath(path)}: {what}: pip install 'scalerl[{format.extra}]'") from error
+        what = f"{known.what} needs the package {error.name}"
+        raise UserError(f"{os.fspath(path)}: {what}: pip install 'scalerl[{known.extra}]'") from error
     return found
 
 
-def _module(format: Format):  # type: ignore[no-untyped-def]
-    return importlib.import_module(f"analysis.readers.{format.module}")
+def _module(known: Format) -> Any:
+    return importlib.import_module(f"analysis.readers.{known.module}")

@@ -10,6 +10,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.readers.cleaning import Table, clean, printable
-from analysis.readers.csvfile import other_axes
+from analysis.readers.cleaning import Table, printable
+from analysis.readers.csvfile import step_of
+from analysis.readers.found import Found
 from analysis.readers.labels import COLUMNS as LABELS
 from analysis.readers.labels import Label, parts_of
-from analysis.readers.logs import columns_of
+from analysis.readers.lineage import lineages
+from analysis.readers.logs import run_of_table
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
@@ -82,7 +85,6 @@ def read_frame(
         raise UserError(f"{name}: columns must be of one length, with at least one row ({shown})")
     name = printable(name)
     table = Table(name, columns, range(1, max(lengths.values()) + 1))
-    axes, rate = columns_of(table, x, y)
     parts = parts_of(table, Label(name))
     if len(parts) > 1:
         by = ", ".join(repr(key) for key in columns if key.strip().lower() in LABELS)
@@ -90,18 +92,15 @@ def read_frame(
         raise UserError(f"{name}: {what}frame.groupby([{by}])]")
     said = parts[0][0]
     recipe, seed = said.recipe if recipe is None else recipe, said.seed if seed is None else seed
-    data, _, findings = clean(table, axes=axes, y=rate, scale=scale)
-    findings += tuple(other_axes(table, axes[0], ignored=(rate, *LABELS)) if x is None else ())
-    return Run(
-        name=name,
-        recipe=name if recipe is None else printable(recipe),
-        seed=seed,
-        data=data,
-        axes=tuple(a for a in axes if a in data),
-        findings=findings,
-        source=Path(name),
-        sha256=hashlib.sha256(repr(sorted((k, v.tolist()) for k, v in data.items())).encode()).hexdigest(),
-    )
+    label = Label(name, name if recipe is None else printable(recipe), seed)
+    found = lineages(Found(label, table, Path(name), "", "table", step=step_of(table)))
+    if len(found) > 1:
+        raise UserError(
+            f"{name}: {found[0].step} starts again: {len(found)} runs one after the other; give one at a time"
+        )
+    run = run_of_table(found[0], x=x, y=y, scale=scale)
+    told = repr(sorted((key, values.tolist()) for key, values in run.data.items()))
+    return replace(run, sha256=hashlib.sha256(told.encode()).hexdigest())
 
 
 def _cells(run: str, key: str, column: Any) -> Any:

@@ -1,0 +1,269 @@
+"""Logs of other programs: which rows are of one run and survived, and what compute follows from them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import analysis as an
+from analysis.readers.axes import derive
+from analysis.readers.cleaning import Table
+from analysis.readers.found import Found, table_of_rows
+from analysis.readers.labels import Label
+from analysis.readers.lineage import lineages
+from scalerl.cli import main
+from scalerl.runlog import UserError
+
+
+def found(rows, **fields):
+    table = table_of_rows("log", rows)
+    return Found(Label("log"), table, Path("log"), "", "made", **{"step": "step"} | fields)
+
+
+def column(run, name):
+    return list(run.table.columns[name])
+
+
+def stepped(*steps, name="acc"):
+    return [{"step": s, name: i / 100} for i, s in enumerate(steps)]
+
+
+# ---- runs, attempts, branches
+
+
+def test_steps_that_only_rise_are_one_run_as_it_stands():
+    rows = stepped(0, 5, 10)
+    (run,) = lineages(found(rows))
+    assert run == found(rows)
+
+
+def test_a_start_from_the_first_step_is_another_run():
+    runs = lineages(found(stepped(1, 2, 3, 1, 2, 3, 4)))
+    assert [column(run, "step") for run in runs] == [[1, 2, 3], [1, 2, 3, 4]]
+    assert [run.label.name for run in runs] == ["log #1", "log #2"]
+    assert [[f.code for f in run.findings] for run in runs] == [["runs-split"]] * 2
+
+
+def test_a_start_from_a_later_step_takes_back_what_came_after_it():
+    (run,) = lineages(found(stepped(1, 2, 3, 4, 5, 3, 4, 5, 6)))
+    assert column(run, "step") == [1, 2, 3, 4, 5, 6]
+    assert column(run, "acc") == [0.00, 0.01, 0.05, 0.06, 0.07, 0.08]
+    assert [list(lost.columns["acc"]) for lost in run.lost] == [[0.02, 0.03, 0.04]]
+    assert run.starts == (2,)
+    assert [f.code for f in run.findings] == ["attempts"]
+    assert "3 rows" in run.findings[0].message
+
+
+def test_a_later_attempt_may_take_back_two_earlier_ones():
+    (run,) = lineages(found(stepped(1, 2, 3, 4, 3, 4, 5, 2, 3)))
+    assert column(run, "acc") == [0.00, 0.07, 0.08]
+    assert [list(lost.columns["step"]) for lost in run.lost] == [[2, 3, 4], [3, 4, 5]]
+
+
+def test_an_attempt_that_the_files_tell_apart_needs_no_step_to_fall():
+    (run,) = lineages(found(stepped(1, 2, 3, 4), starts=(2,)))
+    assert run.starts == (2,) and run.lost == ()
+    (run,) = lineages(found(stepped(1, 2, 4, 3, 4), starts=(3,)))
+    assert column(run, "acc") == [0.00, 0.01, 0.03, 0.04]
+
+
+def test_train_and_validation_of_one_step_are_one_row_even_if_one_comes_late():
+    rows = [{"step": 1, "loss": 3.0}, {"step": 1, "val": 0.1}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 1.0}]
+    rows += [{"step": 2, "val": 0.2}, {"step": 4, "loss": 0.5}]
+    (run,) = lineages(found(rows))
+    assert column(run, "step") == [1, 2, 3, 4]
+    assert column(run, "loss") == [3.0, 2.0, 1.0, 0.5]
+    assert column(run, "val") == [0.1, 0.2, None, None]
+    assert run.findings == () and run.lost == ()
+
+
+def test_a_late_evaluation_of_a_step_that_was_not_logged_is_no_restart():
+    rows = [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.0}, {"step": 15, "val": 0.2}, {"step": 30, "loss": 1.0}]
+    (run,) = lineages(found(rows))
+    assert column(run, "step") == [10, 15, 20, 30] and run.lost == ()
+
+
+def test_a_step_that_is_logged_twice_counts_once_and_is_said():
+    (run,) = lineages(found(stepped(1, 2, 2, 3)))
+    assert column(run, "acc") == [0.00, 0.02, 0.03]
+    assert [f.code for f in run.findings] == ["steps-repeated"]
+
+
+def test_a_log_out_of_order_is_sorted_and_not_cut():
+    (run,) = lineages(found(stepped(9, 2, 7, 4, 5, 6, 3, 8, 1)))
+    assert column(run, "step") == list(range(1, 10))
+    assert [f.code for f in run.findings] == ["compute-unordered"]
+
+
+def test_rows_without_a_step_stay_where_they_are():
+    rows = [{"step": 1, "a": 1}, {"step": None, "a": 2}, {"step": 2, "a": 3}]
+    (run,) = lineages(found(rows))
+    assert column(run, "a") == [1, 2, 3]
+    assert lineages(found([{"step": "x", "a": 1}, {"step": "", "a": 2}]))[0].table.columns["a"] == [1, 2]
+
+
+@given(st.lists(st.integers(2, 30), min_size=0, max_size=6), st.integers(2, 6))
+def test_of_any_attempts_the_surviving_branch_is_what_a_plain_loop_keeps(lengths, back):
+    """Attempts from 1: each goes on `back` steps before the end of the one before, never from the first step."""
+    rows, kept, gone, last = [], {}, 0, 0
+    serial = itertools.count()
+    for length in [5, *lengths]:
+        first = max(last - back + 1, 2) if last else 1
+        gone += len([s for s in kept if s >= first])
+        kept = {s: v for s, v in kept.items() if s < first}
+        for step in range(first, first + length):
+            value = next(serial)
+            rows.append({"step": step, "acc": value})
+            kept[step] = value
+        last = first + length - 1
+    (run,) = lineages(found(rows))
+    assert dict(zip(column(run, "step"), column(run, "acc"), strict=True)) == kept
+    assert sum(len(lost.lines) for lost in run.lost) == gone
+
+
+# ---- compute
+
+
+def test_seconds_a_step_become_gpu_hours_only_with_devices():
+    rows = [{"step": i, "timing_s/step": 360.0} for i in range(1, 5)]
+    made = derive(found(rows, devices=8))
+    assert made.table.columns["gpu_hours"] == pytest.approx([0.8, 1.6, 2.4, 3.2])
+    assert "x 8 devices, as the log says" in made.said["gpu_hours"][0].message
+    made = derive(found(rows))
+    assert "gpu_hours" not in made.table.columns
+    assert made.table.columns["wall_hours"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert "--devices" in made.said["wall_hours"][0].message
+    made = derive(found(rows, devices=8), devices=16)
+    assert made.table.columns["gpu_hours"][-1] == pytest.approx(6.4) and "as asked" in made.said["gpu_hours"][0].message
+
+
+def test_a_time_that_is_logged_every_fifth_step_stands_for_five():
+    made = derive(found([{"step": 5 * i, "step_time": 3600.0} for i in range(1, 4)], devices=1))
+    assert made.table.columns["gpu_hours"] == [5.0, 10.0, 15.0]
+
+
+def test_rows_without_a_time_of_their_own_stand_at_what_was_spent_by_then():
+    rows = [{"step": 0, "val": 0.1}, {"step": 1, "step_time": 3600.0}, {"step": 2, "step_time": 3600.0}]
+    rows += [{"step": 2.5, "val": 0.2}, {"step": 3, "step_time": 3600.0}]
+    assert derive(found(rows, devices=2)).table.columns["gpu_hours"] == [0.0, 2.0, 4.0, 4.0, 6.0]
+
+
+def test_the_axis_goes_on_from_the_checkpoint_and_the_lost_work_is_in_the_bill():
+    rows = [{"step": s, "step_time": 3600.0, "acc": 0.1} for s in (1, 2, 3, 4, 3, 4, 5)]
+    (run,) = lineages(found(rows, devices=1))
+    made = derive(run)
+    assert made.table.columns["gpu_hours"] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    lost = next(f for f in made.said["gpu_hours"] if f.code == "work-lost")
+    assert lost.figure == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [([1.0, 2.0], "counts again from 0"), ([3.0, 4.0], "goes on from the checkpoint"), ([5.0, 6.0], "ran through")],
+)
+def test_a_running_total_goes_on_whatever_its_program_did_at_the_resume(second, why):
+    hours = [1.0, 2.0, 3.0, 4.0, *second]
+    rows = [{"step": s, "_runtime": 3600 * h, "a": 1} for s, h in zip((1, 2, 3, 4, 3, 4), hours, strict=True)]
+    (run,) = lineages(found(rows, devices=1))
+    assert derive(run).table.columns["gpu_hours"] == pytest.approx([1.0, 2.0, 3.0, 4.0]), why
+
+
+def test_a_clock_counts_the_time_between_rows_and_not_the_night_between_attempts():
+    clock = [1.7e9 + 3600 * h for h in (0, 1, 2, 50, 51)]
+    rows = [{"step": s, "wall_time": t, "a": 1} for s, t in zip((1, 2, 3, 4, 5), clock, strict=True)]
+    (run,) = lineages(found(rows, devices=1, starts=(3,)))
+    assert derive(run).table.columns["gpu_hours"] == pytest.approx([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert "wall_hours" not in derive(found([{"step": 1, "wall_time": 5.0}])).table.columns  # no clock, something else
+
+
+def test_tokens_so_far_and_tokens_a_step_are_told_apart():
+    so_far = found([{"step": i, "train/num_tokens": 100.0 * i} for i in (1, 2, 3)])
+    assert derive(so_far).table.columns["tokens"] == [100.0, 200.0, 300.0]
+    a_step = found([{"step": i, "perf/total_num_tokens": 100.0} for i in (1, 2, 3)])
+    assert derive(a_step).table.columns["tokens"] == [100.0, 200.0, 300.0]
+    none = found([{"step": i, "num_tokens": 0} for i in (1, 2)])
+    assert "tokens" not in derive(none).table.columns
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1e5) | st.none()), min_size=1, max_size=40))
+def test_whatever_the_steps_an_axis_never_falls(pairs):
+    for run in lineages(found([{"step": s, "step_time": t, "acc": 0.5} for s, t in pairs], devices=4)):
+        hours = derive(run).table.columns.get("gpu_hours", [])
+        assert all(a <= b for a, b in itertools.pairwise(hours)) and all(math.isfinite(h) for h in hours)
+
+
+# ---- from a file to a curve
+
+
+def write_csv(path, header, rows):
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+def test_devices_on_the_command_line_make_gpu_hours_of_seconds(tmp_path, capsys):
+    rows = [(i, 1800, round(0.1 + 0.05 * i, 2)) for i in range(1, 9)]
+    file = write_csv(tmp_path / "a.csv", "step,step_time,accuracy", rows)
+    assert main(["logs", str(file), "--devices", "4", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)["runs"]
+    assert listed["axes"][:2] == ["gpu_hours", "step"] and listed["rates"][0]["column"] == "accuracy"
+    assert an.read(file, devices=4)[0].data["gpu_hours"].tolist() == [2.0 * i for i in range(1, 9)]
+    assert main(["fit", str(file), "--devices", "0"]) == 2
+    assert "no number of devices" in capsys.readouterr().err
+
+
+def test_a_range_says_what_none_and_all_are(tmp_path):
+    file = write_csv(tmp_path / "a.csv", "step,reward", [(0, -1), (1, 0), (2, 1)])
+    assert an.read(file, y="reward", y_range=(-1, 1))[0].data["pass_rate"].tolist() == [0.0, 0.5, 1.0]
+    for bad in ({"scale": 0.5, "y_range": (-1, 1)}, {"y_range": (1, -1)}, {"y_range": (0, math.inf)}):
+        with pytest.raises(UserError, match="--y-range"):
+            an.read(file, y="reward", **bad)
+
+
+def test_a_sum_of_rewards_names_the_likely_column(tmp_path):
+    file = tmp_path / "a.csv"
+    write_csv(file, "step,reward,rewards/correctness", [(0, 0.5, 0.1), (1, 3.5, 0.2)])
+    with pytest.raises(UserError, match=r"--y rewards/correctness"):
+        an.read(file, y="reward")
+
+
+def test_logs_lists_what_can_be_read_beside_what_cannot(tmp_path, capsys):
+    write_csv(tmp_path / "good.csv", "gpu_hours,accuracy", [(0, 0.1), (1, 0.2)])
+    (tmp_path / "bad.csv").write_text("")
+    assert main(["logs", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "good: table, 2 rows" in out and "cannot be read" in out and "bad.csv" in out
+
+
+@pytest.mark.parametrize("to", ["csv", "jsonl", "parquet"])
+def test_what_is_converted_reads_back_as_the_same_runs(tmp_path, to):
+    rows = [(s, 60, 0.01 * i, "=1+1") for i, s in enumerate((1, 2, 3, 4, 3, 4, 5))]
+    file = write_csv(tmp_path / "a_seed3.csv", "step,step_time,accuracy,note", rows)
+    out = tmp_path / f"out.{to}"
+    assert main(["logs", str(file), "--to", to, "-o", str(out), "--devices", "60"]) == 0
+    before = an.read(file, devices=60)[0]
+    if to == "parquet":
+        pd = pytest.importorskip("pandas")
+        frame = pd.read_parquet(out)
+        assert frame["gpu_hours"].tolist() == before.data["gpu_hours"].tolist()
+        assert frame["seed"].tolist() == [3] * 5
+    elif to == "jsonl":
+        told = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [row["gpu_hours"] for row in told] == before.data["gpu_hours"].tolist()
+        assert {row["run"] for row in told} == {"a_seed3"} and told[0]["note"] == "=1+1"
+    else:
+        after = an.read(out)[0]
+        assert after.data["gpu_hours"].tolist() == before.data["gpu_hours"].tolist()
+        assert (after.recipe, after.seed) == (before.recipe, before.seed) == ("a", 3)
+        assert ",'=1+1" in out.read_text()
+    assert main(["logs", str(file), "--to", to, "-o", str(out)]) == 2
+
+
+def test_every_table_tells_rows_apart_by_its_lines():
+    table = table_of_rows("log", [{"a": 1}, {"b": 2}, {"a": 3, "b": 4}], lines=[10, 12, 13])
+    assert table == Table("log", {"a": [1, None, 3], "b": [None, 2, 4]}, [10, 12, 13])
