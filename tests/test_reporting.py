@@ -189,7 +189,7 @@ def test_the_figure_takes_the_colours_of_the_page(page):
 
 
 def test_the_same_runs_give_the_same_report(tmp_path):
-    write_run(tmp_path / "a")
+    write_run(tmp_path / "a", n=9)
     fits = an.fit(an.read(tmp_path / "a"))
     for name in ("one", "two"):
         an.write_report(fits, tmp_path / f"{name}.html")
@@ -197,7 +197,7 @@ def test_the_same_runs_give_the_same_report(tmp_path):
 
 
 def test_an_existing_file_is_kept_unless_forced(tmp_path):
-    write_run(tmp_path / "a")
+    write_run(tmp_path / "a", n=6)
     fits = an.fit(an.read(tmp_path / "a"))
     target = tmp_path / "report.html"
     target.write_text("mine")
@@ -210,7 +210,7 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path):
 
 
 def test_a_run_that_ended_badly_and_one_without_a_header_are_shown_as_they_are(tmp_path):
-    folder = write_run(tmp_path / "a")
+    folder = write_run(tmp_path / "a", n=6)
     rows = (folder / "log.jsonl").read_text().splitlines(keepends=True)
     (folder / "log.jsonl").write_text("".join(rows[:-1]))
     (tmp_path / "t.csv").write_text("gpu_hours,accuracy\n" + "".join(f"{i},{0.1 * i}\n" for i in range(6)))
