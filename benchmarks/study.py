@@ -1,0 +1,198 @@
+"""The study: recipes, one choice taken back at a time, long runs and other sizes, on chain arithmetic.
+
+Run ``make study`` or ``python -m benchmarks.study [--processes 2] [--quick]`` from the repository's root; hours of two
+cores. Cells stand in ``study.yaml`` and are run in its order, each with one thread. What is in ``data/study`` is done
+and is not run again; a cell that was cut off goes on from its checkpoint under ``--work``. The learning rate of a
+recipe is chosen from the first stage by the rule that ``study.yaml`` states. ``--quick`` trains two recipes of the base
+stage anew, 120 updates each, and says whether their ceilings agree with those that ship.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from scalerl.runlog import HEADER_FILE, LOG_FILE, read_log
+
+SHIPPED = Path("data/study")
+RATES = "rates"
+QUICK_RECIPES, QUICK_STEPS = ("scalerl", "grpo"), 120
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: stage, recipe, seed and what differs from the demo's size; `rate_of` is the recipe whose rate it has."""
+
+    stage: str
+    recipe: str
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    rate_of: str = ""
+
+    @property
+    def name(self) -> str:
+        """Folder of the run, below ``data/study`` and below the work folder."""
+        rate = f"-{self.settings['learning_rate']:g}" if self.stage == RATES else ""
+        return f"{self.stage}/{self.recipe}{rate}_s{self.seed}"
+
+
+def cells(plan: dict[str, Any]) -> Iterator[Cell]:
+    """Return all cells in order; those after the first stage have no learning rate yet."""
+    first = plan["rates"]
+    for recipe in first["recipes"]:
+        for rate in first["values"]:
+            yield Cell(RATES, recipe, first["seed"], {**first["settings"], "learning_rate": rate})
+    for stage in plan["stages"]:
+        for seed in stage["seeds"]:  # a seed of every recipe before the next one: an early stop leaves whole sets
+            for recipe in stage["recipes"]:
+                yield Cell(stage["name"], recipe, seed, stage["settings"], stage.get("rate_of", recipe))
+
+
+def rate_of(recipe: str, plan: dict[str, Any]) -> float | None:
+    """Return the learning rate of a recipe by the rule of ``study.yaml``, None while a run of the sweep is missing."""
+    first = plan["rates"]
+    means = {}
+    for rate in first["values"]:
+        cell = Cell(RATES, recipe, first["seed"], {**first["settings"], "learning_rate": rate})
+        if not (shipped := SHIPPED / cell.name).exists():
+            return None
+        rates = [row["pass_rate"] for row in rows(shipped) if row["kind"] == "eval"]
+        means[rate] = float(np.mean(rates[len(rates) // 2 :]))
+    return max(means, key=lambda rate: means[rate])
+
+
+def rows(shipped: Path) -> list[dict[str, Any]]:
+    """Return the rows of a shipped run."""
+    with gzip.open(shipped / f"{LOG_FILE}.gz", "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def command(cell: Cell, plan: dict[str, Any], folder: Path) -> list[str] | None:
+    """Return what trains a cell or goes on with it, None while its learning rate is not known."""
+    scalerl = [sys.executable, "-m", "scalerl.cli"]
+    if (folder / LOG_FILE).exists():
+        return [*scalerl, "train", "--resume", str(folder)]
+    settings = dict(cell.settings)
+    if "learning_rate" not in settings:
+        rate = rate_of(cell.rate_of, plan)
+        if rate is None:
+            return None
+        settings["learning_rate"] = rate
+    said = [arg for key, value in {"seed": cell.seed, **settings}.items() for arg in ("--set", f"{key}={value}")]
+    return [*scalerl, "train", "--config", cell.recipe, "--config", "demo", *said, "--output-dir", str(folder)]
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run has come to its end."""
+    try:
+        return bool(read_log(folder / LOG_FILE).rows[-1].get("event") == "end")
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def ship(folder: Path, cell: Cell) -> None:
+    """Pack log and header of a finished run into ``data/study``, whole or not at all."""
+    target = SHIPPED / cell.name
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    shutil.copy(folder / HEADER_FILE, part)
+    with gzip.GzipFile(part / f"{LOG_FILE}.gz", "wb", mtime=0) as file:
+        file.write((folder / LOG_FILE).read_bytes())
+    part.replace(target)
+
+
+def run(plan: dict[str, Any], work: Path, processes: int) -> int:
+    """Run what is missing, `processes` at a time; return how many cells failed."""
+    waiting = [cell for cell in cells(plan) if not (SHIPPED / cell.name).exists()]
+    running: list[tuple[Cell, subprocess.Popen[bytes]]] = []
+    failed: list[str] = []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    while waiting or running:
+        for cell in [cell for cell in waiting if len(running) < processes]:
+            if len(running) >= processes:
+                break
+            folder = work / cell.name
+            if finished(folder):
+                ship(folder, cell)
+                waiting.remove(cell)
+                continue
+            told = command(cell, plan, folder)
+            if told is None:
+                continue
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with folder.with_suffix(".out").open("ab") as out:
+                running.append((cell, subprocess.Popen(told, stdout=out, stderr=out, env=environment)))
+            waiting.remove(cell)
+            print(f"{time.strftime('%H:%M:%S')} {cell.name}, {len(waiting)} more", flush=True)
+        if not running:
+            break  # what is left waits for a learning rate that a failed run leaves unknown
+        time.sleep(0.5)
+        for cell, process in list(running):
+            if process.poll() is None:
+                continue
+            running.remove((cell, process))
+            if finished(work / cell.name):
+                ship(work / cell.name, cell)
+            else:
+                failed.append(cell.name)
+                print(f"failed with {process.returncode}: {cell.name}, see {work / cell.name}.out", flush=True)
+    return len(failed) + len(waiting)
+
+
+def quick(plan: dict[str, Any], work: Path) -> int:
+    """Train a slice of the base stage anew and compare its ceilings with those that ship."""
+    import analysis as an
+
+    agree = True
+    for recipe in QUICK_RECIPES:
+        cell = Cell("quick", recipe, 0, {"max_steps": QUICK_STEPS}, recipe)
+        folder = work / cell.name
+        told = command(cell, plan, folder)
+        if told is None:
+            raise SystemExit(f"no learning rate for {recipe}: data/study/rates is not whole")
+        if not finished(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            subprocess.run(told, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        new = an.fit(an.read(folder)[0]).params["A"]
+        shipped = an.fit(an.read(sorted(SHIPPED.glob(f"base/{recipe}_s*"))))
+        for fit in shipped:
+            old = fit.params["A"]
+            if None in (new.lo, new.hi, old.lo, old.hi):
+                print(f"{recipe}: no limits of A, now or in {fit.name}: nothing to compare")
+                continue
+            lo, hi, shipped_lo, shipped_hi = map(float, (new.lo, new.hi, old.lo, old.hi))  # type: ignore[arg-type]
+            together = lo <= shipped_hi and shipped_lo <= hi
+            agree &= together
+            print(f"{recipe}: A {lo:.3f} to {hi:.3f} now, {shipped_lo:.3f} to {shipped_hi:.3f} in {fit.name}", end="")
+            print(": agree" if together else ": DISAGREE")
+    return 0 if agree else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--plan", type=Path, default=Path(__file__).with_name("study.yaml"))
+    parser.add_argument("--work", type=Path, default=Path("build/study"))
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args(arguments)
+    plan = yaml.safe_load(options.plan.read_text(encoding="utf-8"))
+    return quick(plan, options.work) if options.quick else min(run(plan, options.work, options.processes), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
