@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from scalerl.runlog import HEADER_FILE, LOG_FILE, read_log
+from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, read_log
 
 SHIPPED = Path("data/study")
 RATES = "rates"
@@ -64,7 +64,7 @@ def cells(plan: dict[str, Any]) -> Iterator[Cell]:
 def rate_of(recipe: str, plan: dict[str, Any]) -> float | None:
     """Return the learning rate of a recipe by the rule of ``study.yaml``, None while a run of the sweep is missing."""
     first = plan["rates"]
-    means = {}
+    means: dict[float, float] = {}
     for rate in first["values"]:
         cell = Cell(RATES, recipe, first["seed"], {**first["settings"], "learning_rate": rate})
         if not (shipped := SHIPPED / cell.name).exists():
@@ -99,7 +99,7 @@ def finished(folder: Path) -> bool:
     """Whether a run has come to its end."""
     try:
         return bool(read_log(folder / LOG_FILE).rows[-1].get("event") == "end")
-    except (OSError, ValueError, IndexError):
+    except (UserError, IndexError):
         return False
 
 
