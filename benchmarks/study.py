@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from scalerl.data import prepare
 from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, read_log
 
 SHIPPED = Path("data/study")
@@ -80,8 +81,9 @@ def rows(shipped: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def command(cell: Cell, plan: dict[str, Any], folder: Path) -> list[str] | None:
+def command(cell: Cell, plan: dict[str, Any], work: Path) -> list[str] | None:
     """Return what trains a cell or goes on with it, None while its learning rate is not known."""
+    folder = work / cell.name
     scalerl = [sys.executable, "-m", "scalerl.cli"]
     if (folder / LOG_FILE).exists():
         return [*scalerl, "train", "--resume", str(folder)]
@@ -92,7 +94,9 @@ def command(cell: Cell, plan: dict[str, Any], folder: Path) -> list[str] | None:
             return None
         settings["learning_rate"] = rate
     said = [arg for key, value in {"seed": cell.seed, **settings}.items() for arg in ("--set", f"{key}={value}")]
-    return [*scalerl, "train", "--config", cell.recipe, "--config", "demo", *said, "--output-dir", str(folder)]
+    prompts = work / "prompts"
+    data = ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
+    return [*scalerl, "train", "--config", cell.recipe, "--config", "demo", *data, *said, "--output-dir", str(folder)]
 
 
 def finished(folder: Path) -> bool:
@@ -130,7 +134,7 @@ def run(plan: dict[str, Any], work: Path, processes: int) -> int:
                 ship(folder, cell)
                 waiting.remove(cell)
                 continue
-            told = command(cell, plan, folder)
+            told = command(cell, plan, work)
             if told is None:
                 continue
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +165,7 @@ def quick(plan: dict[str, Any], work: Path) -> int:
     for recipe in QUICK_RECIPES:
         cell = Cell("quick", recipe, 0, {"max_steps": QUICK_STEPS}, recipe)
         folder = work / cell.name
-        told = command(cell, plan, folder)
+        told = command(cell, plan, work)
         if told is None:
             raise SystemExit(f"no learning rate for {recipe}: data/study/rates is not whole")
         if not finished(folder):
@@ -191,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(arguments)
     plan = yaml.safe_load(options.plan.read_text(encoding="utf-8"))
+    if not (options.work / "prompts").exists():
+        prepare("chain", str(options.work / "prompts"))
     return quick(plan, options.work) if options.quick else min(run(plan, options.work, options.processes), 1)
 
 
