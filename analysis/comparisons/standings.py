@@ -106,7 +106,7 @@ def comparison_html(comparison: Comparison) -> str:
     head = "".join(f"<th>{escape(h)}</th>" for h in heads)
     table = f'<table class="comparison"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     ahead += f"<p>{escape(said)}</p>" if (said := fitted_by(comparison)) else ""
-    return f"{table}{ahead}{findings_html(comparison.findings)}"
+    return f"{table}{ahead}{findings_html(comparison.findings) if comparison.findings else ''}"
 
 
 def _how_sure(comparison: Comparison, axis: str) -> str:
