@@ -39,7 +39,8 @@ def add_adapters(model: Any, *, rank: int, alpha: float, targets: Sequence[str] 
     Raises
     ------
     UserError
-        If peft is not installed, there is no such module, or it is an embedding or shares its weight with one.
+        If peft is not installed, there is no such module, it is an embedding or shares its weight with one, or peft
+        adapts what cannot be merged.
     """
     looked_up = _looked_up(model, targets or ())
     if looked_up:
@@ -57,16 +58,24 @@ def add_adapters(model: Any, *, rank: int, alpha: float, targets: Sequence[str] 
     wanted: Any = "all-linear" if targets is None else list(targets)
     about: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": wanted, "task_type": "CAUSAL_LM"}
     config = LoraConfig(**about, lora_dropout=0.0)
+    plain = {name for name, _ in model.named_parameters()}
+    layers = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of peft and transformers among themselves
             torch.manual_seed(seed)
             wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
-    except ValueError as error:
-        modules = sorted(
-            {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    except Exception as error:  # peft maps names of some architectures onto others, and can fail anywhere in that
+        if isinstance(error, ValueError) and targets is not None:
+            listed = ", ".join(sorted(layers))
+            raise UserError(f"lora_targets: {wanted}: fits no layer of this model; it has {listed}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"lora_rank: peft cannot adapt a {model.config.model_type!r} model: {reason}") from error
+    if {_plain_name(name) for name, _ in model.named_parameters()} - {None} != plain:
+        raise UserError(
+            f"lora_targets: peft adapts experts of this {model.config.model_type!r} model, or other weights in no layer "
+            f"of their own, and these cannot be merged here; name some of its layers: {', '.join(sorted(layers))}"
         )
-        raise UserError(f"lora_targets: {wanted}: fits no layer of this model; it has {', '.join(modules)}") from error
     # The wrapper holds the model; held by the model in a cell that torch does not see as a part, it can be asked later.
     model.__dict__["scalerl_adapters"] = wrapped
 
@@ -96,12 +105,11 @@ def merged(module: Any) -> Tensor:
 def plain_weights(module: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield weights by the names that they have without adapters; what is adapted is merged."""
     for name, parameter in module.named_parameters():
-        parent, _, kind = name.rpartition(".")
-        above, _, last = parent.rpartition(".")
-        if last == "base_layer":
-            yield f"{above}.{kind}", merged(module.get_submodule(above)) if kind == "weight" else parameter
-        elif not any(part.startswith("lora_") for part in name.split(".")):
-            yield name, parameter
+        plain = _plain_name(name)
+        if plain is None:
+            continue
+        adapted = plain != name and plain.endswith(".weight")
+        yield plain, merged(module.get_submodule(plain.rpartition(".")[0])) if adapted else parameter
 
 
 def adapted_weights(model: Any) -> tuple[int, int, int]:
@@ -132,6 +140,14 @@ def save_merged(model: Any, folder: Path) -> None:
     model.save_pretrained(folder, state_dict=state)
     # What is looked up was not trained: without being told, peft would add it to the file where the head is adapted.
     model.__dict__["scalerl_adapters"].save_pretrained(folder / ADAPTER_FOLDER, save_embedding_layers=False)
+
+
+def _plain_name(name: str) -> str | None:
+    """Return the name that a weight has without adapters; None for one of theirs."""
+    if any(part.startswith("lora_") for part in name.split(".")):
+        return None
+    parent, _, kind = name.rpartition(".")
+    return f"{parent.removesuffix('.base_layer')}.{kind}" if parent.endswith(".base_layer") else name
 
 
 def _adapted(module: Any) -> bool:

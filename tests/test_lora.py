@@ -16,12 +16,22 @@ from scalerl.cli import main
 from scalerl.describe import multiplying_weights, training_flops
 from scalerl.learner import Learner
 from scalerl.lora import adapted_weights
-from scalerl.policy import load_policy
+from scalerl.policy import Policy, character_tokenizer, load_policy
 from scalerl.runlog import UserError, read_log
 from scalerl.saved import load_saved
 from scalerl.start import resume
 from scalerl.tasks.chain import Chain
-from tests.test_generic import folders, learner_of, rows_of, run_of, sampled  # noqa: F401 - a fixture
+from tests.test_generic import (  # noqa: F401 - a fixture
+    GROUPED,
+    KINDS,
+    SIZE,
+    folders,
+    learner_of,
+    made,
+    rows_of,
+    run_of,
+    sampled,
+)
 
 LORA = {"lora_rank": 2, "lora_targets": "null"}
 
@@ -189,4 +199,36 @@ def test_fields_that_need_a_rank_are_refused_without_one(quick):
 def test_without_peft_the_extra_is_named(folders, monkeypatch):  # noqa: F811
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(UserError, match=r"lora_rank: needs peft.*pip install 'scalerl\[lora\]'"):
+        learner_of(load_policy(folders("llama")), **LORA)
+
+
+EXPERTS = {**SIZE, **GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}
+
+
+def test_experts_that_peft_would_adapt_are_refused_before_a_folder_is_made_and_layers_are_trained(
+    monkeypatch, prompts, tmp_path
+):
+    monkeypatch.setitem(KINDS, "mixtral", EXPERTS)
+    Policy(made("mixtral"), character_tokenizer(Chain().characters), (1,)).save(tmp_path / "mixtral")
+    told = r"lora_targets: peft adapts experts of this 'mixtral' model, .* name some of its layers: k_proj, .*q_proj"
+    with pytest.raises(UserError, match=told):
+        run_of(str(tmp_path / "mixtral"), prompts, tmp_path / "run", **LORA)
+    assert not (tmp_path / "run").exists()
+    fields = {**LORA, "lora_targets": "[q_proj, v_proj]", "learning_rate": "1e-2"}
+    folder = run_of(str(tmp_path / "mixtral"), prompts, tmp_path / "run", **fields)
+    start, final = (
+        load_file(place / "model.safetensors") for place in (tmp_path / "mixtral", folder / "model")
+    )  # fmt: skip
+    changed = {name for name in start if not torch.equal(start[name], final[name])}
+    assert start.keys() == final.keys() and changed and all(".q_proj." in n or ".v_proj." in n for n in changed)
+
+
+def test_whatever_peft_raises_over_an_architecture_is_a_line(folders, monkeypatch):  # noqa: F811
+    import peft
+
+    def fails(*_, **__):
+        raise AttributeError("no such part\nof a model")
+
+    monkeypatch.setattr(peft, "get_peft_model", fails)
+    with pytest.raises(UserError, match=r"^lora_rank: peft cannot adapt a 'llama' model: no such part$"):
         learner_of(load_policy(folders("llama")), **LORA)
