@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scalerl.preparing.columns import REASONS
-from scalerl.preparing.readers import SUFFIXES, DataError, find_sources, read_rows
+from scalerl.preparing.readers import SUFFIXES, DataError, Twice, as_object, find_sources, read_rows
 from scalerl.runlog import UserError, read_regular, write_json
 from scalerl.tasks import Item, get_task
 
@@ -94,9 +94,13 @@ def load_data(path: str | os.PathLike[str], *, limit: int | None = None, repeats
 
 def _items_of_json(path: Path) -> Any:
     try:
-        return json.loads(read_regular(path))
+        found = json.loads(read_regular(path), object_pairs_hook=as_object)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {error}") from error
+    for index, item in enumerate(found if isinstance(found, list) else []):
+        if isinstance(item, Twice):
+            raise DataError(f"{path}: item {index}: {REASONS['name_twice']}; scalerl prepare leaves such out")
+    return found
 
 
 def _items_of_rows(path: Path) -> list[Any]:

@@ -159,6 +159,21 @@ def test_folders_are_read_at_any_depth_in_a_fixed_order_without_hidden_files(tmp
 
 
 BAD = [
+    (
+        "d.json",
+        b'[{"prompt": "1", "answer": "2"}, {"prompt": "2", "answer": "3", "answer": "4"}]',
+        r"d\.json: item 1: an object with two columns of one name",
+    ),
+    (
+        "d.json",
+        b'[{"prompt": "1", "answer": "2", "tests": [{"in": 1, "in": 2}]}]',
+        r"d\.json: item 0: an object with two",
+    ),
+    (
+        "d.jsonl",
+        b'{"prompt": "1", "answer": "2"}\n{"prompt": "2", "answer": "3", "answer": "4"}',
+        r"d\.jsonl:2: an object with two columns of one name",
+    ),
     ("d.jsonl", b'{"prompt": "1", "answer": "2"}\n{"prompt": "2"', r"d\.jsonl:2: no JSON"),
     ("d.jsonl", b'{"prompt": "1", "answer": "\xff"}', r"d\.jsonl:1: bytes that are no UTF-8"),
     ("d.jsonl", b'{"prompt": "1", "answer": 2}', "item 0: no text under 'answer'"),

@@ -159,14 +159,15 @@ def _whole(text: str) -> float:
     return int(text) if len(text) < 300 else float(text)
 
 
-class _Twice(dict[str, Any]):
+class Twice(dict[str, Any]):
     """An object with a name twice, which makes its row unusable but not the ones behind it."""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make the object of a JSON text: a `Twice` where it, or an object inside, has a name twice."""
     found = dict(pairs)
-    inside = any(isinstance(part, _Twice) for value in found.values() for part in _parts(value))
-    return found if len(found) == len(pairs) and not inside else _Twice(found)
+    inside = any(isinstance(part, Twice) for value in found.values() for part in _parts(value))
+    return found if len(found) == len(pairs) and not inside else Twice(found)
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -179,7 +180,7 @@ def _parts(value: Any) -> Iterator[Any]:
             waiting += part
 
 
-_DECODER = json.JSONDecoder(parse_int=_whole, object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(parse_int=_whole, object_pairs_hook=as_object)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -216,7 +217,7 @@ def _parse_line(number: int, line: bytes) -> Row:
         return Row(number, None, "encoding")
     except (ValueError, RecursionError):
         return Row(number, None, "not_json")
-    if isinstance(value, _Twice):
+    if isinstance(value, Twice):
         return Row(number, None, "name_twice")
     return Row(number, value) if end == len(text) else Row(number, None, "not_json")
 
@@ -258,7 +259,7 @@ def _walk_list(path: Path, text: str, at: int, escaped: bool) -> Iterator[Row]:
                 yield Row(number, None, "too_long")
             elif escaped and _ESCAPED_BYTE.search(text, at, end):
                 yield Row(number, None, "encoding")
-            elif isinstance(value, _Twice):
+            elif isinstance(value, Twice):
                 yield Row(number, None, "name_twice")
             else:
                 yield Row(number, value)
