@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -259,6 +260,32 @@ def test_a_reward_that_cannot_be_loaded_is_one_line_and_nothing_is_written(tmp_p
     with pytest.raises(UserError, match=said) as caught:
         train(config, str(prompts / "train.json"), str(prompts / "eval.json"), str(tmp_path / "run"))
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("reward", "file", "taken"),
+    [
+        ("json:score", "json.py", rf"the name json is taken by module json at {re.escape(json.__file__)}; rename"),
+        ("json:dumps", "json.py", "the name json is taken by module json at "),  # it would score, and be another's
+        ("time:score", "time.py", "the name time is taken by module time of Python itself; rename"),
+        ("email.mine:score", "email/mine.py", "the name email is taken by module email at "),
+    ],
+)
+def test_a_module_whose_name_is_taken_is_told_so(tmp_path, quick, prompts, reward, file, taken):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("def score(item, text): return True\n")
+    config = quick(reward=reward, reward_path=tmp_path)
+    with pytest.raises(UserError, match=rf"^reward: {re.escape(str(path))} cannot be imported: {taken}") as caught:
+        train(config, str(prompts / "train.json"), str(prompts / "eval.json"), str(tmp_path / "run"))
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_a_module_of_ones_own_may_have_a_name_that_nothing_has_imported(tmp_path):
+    (tmp_path / "antigravity.py").write_text(MODULES["fine"])
+    pool = Pool(spec(tmp_path, "antigravity:score"), workers=1)
+    assert [score.right for score in pool.score([({}, "a")])] == [True]
+    pool.close()
 
 
 def test_a_task_class_judges_the_whole_completion(tmp_path):

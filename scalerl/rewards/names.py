@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,14 +123,18 @@ def as_judge(found: Any, name: str) -> Judge:
 
 def _own(reward: str, path: str) -> Any:
     module_name, _, attribute = reward.partition(":")
-    for folder in (str(Path.cwd()), str(Path(path).resolve())):  # the latter ends up first
+    folders = (Path(path).resolve(), Path.cwd())
+    for folder in map(str, reversed(folders)):  # the first ends up first
         if folder in sys.path:
             sys.path.remove(folder)
         sys.path.insert(0, folder)
+    file = _file_in(folders, module_name)
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            if file is not None:
+                raise _taken(file, module_name) from error
             raise UserError(
                 f"reward: there is no module {module_name}: not in {Path(path).resolve()}, not in the working "
                 "directory, and not installed"
@@ -139,6 +143,8 @@ def _own(reward: str, path: str) -> Any:
     except BaseException as error:  # whatever a module does when it is imported, SystemExit included
         where = _line_in(error, getattr(error, "filename", None))
         raise UserError(f"reward: {module_name} cannot be imported: {where}{type(error).__name__}: {error}") from error
+    if file is not None and Path(getattr(found, "__file__", None) or "").resolve() != file.resolve():
+        raise _taken(file, module_name)
     for part in attribute.split("."):
         if not hasattr(found, part):
             own = [n for n, v in vars(found).items() if inspect.isfunction(v) and v.__module__ == module_name]
@@ -146,6 +152,23 @@ def _own(reward: str, path: str) -> Any:
             raise UserError(f"reward: {module_name} has no {attribute}{hint}")
         found = getattr(found, part)
     return found
+
+
+def _file_in(folders: Sequence[Path], module_name: str) -> Path | None:
+    """Return the file that a module has in the first of these folders that has one, as an import takes it."""
+    place = Path(*module_name.split("."))
+    files = (folder / name for folder in folders for name in (place / "__init__.py", place.with_suffix(".py")))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _taken(file: Path, module_name: str) -> UserError:
+    """Return what to say of a file whose name stands for a module that was imported before."""
+    name = module_name.partition(".")[0]
+    where = getattr(sys.modules.get(name), "__file__", None)
+    return UserError(
+        f"reward: {file} cannot be imported: the name {name} is taken by module {name} "
+        f"{f'at {where}' if where else 'of Python itself'}; rename yours"
+    )
 
 
 def _line_in(error: BaseException, filename: str | None) -> str:
