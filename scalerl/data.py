@@ -164,6 +164,17 @@ def encode_prompts(
     return kept, [prompts[index] for index in short]
 
 
+def hash_prompts(*sets: Sequence[tuple[int, ...]]) -> str:
+    """Return the sha256 of encoded prompts, set by set, as the policy is given them.
+
+    Examples
+    --------
+    >>> hash_prompts([(1, 2)], [(3,)]) == hash_prompts([(1, 2), (3,)], [])
+    False
+    """
+    return hashlib.sha256(json.dumps(sets).encode()).hexdigest()
+
+
 def check_apart(train: DataSet, evaluation: DataSet) -> None:
     """Raise `DataError` if an evaluation prompt is also a train prompt: it would not be held out."""
     train_prompts = {item["prompt"] for item in train.items}

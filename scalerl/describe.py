@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,9 @@ def training_flops(model: Any, *, backbone_tokens: int, head_tokens: int, gather
     return 4.0 * once + 2.0 * (of_backbone * backbone_tokens + of_head * head_tokens) + 6.0 * products * gathers
 
 
-def header(config: ScaleRLConfig, policy: Policy, train_set: DataSet, eval_set: DataSet, device: str) -> dict[str, Any]:
+def header(
+    config: ScaleRLConfig, policy: Policy, train_set: DataSet, eval_set: DataSet, *, prompts_sha256: str, device: str
+) -> dict[str, Any]:
     """Return what ``run.json`` says of a run besides what `RunLog` writes itself."""
     import transformers
 
@@ -128,6 +132,8 @@ def header(config: ScaleRLConfig, policy: Policy, train_set: DataSet, eval_set: 
         "prompt": {
             "format": "chat" if policy.chat else "plain",
             "example": policy.render(first["prompt"], first.get("system")),
+            "sha256": prompts_sha256,
+            "clock": policy.clock.isoformat() if policy.clock and policy.reads_clock else None,
         },
         "checkpoint": {"name": config.model_name, "sha256": checkpoint_hash(config.model_name)},
         "data": {
@@ -141,14 +147,15 @@ def header(config: ScaleRLConfig, policy: Policy, train_set: DataSet, eval_set: 
             "transformers": transformers.__version__,
         },
         "machine": machine(config.threads),
-        "not_reproducible": driven_by_time(config),
+        "not_reproducible": driven_by_time(config, policy),
     }
 
 
-def driven_by_time(config: ScaleRLConfig) -> list[str]:
+def driven_by_time(config: ScaleRLConfig, policy: Policy | None = None) -> list[str]:
     """Return the fields of a configuration by which real time has a say in what the run does.
 
-    A score that takes about as long as `reward_time_limit_s` is there in one run and an error in the next.
+    A score that takes about as long as `reward_time_limit_s` is there in one run and an error in the next. With a
+    policy its chat template is looked at, too: one that reads the clock gives another run other prompts.
 
     Examples
     --------
@@ -161,9 +168,19 @@ def driven_by_time(config: ScaleRLConfig) -> list[str]:
         "dynamic_batch_size": config.dynamic_batch_size,
         "generator": config.generator == "process",
         "max_gpu_hours": config.max_gpu_hours is not None,
+        "prompt_format": policy is not None and policy.reads_clock,
         "reward_time_limit_s": not scored_here(config),
     }
     return [name for name, used in has_a_say.items() if used]
+
+
+def clock_of(run: Mapping[str, Any]) -> dt.datetime | None:
+    """Return the time that a run's chat template was told; None where it asked for none."""
+    prompt = run.get("prompt")
+    try:
+        return dt.datetime.fromisoformat(prompt["clock"]) if isinstance(prompt, dict) else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def machine(threads: int) -> dict[str, Any]:

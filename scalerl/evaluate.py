@@ -42,16 +42,18 @@ def evaluate(
     step: int,
     *,
     scorer: Scorer | None = None,
+    prompts: Sequence[tuple[int, ...]] | None = None,
 ) -> Evaluation:
     """Sample `eval_generations` completions of every prompt and count the correct ones.
 
     The noise comes from a stream of its own for each step: evaluations neither disturb training nor share their
     errors with one another, and two recipes are asked with the same noise at the same step. Without a scorer the task
-    scores, in this process.
+    scores, in this process. `prompts` are those of the data, where they were encoded before.
     """
     config = learner.config
     k = config.eval_generations
-    prompts = [policy.encode_item(item) for item in data.items]
+    if prompts is None:
+        prompts = [policy.encode_item(item) for item in data.items]
     completions = sample(config, policy, task, learner.forward, learner.weights(), prompts=prompts, step=step)
     pairs = [(data.items[c.number // k], policy.decode(c.tokens)) for c in completions]
     if scorer is None:

@@ -73,8 +73,8 @@ def add_adapters(model: Any, *, rank: int, alpha: float, targets: Sequence[str] 
         raise UserError(f"lora_rank: peft cannot adapt a {model.config.model_type!r} model: {reason}") from error
     if {_plain_name(name) for name, _ in model.named_parameters()} - {None} != plain:
         raise UserError(
-            f"lora_targets: peft adapts experts of this {model.config.model_type!r} model, or other weights in no layer "
-            f"of their own, and these cannot be merged here; name some of its layers: {', '.join(sorted(layers))}"
+            f"lora_targets: peft adapts experts of this {model.config.model_type!r} model, or other weights outside of "
+            f"linear layers, and these cannot be merged here; name some of its layers: {', '.join(sorted(layers))}"
         )
     # The wrapper holds the model; held by the model in a cell that torch does not see as a part, it can be asked later.
     model.__dict__["scalerl_adapters"] = wrapped

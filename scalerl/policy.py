@@ -6,6 +6,7 @@ be learnt on a CPU.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import os
 import re
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
+from scalerl.chat import CLOCK, render_chat, template_of
 from scalerl.lora import has_adapters, save_merged
 from scalerl.runlog import UserError
 
@@ -37,6 +39,13 @@ class Policy(NamedTuple):
     chat: bool = False
     """Whether a prompt is a user's turn, rendered by the tokenizer's chat template."""
     system_prompt: str | None = None
+    clock: dt.datetime | None = None
+    """What a chat template that asks for the time is told; the time there is where it is None."""
+
+    @property
+    def reads_clock(self) -> bool:
+        """Whether prompts are rendered by a template that asks for the time."""
+        return self.chat and CLOCK in template_of(self.tokenizer)
 
     def formatted(self, prompt_format: str, system_prompt: str | None = None) -> Policy:
         """Return the same policy with prompts rendered as a configuration says.
@@ -91,7 +100,7 @@ class Policy(NamedTuple):
         system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
         turns = [*system, {"role": "user", "content": prompt}]
         try:
-            text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            text = render_chat(self.tokenizer, turns, self.clock)
         except Exception as error:  # a template is a program of its own and can raise anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             what = "system_prompt" if system else "prompt_format"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from scalerl.completions import Generation
 from scalerl.config import ConfigError, ScaleRLConfig, change_config
 from scalerl.controllers import Controllers
 from scalerl.curriculum import PromptPool
-from scalerl.data import check_apart, encode_prompts, load_data
-from scalerl.describe import header, machine
+from scalerl.data import check_apart, encode_prompts, hash_prompts, load_data
+from scalerl.describe import clock_of, header, machine
 from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.learner import Learner
 from scalerl.modelcard import settle
@@ -167,11 +168,13 @@ def resume(
     if csv_path is not None:
         refuse_foreign_csv(folder, Path(csv_path))
     with memory_advice(config):
-        trainer = _build(config, data["train"], data["eval"], output_dir, log_file=csv_path, report=report, resume=at)
+        about: dict[str, Any] = {"log_file": csv_path, "report": report, "resume": at, "clock": clock_of(run)}
+        trainer = _build(config, data["train"], data["eval"], output_dir, **about)
     with closing(trainer.generator), closing(trainer.scorer):
         for name, found_set in (("train", trainer.train_set), ("eval", trainer.eval_set)):
             if found_set.sha256 != run["data"][name]["sha256"]:
                 raise UserError(f"{found_set.path}: is not what the run in {folder} was trained with; its hash differs")
+        _refuse_other_prompts(run, trainer)
         if kept is not None:
             trainer.restore(kept.tensors, kept.state)
             _refuse_finished(trainer)
@@ -193,6 +196,18 @@ def _header(folder: Path) -> dict[str, Any]:
     ):
         raise UserError(f"{folder / HEADER_FILE}: was not written by scalerl train; only its runs can be gone on with")
     return run
+
+
+def _refuse_other_prompts(run: Mapping[str, Any], trainer: Trainer) -> None:
+    """Raise `UserError` if the policy would be given other prompts than before; older runs do not say what it was."""
+    before = run.get("prompt")
+    now = hash_prompts(trainer.prompts, trainer.eval_prompts)
+    if isinstance(before, dict) and before.get("sha256") not in (None, now):
+        raise UserError(
+            f"{trainer.log.folder}: the policy would be given other prompts than before, for its chat template or "
+            f"tokenizer makes others of the same data; go on with the versions that {HEADER_FILE} names, or train in "
+            "another folder (with a template that is not random)"
+        )
 
 
 def _refuse_finished(trainer: Trainer) -> None:
@@ -236,12 +251,14 @@ def _build(
     log_file: str | None,
     report: Callable[[Progress], None],
     resume: Resume | None = None,
+    clock: dt.datetime | None = None,
 ) -> Trainer:
     """Load and check all parts of a run."""
     config.trainable()
     scorer = make_scorer(config)
+    about: dict[str, Any] = {"log_file": log_file, "report": report, "at": resume, "clock": clock or dt.datetime.now()}
     try:
-        return _assemble(config, scorer, train_data, eval_data, output_dir, log_file=log_file, report=report, at=resume)
+        return _assemble(config, scorer, train_data, eval_data, output_dir, **about)
     except BaseException:
         scorer.close()
         raise
@@ -257,6 +274,7 @@ def _assemble(
     log_file: str | None,
     report: Callable[[Progress], None],
     at: Resume | None,
+    clock: dt.datetime,
 ) -> Trainer:
     prepare_process(config.threads)
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
@@ -269,25 +287,29 @@ def _assemble(
         dtype=master,
         prompt_format=config.prompt_format,
         system_prompt=config.system_prompt,
-    )
+    )._replace(clock=clock)
     check_apart(train_set, eval_set)
     unknown = policy.unknown_id
     train_set, prompts = encode_prompts(
         train_set, policy.encode_item, prompt_tokens=config.prompt_tokens, unknown_id=unknown
     )
-    eval_set, _ = encode_prompts(eval_set, policy.encode_item, prompt_tokens=config.prompt_tokens, unknown_id=unknown)
+    eval_set, eval_prompts = encode_prompts(
+        eval_set, policy.encode_item, prompt_tokens=config.prompt_tokens, unknown_id=unknown
+    )
     interruption(config, policy, task)  # says what is wrong with the phrase
     learner = Learner(policy.model, config)
     slots = config.slots or config.batch_size
     generator = _generator(config, policy, task, learner, slots)
     csv_path = None if log_file is None else str(Path(log_file).resolve())
+    given = hash_prompts(prompts, eval_prompts)
+    about = header(config, policy, train_set, eval_set, prompts_sha256=given, device=device)
     log = RunLog(
         output_dir,
         recipe=config.recipe,
         seed=config.seed,
         devices=devices_held(learner.forward.device) if config.generator == "process" else 1,
         device_kind=torch.cuda.get_device_name() if device == "cuda" else "cpu process",
-        header={**header(config, policy, train_set, eval_set, device), "log_file": csv_path},
+        header={**about, "log_file": csv_path},
         start_meter=False,
         resume=at,
     )
@@ -301,6 +323,7 @@ def _assemble(
         train_set=train_set,
         eval_set=eval_set,
         prompts=prompts,
+        eval_prompts=eval_prompts,
         log=log,
         generator=generator,
         schedule=Schedule(

@@ -83,6 +83,8 @@ class Trainer:
     eval_set: DataSet
     prompts: list[tuple[int, ...]]
     """Encoded prompts of the train set."""
+    eval_prompts: list[tuple[int, ...]]
+    """Those of the evaluation set, encoded once: a chat template may read the clock."""
     log: RunLog
     generator: Generation
     schedule: Schedule
@@ -263,7 +265,8 @@ class Trainer:
     def _evaluate(self) -> None:
         with self.log.meter.apart("evaluate"), self.scorer.apart():
             began = time.perf_counter()
-            result = evaluate(self.learner, self.policy, self.task, self.eval_set, self.step, scorer=self.scorer)
+            given: dict[str, Any] = {"scorer": self.scorer, "prompts": self.eval_prompts}
+            result = evaluate(self.learner, self.policy, self.task, self.eval_set, self.step, **given)
             seconds = time.perf_counter() - began
             self.log.evaluate(step=self.step, evaluate_s=seconds, **asdict(self.compute), **result.row)
             self.log.samples(result.samples)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import transformers.utils.hub
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from scalerl.cli import main
 from scalerl.data import load_data
 from scalerl.generate import Generator
-from scalerl.policy import checkpoint_hash, load_policy, local_folder, new_policy
-from scalerl.runlog import UserError, read_header
+from scalerl.policy import Policy, checkpoint_hash, load_policy, local_folder, new_policy
+from scalerl.runlog import UserError, read_header, read_log
 from scalerl.start import resume, train
 
 TEMPLATE = (
@@ -195,7 +198,63 @@ def test_train_and_evaluation_see_the_rendered_prompt_and_the_header_keeps_it(mo
     assert texts <= given and len({request.prompt for request in seen}) > 8
     header = read_header(folder)
     first = json.loads((prompts / "train.json").read_text())[0]["prompt"]
-    assert header["prompt"] == {"format": "chat", "example": policy.render(first)}
+    sha256 = _sha256(policy, *files)
+    assert header["prompt"] == {"format": "chat", "example": policy.render(first), "sha256": sha256, "clock": None}
+    assert header["not_reproducible"] == []
+
+
+def _sha256(policy, *files) -> str:
+    items = [json.loads(Path(file).read_text()) for file in files]
+    given = [[policy.encode(policy.render(item["prompt"])) for item in some] for some in items]
+    return hashlib.sha256(json.dumps(given).encode()).hexdigest()
+
+
+CLOCK = "{{ strftime_now('%f') }}" + TEMPLATE  # microseconds: no two are alike
+
+
+def test_a_template_that_reads_the_clock_is_told_the_time_of_the_first_start(model, quick, prompts, tmp_path):
+    files = [str(prompts / "train.json"), str(prompts / "eval.json")]
+    fields = {"prompt_tokens": 40, "max_length": 96, "max_steps": 2, "eval_every": 1, "batch_size": 16}
+    config = quick(model_name=model(template=CLOCK), checkpoint_every=1, **fields)
+    folder = train(config, *files, str(tmp_path / "run"))
+    header, logged = read_header(folder), (folder / "log.jsonl").read_text()
+    assert header["not_reproducible"] == ["prompt_format"]
+    assert header["prompt"]["example"].startswith(header["prompt"]["clock"][-6:])
+    resume(str(folder), ["max_steps=3"], say=pytest.fail)
+    assert (folder / "log.jsonl").read_text()[:200] == logged[:200]
+    correct = {row["step"]: row["correct"] for row in read_log(folder / "log.jsonl").rows if row["kind"] == "eval"}
+    argv = ["evaluate", "--model-path", str(folder / "checkpoints" / "step-00000003"), "--eval-data", files[1]]
+    assert main([*argv, "--output-file", str(tmp_path / "r.json"), "--run", str(folder)]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["data"][0]["correct"] == correct[3]
+
+
+@pytest.mark.parametrize("template", ["{{ 90 | string | list | random }}" * 9 + TEMPLATE, None])
+def test_a_run_that_would_be_given_other_prompts_is_not_gone_on_with(model, quick, prompts, tmp_path, template):
+    files = [str(prompts / "train.json"), str(prompts / "eval.json")]
+    fields = {"prompt_tokens": 60, "max_length": 116, "max_steps": 1, "eval_every": 1, "batch_size": 16}
+    asked, submit, encode = [], Generator.submit, Policy.encode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Generator, "submit", lambda self, asks: (asked.append([a.prompt for a in asks]), submit(self, asks))
+        )
+        folder = train(quick(model_name=model(template=template), **fields), *files, str(tmp_path / "run"))
+    evaluations = [given for given in asked if len(given) == 8]
+    assert len(evaluations) == 2 and evaluations[0] == evaluations[1]  # rendered once
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Policy, "encode", lambda self, text: encode(self, text.replace("=", "==")))  # another version
+        with pytest.raises(
+            UserError, match=r"other prompts than before, .* that run\.json names, or train in another"
+        ) as e:
+            resume(str(folder), ["max_steps=2"], say=pytest.fail)
+    assert "\n" not in str(e.value) and before == {path: path.read_bytes() for path in before}
+    if template is not None:
+        with pytest.raises(UserError, match="would be given other prompts than before"):
+            resume(str(folder), ["max_steps=2"], say=pytest.fail)
+        header = read_header(folder)  # a run from before there was a hash
+        del header["prompt"]["sha256"], header["prompt"]["clock"]
+        (folder / "run.json").write_text(json.dumps(header))
+    resume(str(folder), ["max_steps=2"], say=pytest.fail)
 
 
 def test_the_system_text_of_a_row_is_its_prompts_own_and_plain_prompts_have_none(model, quick, prompts, tmp_path):
@@ -230,6 +289,31 @@ def test_the_hash_of_a_checkpoint_covers_its_chat_template(model):
     assert files, "transformers keeps the template in a file of its own"
     files[0].write_text(TEMPLATE.replace("#", "-"))
     assert checkpoint_hash(name) != before
+
+
+LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("hostile", "told"),
+    [
+        (LOOP, "does not end within 0.2 CPU-seconds"),
+        ("{{ 9 ** (9 ** 9) }}", "does not end within 0.2 CPU-seconds"),
+        ("{% for i in range(10 ** 12) %}{% endfor %}", "Range too big"),
+        ("{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}", "recursion"),
+        ("{{ 'x' * 10 ** 15 }}", "MemoryError"),
+        ("{{ messages.__class__.__mro__ }}", "unsafe"),
+    ],
+)
+def test_a_hostile_template_is_a_line(model, monkeypatch, hostile, told):
+    monkeypatch.setattr("scalerl.chat.LIMIT_S", 0.2)
+    name = model(template=hostile + TEMPLATE)
+    with pytest.raises(
+        UserError, match=rf"^prompt_format: the chat template of this tokenizer cannot be used: .*{told}"
+    ):
+        load_policy(name, prompt_format="chat")
+    assert signal.getsignal(signal.SIGVTALRM) == signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
 def test_a_hub_name_that_is_nowhere_is_told_in_a_line(monkeypatch):

@@ -271,14 +271,13 @@ def test_a_reward_that_cannot_be_loaded_is_one_line_and_nothing_is_written(tmp_p
         ("email.mine:score", "email/mine.py", "the name email is taken by module email at "),
     ],
 )
-def test_a_module_whose_name_is_taken_is_told_so(tmp_path, quick, prompts, reward, file, taken):
+def test_a_module_whose_name_is_taken_is_told_so(tmp_path, reward, file, taken):
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     path.write_text("def score(item, text): return True\n")
-    config = quick(reward=reward, reward_path=tmp_path)
     with pytest.raises(UserError, match=rf"^reward: {re.escape(str(path))} cannot be imported: {taken}") as caught:
-        train(config, str(prompts / "train.json"), str(prompts / "eval.json"), str(tmp_path / "run"))
-    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+        Pool(spec(tmp_path, reward), workers=1)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_module_of_ones_own_may_have_a_name_that_nothing_has_imported(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalerl.commands.common import complain, natural
-from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, refuse_if_held
+from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, read_header, refuse_if_held
 
 if TYPE_CHECKING:
     from scalerl.commands.common import Subparsers
@@ -155,6 +155,7 @@ def _load(args: argparse.Namespace, path: str) -> tuple[Saved, ScaleRLConfig]:
     import torch
 
     from scalerl.config import load_config
+    from scalerl.describe import clock_of
     from scalerl.process import prepare_process
     from scalerl.results import fitting_config, policy_config, run_config
     from scalerl.saved import load_saved, run_of
@@ -174,6 +175,8 @@ def _load(args: argparse.Namespace, path: str) -> tuple[Saved, ScaleRLConfig]:
     device = wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = "float64" if config is not None and config.dtype == "float64" else "float32"
     saved = load_saved(path, base=args.base, device=device, dtype=dtype)
+    if home is not None:  # asked as the run asks
+        saved = saved._replace(policy=saved.policy._replace(clock=clock_of(read_header(home))))
     if config is None:
         _refuse_without_reward(args, path)
         config = fitting_config(saved.policy, args.eval_data, settings)
