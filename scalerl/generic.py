@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from transformers import Cache as ModelCache
 
+from scalerl.architectures import refuse_unfit
 from scalerl.forward import AnyForward, Cache, Finish, Forward, Hidden, Prefix, head_weights, logits
 from scalerl.lora import plain_weights
 from scalerl.runlog import UserError
@@ -93,7 +94,7 @@ class GenericForward:
 
     def __init__(self, model: Any, max_length: int, dtype: torch.dtype | None = None) -> None:
         config = model.config.get_text_config(decoder=True)
-        _refuse(model, config, max_length)
+        refuse_unfit(model, max_length)
         self.model, self.name = model, str(config.model_type)
         self.device, self.dtype = model.device, dtype or model.dtype
         cap, scaling = getattr(config, "final_logit_softcapping", None), getattr(config, "logits_scaling", None)
@@ -302,40 +303,6 @@ class _named:  # noqa: N801 - used as a statement
         if isinstance(error, Exception) and not isinstance(error, UserError):
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"model_name: a {self.name!r} model cannot be trained: {reason}") from error
-
-
-def _refuse(model: Any, config: Any, max_length: int) -> None:
-    """Raise `UserError` for what is known not to fit, by name."""
-    kinds = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or [])
-    rope = getattr(config, "rope_parameters", None) or {}
-    ropes = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    chunk, local = getattr(config, "attention_chunk_size", None), getattr(config, "window_size", None)
-    windows = [
-        size
-        for size, kind in ((window, "sliding_attention"), (chunk, "chunked_attention"), (local, "local"))
-        if size and (not kinds or kind in kinds)
-    ]
-    tables = [m for m in model.base_model.modules() if isinstance(m, nn.Embedding)]
-    places = min((t.num_embeddings for t in tables if t is not model.get_input_embeddings()), default=max_length)
-    grows = [part for part in ropes if part.get("rope_type") in {"dynamic", "longrope"}]
-    longest = min((part.get("original_max_position_embeddings") or config.max_position_embeddings for part in grows),
-                  default=max_length)  # fmt: skip
-    what = ""
-    if getattr(model, "_is_stateful", False) or getattr(model, "is_stateful", False):
-        what = "cannot be trained: it keeps a state instead of keys and values"
-    elif model.base_model is model or model.get_output_embeddings() is None:
-        what = "cannot be trained: it has no backbone and head apart"
-    elif any(not p.is_floating_point() for p in model.parameters()):
-        what = "cannot be trained: its weights are quantised"
-    elif windows and max_length > min(windows):
-        what = f"attends to the last {min(windows)} tokens only: set max_length to that or less, it is {max_length}"
-    elif places < max_length and hasattr(config, "max_position_embeddings"):
-        what = f"has positions for {places} tokens: set max_length to that or less, it is {max_length}"
-    elif longest < max_length:
-        what = f"turns its angles otherwise beyond {longest} tokens: set max_length to that or less, it is {max_length}"
-    if what:
-        raise UserError(f"model_name: a {config.model_type!r} model {what}")
 
 
 def _without_memory(module: nn.Module, device: torch.device | None = None) -> nn.Module:

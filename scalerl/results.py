@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 import scalerl
+from scalerl.architectures import beyond_positions, beyond_text
 from scalerl.completions import Completion
 from scalerl.config import ScaleRLConfig, change_config, load_config
 from scalerl.data import DataSet, encode_prompts, load_data
@@ -111,6 +112,8 @@ def evaluate_saved(
     names = data_set_names(files)
     interruption(config, policy, task)  # says what is wrong with the phrase
     forward = make_forward(policy.model, config.max_length, getattr(torch, config.dtype))
+    if (made_for := beyond_positions(policy.model, config.max_length)) is not None:
+        say(beyond_text(config.max_length, made_for))
     loaded = [_load(file, policy, config, say) for file in files]
     axes = None if run is None else axes_at(run, saved, step)
     weights = forward.weights(fp32_head=config.use_fp32_lm_head)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from scalerl import lost
+from scalerl.architectures import beyond_positions, beyond_text
 from scalerl.checkpoint import Checkpoint, drop_newer, read_checkpoint
 from scalerl.completions import Generation
 from scalerl.config import ConfigError, ScaleRLConfig, change_config
@@ -82,6 +83,8 @@ def train(
         trainer = _build(config, train_data, eval_data, output_dir, log_file=log_file, report=report)
     with closing(trainer.generator), closing(trainer.scorer):
         trainer.log.refuse_if_taken()
+        if (made_for := beyond_positions(trainer.policy.model, config.max_length)) is not None:
+            say(beyond_text(config.max_length, made_for))
         for data in (trainer.train_set, trainer.eval_set):
             if data.dropped:
                 longest = f"prompt_tokens {config.prompt_tokens}"
@@ -237,6 +240,9 @@ def _run(trainer: Trainer) -> Path:
                 settle(folder, None if best.best is None else best.step)
             if trainer.log_file is not None:
                 write_csv(folder, Path(trainer.log_file))
+        longest, made_for = trainer.config.max_length, beyond_positions(trainer.policy.model, trainer.config.max_length)
+        if trainer.saved is None and made_for is not None:
+            trainer.log.event("beyond_positions", max_length=longest, positions=made_for)
         with memory_advice(trainer.config):
             trainer.run()
     return folder

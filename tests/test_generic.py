@@ -361,6 +361,40 @@ def test_a_model_that_this_path_does_not_run_as_its_own_forward_does_is_refused(
         GenericForward(model, 72)
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "gpt_neox"])
+def test_rotary_positions_beyond_what_a_model_was_made_for_are_told_and_logged(prompts, tmp_path, kind, monkeypatch):
+    monkeypatch.undo()  # the written out forward, too
+    monkeypatch.setattr(Chain, "score", lambda _, __, completion: len(completion) % 2 == 0)
+    Policy(made(kind, max_position_embeddings=40), character_tokenizer(Chain().characters), (1,)).save(tmp_path / kind)
+    fields = {**SMALL, "model_name": str(tmp_path / kind), "max_steps": 1}
+    config, said = load_config(["scalerl", "demo"], [f"{k}={v}" for k, v in fields.items()]), []
+    files = [str(prompts / "train.json"), str(prompts / "eval.json")]
+    folder = train(config, *files, str(tmp_path / "run"), say=said.append)
+    assert len(said) == 1 and "max_length 72: the model was made for 40 positions (max_position_embeddings)" in said[0]
+    resume(str(folder), ["max_steps=2"], say=pytest.fail)
+    events = [row for row in read_log(folder / "log.jsonl").rows if row.get("event") == "beyond_positions"]
+    assert [(row["max_length"], row["positions"]) for row in events] == [(72, 40)]
+    again = load_config(["scalerl", "demo"], [f"{k}={v}" for k, v in {**fields, "max_length": 40, **SHORT}.items()])
+    train(again, *files, str(tmp_path / "short"), say=said.append)
+    assert not any("positions" in line for line in said[1:])
+
+
+SHORT = {"prompt_tokens": 22, "thinking_tokens": 10, "solution_tokens": 8, "length_control": "none"}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt"])
+def test_a_table_of_positions_is_refused_one_token_beyond_its_places(kind):
+    fields = {"vocab_size": 18, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+              "max_position_embeddings": 72, "word_embed_proj_dim": 32}  # fmt: skip
+    of = fields if kind == "opt" else KINDS[kind]
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **of)).eval()
+    GenericForward(model, 72)
+    with pytest.raises(
+        UserError, match=rf"a '{kind}' model has positions for 72 tokens: set max_length to that or less"
+    ):
+        GenericForward(model, 73)  # two rows of OPT's table stand for no place
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "gpt_neox"])
 def test_activations_of_long_completions_are_what_a_real_backward_pass_keeps(quick, kind):
     """At 1,500 tokens a kernel that kept the matrices of attention weights would keep several times as much."""
