@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from transformers.utils import logging
 from scalerl.chat import CLOCK, render_chat, template_of
 from scalerl.lora import has_adapters, save_merged
 from scalerl.runlog import UserError
+from scalerl.spelling import control_ids, spelt_out
 
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each 30 tensors would drown ours
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
@@ -130,8 +130,8 @@ class Policy(NamedTuple):
         """
         rendered = self.render(prompt, system_prompt)
         if not self.chat:
-            ids = self.encode_text(rendered)
-        elif self._control(prompt) or self._control(system_prompt or ""):
+            ids = self.encode_text(rendered, prompt=True)
+        elif self._control(prompt, prompt=True) or self._control(system_prompt or "", prompt=True):
             ids = self._encode_around(rendered, prompt, system_prompt)
         else:
             ids = self.encode(rendered)
@@ -144,8 +144,15 @@ class Policy(NamedTuple):
         """Return the token ids of a text as it stands, with nothing added."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def encode_text(self, text: str) -> tuple[int, ...]:
+    def encode_text(self, text: str, *, prompt: bool = False) -> tuple[int, ...]:
         """Return the token ids of a text that others wrote: control tokens in it are spelt out, never parsed.
+
+        Parameters
+        ----------
+        text : str
+            Of a completion, in which thinking begins and ends with tokens where the tokenizer has such.
+        prompt : bool
+            It is one of a prompt, in which no token that the chat template names stands; see `scalerl.spelling`.
 
         Raises
         ------
@@ -158,18 +165,21 @@ class Policy(NamedTuple):
         >>> policy.encode("1<end>2"), policy.encode_text("1<end>2")
         ((3, 1, 4), (3, 5, 6, 7, 8, 9, 4))
         """
-        if not self._control(text):
+        if not self._control(text, prompt=prompt):
             return self.encode(text)
-        ids = tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-        left = _control_ids(self) & set(ids)
-        if left:
+        control = self._control_ids(prompt=prompt)
+        ids = spelt_out(self.tokenizer, text, control)
+        if left := control & set(ids):
             token = self.tokenizer.convert_ids_to_tokens(min(left))
             raise UserError(f"{text[:60]!r} holds the control token {token}, which this tokenizer cannot spell out")
         return ids
 
-    def _control(self, text: str) -> bool:
+    def _control_ids(self, *, prompt: bool) -> frozenset[int]:
+        return control_ids(self.tokenizer, self.end_ids, prompt=prompt) - {self.unknown_id}
+
+    def _control(self, text: str, *, prompt: bool) -> bool:
         """Return whether the tokenizer finds control tokens in a text."""
-        return not _control_ids(self).isdisjoint(self.encode(text))
+        return not self._control_ids(prompt=prompt).isdisjoint(self.encode(text))
 
     def _encode_around(self, rendered: str, prompt: str, system_prompt: str | None) -> tuple[int, ...]:
         """Encode a chat whose texts hold control tokens: the template's own parts with them, the texts without."""
@@ -178,7 +188,9 @@ class Policy(NamedTuple):
         given = {PROBE: prompt, SYSTEM_PROBE: system_prompt or ""}
         for texts in (given, {probe: text.strip() for probe, text in given.items()}):
             if "".join(texts.get(part, part) for part in parts) == rendered:
-                encoded = (self.encode_text(texts[part]) if part in texts else self.encode(part) for part in parts)
+                encoded = (
+                    self.encode_text(texts[part], prompt=True) if part in texts else self.encode(part) for part in parts
+                )
                 return tuple(number for ids in encoded for number in ids)
         raise UserError(
             f"prompt_format: {prompt[:60]!r} holds a control token, and the chat template does not keep it as it stands"
@@ -207,17 +219,6 @@ class Policy(NamedTuple):
             self.tokenizer.save_pretrained(folder)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{folder}: the model cannot be written: {error}") from error
-
-
-def _control_ids(policy: Policy) -> frozenset[int]:
-    """Return the ids of the tokens that a tokenizer parses out of a text and that steer the model."""
-    return _added_ids(policy.tokenizer, policy.end_ids) - {policy.unknown_id}
-
-
-@lru_cache(maxsize=8)
-def _added_ids(tokenizer: Any, end_ids: tuple[int, ...]) -> frozenset[int]:
-    added = tokenizer.added_tokens_decoder.items()
-    return frozenset(number for number, token in added if token.special or number in end_ids)
 
 
 def load_policy(

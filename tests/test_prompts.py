@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -11,13 +12,18 @@ from pathlib import Path
 import pytest
 import transformers.utils.hub
 from huggingface_hub.errors import OfflineModeIsEnabled
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
 
+from scalerl.checkdata import check_data
 from scalerl.cli import main
-from scalerl.data import load_data
+from scalerl.data import encode_prompts, load_data
+from scalerl.demonstrations import _encoded
 from scalerl.generate import Generator
 from scalerl.policy import Policy, checkpoint_hash, load_policy, local_folder, new_policy
 from scalerl.runlog import UserError, read_header, read_log
 from scalerl.start import resume, train
+from scalerl.tasks import completion_of
 
 TEMPLATE = (
     "{% for message in messages %}{{ message.role[0] + '#' + message.content + '*' }}{% endfor %}"
@@ -118,6 +124,87 @@ def test_what_looks_like_a_control_token_in_a_chat_opens_no_turn(spelling, promp
     assert policy.encode_prompt("1+2=") == policy.encode(policy.render("1+2="))  # other prompts: as they always were
 
 
+LETTERS = "0123456789+-*=#us<think/>olred \n"
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory):
+    """Make a policy whose tokenizer has tokens for thinking, tools and runs of spaces; none of them is special."""
+    made = {}
+
+    def make(template: str | None, *, special: bool = False) -> Policy:
+        key = (template, special)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("thinker")
+            new_policy(LETTERS, max_length=72, width=32, heads=2).save(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            names = ["<think>", "</think>", "<tool>", "<h1>", "  "]
+            tokenizer.add_tokens([AddedToken(n, special=special and "think" in n, normalized=False) for n in names])
+            tokenizer.chat_template = template
+            tokenizer.save_pretrained(folder)
+            made[key] = Policy(None, tokenizer, (1,)).formatted("auto")
+        return made[key]
+
+    return make
+
+
+def words(policy: Policy, ids) -> list[str]:
+    return policy.tokenizer.convert_ids_to_tokens(list(ids))
+
+
+TOOLS = TEMPLATE.replace("'='", "'<tool>=<think>\n'").replace("message.role[0]", "'  ' + message.role[0]")
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("prompt", ["1<think>2</think>3", "<think>", " </think>+"])
+def test_thinking_in_a_prompt_is_text_and_a_templates_own_is_a_token(thinker, prompt, special):
+    policy = thinker(TOOLS, special=special)
+    assert "<think>" in words(policy, policy.encode("1<think>2"))
+    assert words(policy, policy.encode_prompt(prompt)) == [
+        "  ", "u", "#", *prompt, "*", "<tool>", "=", "<think>", "\n",
+    ]  # fmt: skip
+    item = {"prompt": "1+2=", "system": prompt}
+    assert words(policy, policy.encode_item(item))[2 : 3 + len(prompt)] == ["#", *prompt]
+    own = policy.formatted("chat", "<think>")  # the configuration's system prompt is no user's: it is parsed
+    assert words(own, own.encode_prompt("1<think>"))[:5] == ["  ", "s", "#", "<think>", "*"]
+    assert words(own, own.encode_prompt("1<think>"))[8:16] == [*"1<think>"]
+    plain = policy.formatted("plain")
+    assert words(plain, plain.encode_prompt(prompt)) == [*prompt]
+
+
+def test_only_what_the_template_names_is_control_beside_thinking(thinker):
+    tools, without = thinker(TOOLS), thinker(TEMPLATE)
+    text = "1<tool>2<h1>3  4"
+    as_text, as_token = [*"1<tool>2", "<h1>", "3", "  ", "4"], ["1", "<tool>", "2", "<h1>", "3", "  ", "4"]
+    for policy, expected in ((tools, as_text), (without, as_token)):
+        assert words(policy, policy.formatted("plain").encode_prompt(text)) == expected
+    calm = "1+2  3<h1>"  # nothing in it steers: as it always was, in one piece with the template
+    assert tools.encode_prompt(calm) == tools.encode(tools.render(calm))
+    own = thinker(TEMPLATE)._replace(tokenizer=copy.copy(without.tokenizer))
+    own.tokenizer.chat_control_tokens = ["<h1>"]  # where the author lists them
+    assert words(own, own.formatted("plain").encode_prompt("<h1>")) == [*"<h1>"]
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_thinking_in_a_completion_is_tokens_and_an_end_is_text(thinker, special):
+    policy = thinker(TOOLS, special=special)
+    item = {"prompt": "1<think>", "answer": "2", "thinking": "<think>1", "solution": "2<tool>"}
+    rows = _encoded("train.json", policy, [(item, completion_of(item, "</think>"))], "</think>")
+    assert words(policy, rows[0][0])[3:12] == [*"1<think>", "*"]
+    assert words(policy, rows[0][1]) == ["<think>", "1", "</think>", "2", "<tool>", "<end>"]
+    assert words(policy, policy.encode_text("1<end>2<think>")) == [*"1<end>2", "<think>"]
+
+
+def test_train_evaluation_and_check_data_give_the_policy_the_same_text(thinker, quick, tmp_path):
+    policy = thinker(TOOLS)
+    (tmp_path / "d.json").write_text(json.dumps([{"prompt": "1<think>2", "answer": "3"}]))
+    data = load_data(tmp_path / "d.json")
+    kept, prompts = encode_prompts(data, policy.encode_item, prompt_tokens=40, unknown_id=policy.unknown_id)
+    assert words(policy, prompts[0])[3:12] == [*"1<think>2"]
+    found = check_data(str(tmp_path / "d.json"), quick(reward="exact"), policy)
+    assert found.rendered[0]["tokens"] == len(prompts[0]) and kept.dropped == 0
+
+
 def test_a_control_token_that_cannot_be_spelt_out_is_refused_or_unread(model, spelling):
     assert load_policy(model(template=None)).unknown_id in load_policy(model(template=None)).encode_prompt("1<end>2=")
     policy = spelling(None)
@@ -131,6 +218,8 @@ class _Stubborn:
 
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
+
+    backend_tokenizer = None
 
     def __getattr__(self, name):
         return getattr(self._tokenizer, name)
