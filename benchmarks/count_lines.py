@@ -28,6 +28,7 @@ NOT_CORE = {
     "display.py",
     "cli.py",
     "estimate.py",
+    "footprint.py",
 }
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,

@@ -11,7 +11,8 @@ import torch
 from transformers import LlamaConfig, Qwen3Config
 
 from scalerl.config import ScaleRLConfig, load_config
-from scalerl.estimate import GIB, memory, peak
+from scalerl.estimate import GIB
+from scalerl.footprint import memory, peak
 from scalerl.worker import skeleton
 
 DEVICES_GIB = (16, 24, 40, 80, 141)

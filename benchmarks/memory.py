@@ -56,7 +56,7 @@ def make(size: str, folder: Path) -> None:
 def train(size: str, folder: Path) -> dict[str, Any]:
     """Train in this process, and measure it."""
     from scalerl.config import load_config
-    from scalerl.estimate import memory, peak
+    from scalerl.footprint import memory, peak
     from scalerl.policy import load_policy
     from scalerl.start import train
 

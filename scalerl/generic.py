@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from transformers import Cache as ModelCache
 
 from scalerl.architectures import refuse_unfit
 from scalerl.forward import AnyForward, Cache, Finish, Forward, Hidden, Prefix, head_weights, logits
 from scalerl.lora import plain_weights
+from scalerl.modulecache import Continued, Slots
 from scalerl.runlog import UserError
 
 CHECKED_WIDE = 5e7  # weights up to which a model is checked in FP64
@@ -131,7 +131,7 @@ class GenericForward:
 
     def hidden(self, ids: Tensor, weights: GenericWeights, prefix: Prefix | None = None) -> Hidden:
         """Run sequences, from their start or as continuations of prompts that were run before; see `Forward.hidden`."""
-        cache = _Continued(prefix)
+        cache = Continued(prefix)
         if prefix is None:
             steps = torch.arange(ids.shape[1], device=ids.device)
             positions = steps[None].expand_as(ids)
@@ -149,7 +149,7 @@ class GenericForward:
         """
         unseen = torch.arange(extent, device=ids.device) > positions[:, None]
         mask = _mask(unseen, self.dtype)[:, None, None]  # (B, 1, 1, extent)
-        states = self._run(ids[:, None], positions[:, None], mask, weights, _Slots(cache, positions, extent))
+        states = self._run(ids[:, None], positions[:, None], mask, weights, Slots(cache, positions, extent))
         return states[:, 0]
 
     def _run(self, ids: Tensor, positions: Tensor, mask: Tensor, weights: GenericWeights, cache: Any) -> Tensor:
@@ -219,54 +219,6 @@ class GenericForward:
             compare(states[:1, None], (0,), place + 1)
             compare(states[1:, None], (1,), place - behind + 1)
         return error, float(expected.abs().max())
-
-
-class _Continued(ModelCache):
-    """What a module takes for its cache while sequences run: a prefix is put before what comes, which is kept."""
-
-    def __init__(self, prefix: Prefix | None) -> None:
-        super().__init__(layers=[])
-        self.prefix = prefix
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        self.keys[layer_idx], self.values[layer_idx] = key_states, value_states
-        if self.prefix is None:
-            return key_states, value_states
-        keys, values = (kept[layer_idx][self.prefix.source] for kept in (self.prefix.keys, self.prefix.values))
-        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0 if self.prefix is None else int(self.prefix.keys[layer_idx].shape[2])
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return self.get_seq_length(layer_idx) + query_length, 0
-
-
-class _Slots(ModelCache):
-    """What a module takes for its cache while one token runs: it writes into slots and reads their first columns."""
-
-    def __init__(self, cache: Cache, positions: Tensor, extent: int) -> None:
-        super().__init__(layers=[])
-        self.cache, self.positions, self.extent = cache, positions, extent
-        self.rows = torch.arange(len(positions), device=positions.device)
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        keys, values, b = self.cache.keys[layer_idx], self.cache.values[layer_idx], len(self.rows)
-        keys[self.rows, :, self.positions] = key_states[:, :, 0]
-        values[self.rows, :, self.positions] = value_states[:, :, 0]
-        return keys[:b, :, : self.extent], values[:b, :, : self.extent]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - the modules ask so
-        return self.extent - 1
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:  # noqa: ARG002
-        return self.extent, 0
 
 
 class _StayWide(TorchFunctionMode):

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from scalerl.cli import main
 from scalerl.completions import Completion
 from scalerl.config import ScaleRLConfig, load_config
-from scalerl.estimate import GIB, RATE, Speed, _to_the_end, estimate, memory, probe
+from scalerl.estimate import GIB, RATE, Speed, _to_the_end, estimate, probe
+from scalerl.footprint import memory
 from scalerl.learner import Batch, Learner, UpdateStatistics
 from scalerl.rewards import Inline
 from scalerl.runlog import UserError, read_log

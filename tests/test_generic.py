@@ -398,7 +398,7 @@ def test_a_table_of_positions_is_refused_one_token_beyond_its_places(kind):
 @pytest.mark.parametrize("kind", ["qwen2", "gpt_neox"])
 def test_activations_of_long_completions_are_what_a_real_backward_pass_keeps(quick, kind):
     """At 1,500 tokens a kernel that kept the matrices of attention weights would keep several times as much."""
-    from scalerl.estimate import memory
+    from scalerl.footprint import memory
 
     lengths = {"prompt_tokens": 600, "thinking_tokens": 880, "solution_tokens": 20, "max_length": 1500}
     config = quick(**lengths, micro_batch_tokens=3000, batch_size=8)
@@ -425,7 +425,7 @@ def test_activations_of_long_completions_are_what_a_real_backward_pass_keeps(qui
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "gemma2", "llama"])
 def test_memory_is_estimated_for_any_architecture_and_of_adapters_only_they_are_trained(quick, kind):
-    from scalerl.estimate import memory
+    from scalerl.footprint import memory
 
     model = made(kind)
     told, lora = (

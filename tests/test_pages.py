@@ -8,7 +8,7 @@ from pathlib import Path
 import analysis as an
 from benchmarks.hardware import tables
 from scalerl.config import ScaleRLConfig
-from scalerl.estimate import memory
+from scalerl.footprint import memory
 from scalerl.outofmemory import KNOBS
 from scalerl.policy import new_policy
 from scalerl.runlog import COMPUTE_AXES, DOWNSTREAM_FIELDS, EVAL_FIELDS, SAMPLES_FILE, STEP_FIELDS
