@@ -172,7 +172,12 @@ def hash_prompts(*sets: Sequence[tuple[int, ...]]) -> str:
     >>> hash_prompts([(1, 2)], [(3,)]) == hash_prompts([(1, 2), (3,)], [])
     False
     """
-    return hashlib.sha256(json.dumps(sets).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for prompts in sets:
+        digest.update(b"prompts")
+        for prompt in prompts:
+            digest.update(json.dumps(prompt).encode())
+    return digest.hexdigest()
 
 
 def check_apart(train: DataSet, evaluation: DataSet) -> None:

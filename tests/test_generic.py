@@ -294,7 +294,7 @@ def test_models_without_keys_and_values_are_refused_by_name():
 def test_a_window_that_nobody_names_is_found_by_the_check(monkeypatch):
     """A layer that looks back so many columns, where columns are not positions: only long sequences show it."""
     model = made("gpt_neo", window_size=150)
-    monkeypatch.setattr("scalerl.generic._refuse", lambda *_: None)
+    monkeypatch.setattr("scalerl.generic.refuse_unfit", lambda *_: None)
     GenericForward(model, 150)
     with pytest.raises(UserError, match=r"'gpt_neo' model cannot be trained: logits differ .* on sequences of 300 tok"):
         GenericForward(model, 400)

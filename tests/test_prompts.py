@@ -294,8 +294,8 @@ def test_train_and_evaluation_see_the_rendered_prompt_and_the_header_keeps_it(mo
 
 def _sha256(policy, *files) -> str:
     items = [json.loads(Path(file).read_text()) for file in files]
-    given = [[policy.encode(policy.render(item["prompt"])) for item in some] for some in items]
-    return hashlib.sha256(json.dumps(given).encode()).hexdigest()
+    given = [[json.dumps(policy.encode(policy.render(item["prompt"]))) for item in some] for some in items]
+    return hashlib.sha256("".join("prompts" + "".join(some) for some in given).encode()).hexdigest()
 
 
 CLOCK = "{{ strftime_now('%f') }}" + TEMPLATE  # microseconds: no two are alike

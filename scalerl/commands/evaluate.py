@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import glob
 import json
 from pathlib import Path
@@ -155,7 +156,6 @@ def _load(args: argparse.Namespace, path: str) -> tuple[Saved, ScaleRLConfig]:
     import torch
 
     from scalerl.config import load_config
-    from scalerl.describe import clock_of
     from scalerl.process import prepare_process
     from scalerl.results import fitting_config, policy_config, run_config
     from scalerl.saved import load_saved, run_of
@@ -175,12 +175,22 @@ def _load(args: argparse.Namespace, path: str) -> tuple[Saved, ScaleRLConfig]:
     device = wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = "float64" if config is not None and config.dtype == "float64" else "float32"
     saved = load_saved(path, base=args.base, device=device, dtype=dtype)
-    if home is not None:  # asked as the run asks
-        saved = saved._replace(policy=saved.policy._replace(clock=clock_of(read_header(home))))
+    if home is not None:
+        saved = saved._replace(policy=saved.policy._replace(clock=_clock(home)))
     if config is None:
         _refuse_without_reward(args, path)
         config = fitting_config(saved.policy, args.eval_data, settings)
     return saved, config
+
+
+def _clock(home: Path) -> dt.datetime | None:
+    """Return the time that the chat template of a run is told, if it is a run of ours."""
+    from scalerl.describe import clock_of
+
+    try:
+        return clock_of(read_header(home))
+    except UserError:
+        return None
 
 
 def _table(found: dict[str, Any]) -> str:
