@@ -30,6 +30,7 @@ def limited(room_mib, *argv):
     command = [sys.executable, "-c", LIMITED, str(room_mib), *map(str, argv)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     said = [line for line in done.stderr.splitlines() if line.startswith("scalerl: ")]
+    said = [line for line in said if "the model was made for" not in line]  # it is asked for more, and that is told
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == 2, done.stderr
     assert len(said) == 1, done.stderr
