@@ -15,7 +15,7 @@ import numpy as np
 from scalerl.config import ScaleRLConfig
 from scalerl.data import load_data
 from scalerl.policy import Policy
-from scalerl.rewards import code, make_scorer
+from scalerl.rewards import Failed, code, make_scorer
 from scalerl.scoring import scored_by
 from scalerl.tasks import Item, completion_of, thinking_of
 
@@ -45,6 +45,10 @@ class Checked(NamedTuple):
     """Items of code whose tests were read and not run, for they bring no program that must pass."""
     taken: list[int]
     """Items for which the answer of another item is scored as right, too."""
+    failed: Failed
+    """Scores of reference answers that failed: an error of the reward, a limit, no number."""
+    failed_wrong: Failed
+    """The same of wrong answers."""
     prompt_tokens: int
 
     @property
@@ -54,7 +58,11 @@ class Checked(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON shape."""
-        return {"schema": "check-data/1", "usable": self.usable, **self._asdict()}
+        found = self._asdict()
+        failed, failed_wrong = found.pop("failed"), found.pop("failed_wrong")
+        errors = {"reward_errors": failed.count, "reward_errors_wrong": failed_wrong.count}
+        first = failed.first or failed_wrong.first
+        return {"schema": "check-data/1", "usable": self.usable, **found, **errors, "reward_error": first}
 
     def __str__(self) -> str:
         """Return the lines to print."""
@@ -78,6 +86,9 @@ class Checked(NamedTuple):
         right = self.items - len(self.unscored)
         lines.append(f"reference       {right} of {self.items} right{read}{_which(self.unscored)}")
         lines.append(f"wrong answers   {len(self.taken)} of {self.items} taken for right{_which(self.taken)}")
+        for name, failed in (("reference", self.failed), ("wrong", self.failed_wrong)):
+            if failed.count:
+                lines.append(f"reward          of the {name} answers {failed}")
         return "\n".join(lines)
 
 
@@ -96,12 +107,13 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
     references = [reference(item, config, mark) for item in data.items]
     with closing(make_scorer(config)) as scorer:
         pairs = [(item, text) for item, text in zip(data.items, references, strict=True) if text is not None]
-        scored = iter(scorer.score(pairs))
-        right = [
-            _has_tests(item) if text is None else next(scored).right
-            for item, text in zip(data.items, references, strict=True)
-        ]
-        wrong = [s.right for s in scorer.score(list(zip(data.items, _wrong(data.items, references), strict=True)))]
+        scores = scorer.score(pairs)
+        wrong = scorer.score(list(zip(data.items, _wrong(data.items, references), strict=True)))
+    scored = iter(scores)
+    right = [
+        _has_tests(item) if text is None else next(scored).right
+        for item, text in zip(data.items, references, strict=True)
+    ]
     rendered = [
         {
             "item": index,
@@ -125,7 +137,9 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
         unread=sum(not ids or (unknown is not None and unknown in ids) for ids in encoded or []),
         without_program=sum(text is None for text in references),
         unscored=[index for index, good in enumerate(right) if not good],
-        taken=[index for index, good in enumerate(wrong) if good],
+        taken=[index for index, score in enumerate(wrong) if score.right],
+        failed=Failed.among(scores),
+        failed_wrong=Failed.among(wrong),
         prompt_tokens=config.prompt_tokens,
     )
 

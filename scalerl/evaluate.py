@@ -20,18 +20,35 @@ SAMPLES_KEPT = 4
 
 
 class Evaluation(NamedTuple):
-    """Fields of an eval row, and a few completions to read."""
+    """The completions of a data set, k of each prompt after those of the one before, and what they were worth."""
 
     row: dict[str, Any]
-    samples: list[dict[str, Any]]
+    """Fields of an eval row."""
+    data: DataSet
+    completions: list[Completion]
+    texts: list[str]
     scores: list[Score]
-    """Of every completion, in the order in which they were finished."""
 
     @property
     def pass_rate(self) -> float:
         """Share of correct completions."""
-        correct: list[int] = self.row["correct"]
-        return sum(correct) / (len(correct) * int(self.row["k"]))
+        return float(self.row["pass_rate"])
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Return the first completion of the first few prompts, to read."""
+        firsts = [index * self.row["k"] for index in range(min(SAMPLES_KEPT, len(self.data.items)))]
+        return [
+            {
+                "prompt": item["prompt"],
+                "completion": self.texts[first],
+                "answer": item["answer"],
+                "right": self.scores[first].right,
+                "reward": self.scores[first].reward,
+                "error": self.scores[first].error,
+                "truncated": self.completions[first].truncated,
+            }
+            for item, first in zip(self.data.items, firsts, strict=False)
+        ]
 
 
 def evaluate(
@@ -44,32 +61,45 @@ def evaluate(
     scorer: Scorer | None = None,
     prompts: Sequence[tuple[int, ...]] | None = None,
 ) -> Evaluation:
-    """Sample `eval_generations` completions of every prompt and count the correct ones.
+    """Evaluate the policy that is trained; without a scorer the task scores, in this process.
 
     The noise comes from a stream of its own for each step: evaluations neither disturb training nor share their
-    errors with one another, and two recipes are asked with the same noise at the same step. Without a scorer the task
-    scores, in this process. `prompts` are those of the data, where they were encoded before.
+    errors with one another, and two recipes are asked with the same noise at the same step. `prompts` are those of the
+    data, where they were encoded before.
     """
-    config = learner.config
-    k = config.eval_generations
-    if prompts is None:
-        prompts = [policy.encode_item(item) for item in data.items]
-    completions = sample(config, policy, task, learner.forward, learner.weights(), prompts=prompts, step=step)
-    pairs = [(data.items[c.number // k], policy.decode(c.tokens)) for c in completions]
     if scorer is None:
         scorer = Inline(task.score)  # type: ignore[attr-defined]  # it is a whole Task then
-    scores = scorer.score(pairs)
-    correct = [0] * len(prompts)
-    samples = []
-    for completion, (item, text), score in zip(completions, pairs, scores, strict=True):
-        index, copy = divmod(completion.number, k)
-        correct[index] += score.right
-        if copy == 0 and index < SAMPLES_KEPT:
-            kept = {"step": step, "prompt": item["prompt"], "completion": text, "answer": item["answer"]}
-            samples.append({**kept, "reward": score.reward, "truncated": completion.truncated})
+    if prompts is None:
+        prompts = [policy.encode_item(item) for item in data.items]
+    return grade(
+        learner.config, policy, task, learner.forward, learner.weights(), scorer, data, prompts=prompts, step=step
+    )
+
+
+def grade(
+    config: ScaleRLConfig,
+    policy: Policy,
+    task: Thinking,
+    forward: AnyForward,
+    weights: AnyWeights,
+    scorer: Scorer,
+    data: DataSet,
+    *,
+    prompts: Sequence[tuple[int, ...]],
+    step: int,
+) -> Evaluation:
+    """Sample `eval_generations` completions of every encoded prompt with the noise of a step, and score them."""
+    k = config.eval_generations
+    completions = sample(config, policy, task, forward, weights, prompts=prompts, step=step)
+    texts = [policy.decode(completion.tokens) for completion in completions]
+    scores = scorer.score([(data.items[index // k], text) for index, text in enumerate(texts)])
+    right = [score.right for score in scores]
+    correct = [sum(right[first : first + k]) for first in range(0, len(right), k)]
     row = {
-        "correct": correct,
+        "pass_rate": sum(correct) / len(completions),
+        "n_prompts": len(correct),
         "k": k,
+        "correct": correct,
         "prompt_set": data.sha256,
         "temperature": config.temperature,
         "max_new_tokens": config.max_new_tokens,
@@ -78,7 +108,7 @@ def evaluate(
         "truncation_rate": sum(c.truncated for c in completions) / len(completions),
         "reward_errors": sum(score.error is not None for score in scores),
     }
-    return Evaluation(row, samples, scores)
+    return Evaluation(row, data, completions, texts, scores)
 
 
 def sample(

@@ -8,48 +8,40 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 
 import scalerl
 from scalerl.architectures import beyond_positions, beyond_text
-from scalerl.completions import Completion
 from scalerl.config import ScaleRLConfig, change_config, load_config
 from scalerl.data import DataSet, encode_prompts, load_data
-from scalerl.evaluate import SAMPLES_KEPT, sample
+from scalerl.evaluate import Evaluation, grade
 from scalerl.generic import make_forward
 from scalerl.modelcard import read_facts
 from scalerl.passk import Interval, majority, over_prompts, pass_at_k, powers
 from scalerl.policy import Policy
 from scalerl.preparing.readers import DataError
-from scalerl.rewards import make_scorer
-from scalerl.runlog import COMPUTE_AXES, LOG_FILE, UserError, append_downstream, read_header, read_log
+from scalerl.rewards import Failed, make_scorer
+from scalerl.runlog import COMPUTE_AXES, LOG_FILE, UserError, read_header, read_log
 from scalerl.sampler import interruption
 from scalerl.saved import Saved, step_of
 from scalerl.scoring import answer_of
 from scalerl.tasks import thinking_of
 
 SCHEMA = "evaluation/1"
-T = TypeVar("T")
 
 
-class Graded(NamedTuple):
-    """Completions of a data set, prompt by prompt, their texts, and which of them are right."""
+class Scored(NamedTuple):
+    """Scores of one saved policy on data sets."""
 
-    completions: list[Completion]
-    texts: list[str]
-    right: list[bool]
-    errors: int
-    """Scores that failed; they count as wrong."""
-
-
-def batched(values: Sequence[T], k: int) -> list[list[T]]:
-    """Return the values of each prompt: every k that follow one another."""
-    return [list(values[first : first + k]) for first in range(0, len(values), k)]
+    found: dict[str, Any]
+    """What ``results.json`` holds."""
+    rows: list[dict[str, Any]]
+    """For the log of the run, `append_downstream`; empty where none was named."""
 
 
 def run_config(run: Path, settings: Sequence[str]) -> ScaleRLConfig:
@@ -97,10 +89,8 @@ def evaluate_saved(
     run: Path | None = None,
     step: int | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
-    """Evaluate a policy on data sets and return what ``results.json`` holds.
-
-    With `run`, a row for each data set is appended to the log of that run.
+) -> Scored:
+    """Evaluate a policy on data sets; with `run`, also make a row for each that its log takes. Writes nothing.
 
     Raises
     ------
@@ -117,25 +107,19 @@ def evaluate_saved(
     loaded = [_load(file, policy, config, say) for file in files]
     axes = None if run is None else axes_at(run, saved, step)
     weights = forward.weights(fp32_head=config.use_fp32_lm_head)
-    number, k = 0 if axes is None else int(axes["step"]), config.eval_generations
+    number = 0 if axes is None else int(axes["step"])
+    about = {"model": saved.about["path"], "model_sha256": saved.about["sha256"]}
     tables, rows = [], []
     with closing(make_scorer(config)) as scorer:  # before the first token: it says if there is no such reward
         for name, (data, prompts) in zip(names, loaded, strict=True):
             began = time.perf_counter()
             with torch.inference_mode():
-                completions = sample(config, policy, task, forward, weights, prompts=prompts, step=number)
-            texts = [policy.decode(completion.tokens) for completion in completions]
-            asked = [(data.items[c.number // k], text) for c, text in zip(completions, texts, strict=True)]
-            scores = scorer.score(asked)
-            graded = Graded(completions, texts, [s.right for s in scores], sum(s.error is not None for s in scores))
+                done = grade(config, policy, task, forward, weights, scorer, data, prompts=prompts, step=number)
             seconds = time.perf_counter() - began
-            row = eval_row(config, data, graded)
-            tables.append({"name": name, **describe(config, data, graded, row), "evaluate_s": seconds})
-            rows.append({"data_set": name, **row, "evaluate_s": seconds})
-    if run is not None and axes is not None:
-        about = {"model": saved.about["path"], "model_sha256": saved.about["sha256"]}
-        append_downstream(run, [{**axes, **row, **about} for row in rows])
-    return {
+            tables.append({"name": name, **describe(config, done), "evaluate_s": seconds})
+            if axes is not None:
+                rows.append({**axes, "data_set": name, **done.row, "evaluate_s": seconds, **about})
+    found = {
         "schema": SCHEMA,
         "model": {**saved.about, "parameters": sum(p.numel() for p in policy.model.parameters())},
         "run": None if run is None else {"folder": str(run), **(axes or {})},
@@ -148,39 +132,23 @@ def evaluate_saved(
         "config": config.model_dump(),
         "versions": {"scalerl": scalerl.__version__, "python": platform.python_version(), "torch": torch.__version__},
     }
+    return Scored(found, rows)
 
 
-def eval_row(config: ScaleRLConfig, data: DataSet, graded: Graded) -> dict[str, Any]:
-    """Return the fields of an eval row."""
-    correct = [sum(right) for right in batched(graded.right, config.eval_generations)]
-    count = len(graded.completions)
-    return {
-        "pass_rate": sum(correct) / count,
-        "n_prompts": len(correct),
-        "k": config.eval_generations,
-        "correct": correct,
-        "prompt_set": data.sha256,
-        "temperature": config.temperature,
-        "max_new_tokens": config.max_new_tokens,
-        "sampling_seed": config.eval_seed,
-        "length_mean": sum(len(c.tokens) for c in graded.completions) / count,
-        "truncation_rate": sum(c.truncated for c in graded.completions) / count,
-        "reward_errors": graded.errors,
-    }
-
-
-def describe(config: ScaleRLConfig, data: DataSet, graded: Graded, row: Mapping[str, Any]) -> dict[str, Any]:
+def describe(config: ScaleRLConfig, done: Evaluation) -> dict[str, Any]:
     """Return the scores of one data set, with what they are made from."""
+    row, data = done.row, done.data
     k, correct = row["k"], row["correct"]
     answer, asked = answer_of(config), config.reward or config.task
     votes = None
     if answer is not None:
-        answers = batched([answer(text) for text in graded.texts], k)
-        votes = [majority(found, right) for found, right in zip(answers, batched(graded.right, k), strict=True)]
+        answers, right = [answer(text) for text in done.texts], [score.right for score in done.scores]
+        firsts = range(0, len(answers), k)
+        votes = [majority(answers[first : first + k], right[first : first + k]) for first in firsts]
     return {
         "file": data.path,
         "sha256": data.sha256,
-        "n_prompts": len(data.items),
+        "n_prompts": row["n_prompts"],
         "dropped": data.dropped,
         "mean_at_k": _interval(over_prompts([c / k for c in correct])),
         "pass_at_k": {str(n): _interval(over_prompts([pass_at_k(c, k, n) for c in correct])) for n in powers(k)},
@@ -188,19 +156,11 @@ def describe(config: ScaleRLConfig, data: DataSet, graded: Graded, row: Mapping[
         "majority_missing": None if votes is not None else f"{asked} cannot tell the answer from a completion",
         "length_mean": row["length_mean"],
         "truncation_rate": row["truncation_rate"],
-        "reward_errors": graded.errors,
+        "reward_errors": row["reward_errors"],
+        "reward_error": Failed.among(done.scores).first,
         "correct": correct,
         "majority": votes,
-        "samples": [
-            {
-                "prompt": item["prompt"],
-                "completion": graded.texts[index * k],
-                "answer": item["answer"],
-                "right": graded.right[index * k],
-                "truncated": graded.completions[index * k].truncated,
-            }
-            for index, item in enumerate(data.items[:SAMPLES_KEPT])
-        ],
+        "samples": done.samples(),
     }
 
 

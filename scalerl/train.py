@@ -39,7 +39,7 @@ from scalerl.learner import Batch, Learner
 from scalerl.lost import mark, rows_of
 from scalerl.modelcard import facts, take_place, write_best, write_card
 from scalerl.policy import Policy
-from scalerl.rewards import Score, Scorer
+from scalerl.rewards import Failed, Score, Scorer
 from scalerl.runlog import MODEL_FOLDER, RunLog, read_header
 from scalerl.schedule import Schedule
 from scalerl.tasks import Thinking
@@ -217,28 +217,27 @@ class Trainer:
             **update,
         }
         self.log.step(step=self.step, **row)
-        self._tell_errors("train", scores)
+        told = self._tell_errors("train", scores)
         for event in self.guards.watch(row):
             self.log.event("guard", step=self.step, **event)
+            if event["guard"] == "reward_errors" and event["raised"] and not told:
+                self._report(note=f"warning: train rewards at step {self.step}: {Failed.among(scores)}")
         resized = self.controllers.batch_size.watch(len(completions), meter.wall_s, self.compute.flops)
         if resized is not None:
             self.schedule.resize(resized["new"] // count)
             self.log.event("batch_size", step=self.step, **resized)
         self._report()
 
-    def _tell_errors(self, data: str, scores: list[Score]) -> None:
-        """Log what went wrong in scoring, the first time that it does; the rows count it every time."""
-        messages = list(dict.fromkeys(score.error for score in scores if score.error is not None))
-        if messages and self.guards.first(f"reward_errors_{data}"):
-            errors = sum(score.error is not None for score in scores)
-            self.log.event(
-                "reward_errors",
-                step=self.step,
-                data=data,
-                errors=errors,
-                scores=len(scores),
-                messages=messages[:MESSAGES_KEPT],
-            )
+    def _tell_errors(self, data: str, scores: list[Score]) -> bool:
+        """Log and show what went wrong in scoring, the first time that it does; the rows count it every time."""
+        failed = Failed.among(scores)
+        if not failed.count or not self.guards.first(f"reward_errors_{data}"):
+            return False
+        messages = list(dict.fromkeys(score.error for score in scores if score.error is not None))[:MESSAGES_KEPT]
+        fields = {"data": data, "errors": failed.count, "scores": failed.of, "messages": messages}
+        self.log.event("reward_errors", step=self.step, **fields)
+        self._report(note=f"warning: {data} rewards at step {self.step}: {failed}")
+        return True
 
     def _count_generated(self) -> None:
         """Advance the compute axes by what was generated since the last call: 2 N for a token forward.
@@ -269,7 +268,7 @@ class Trainer:
             result = evaluate(self.learner, self.policy, self.task, self.eval_set, self.step, **given)
             seconds = time.perf_counter() - began
             self.log.evaluate(step=self.step, evaluate_s=seconds, **asdict(self.compute), **result.row)
-            self.log.samples(result.samples)
+            self.log.samples([{"step": self.step, **sample} for sample in result.samples()])
             self._tell_errors("eval", result.scores)
             if self.log_file is not None:
                 write_csv(self.log.folder, Path(self.log_file))

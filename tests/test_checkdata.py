@@ -64,6 +64,38 @@ def test_a_reward_that_takes_any_answer_ends_with_1(file, capsys, monkeypatch):
     assert "24 of 24 taken for right: item 0, 1, 2, ..." in told
 
 
+def test_a_broken_reward_is_told_with_its_reason(file, tmp_path, capsys):
+    path, items = file
+    (tmp_path / "own.py").write_text(
+        "def broken(item, text):\n    return item['gold']\n\n"
+        "def picky(item, text):\n    assert text == item['answer'], 'another'\n    return 1\n"
+    )
+    items = [{"prompt": item["prompt"], "answer": str(n)} for n, item in enumerate(items[:6])]
+    own = ["--set", f"reward_path={tmp_path}", "--set", "reward_workers=1"]
+    code, told = checked(path, items, *own, "--set", "reward=own:broken", capsys=capsys)
+    assert code == 1 and "0 of 6 right" in told
+    assert "reward          of the reference answers 6 of 6 scores failed and count as wrong, the first: KeyError: 'g" in told
+    code, told = checked(path, items, *own, "--set", "reward=own:broken", "--json", capsys=capsys)
+    found = json.loads(told)
+    assert code == 1 and (found["reward_errors"], found["reward_errors_wrong"]) == (6, 6)
+    assert found["reward_error"] == "KeyError: 'gold'" and not found["usable"]
+    code, told = checked(path, items, *own, "--set", "reward=own:picky", capsys=capsys)
+    assert code == 0 and "6 of 6 right" in told
+    assert "of the wrong answers 6 of 6 scores failed and count as wrong, the first: AssertionError: another" in told
+    assert "of the reference answers" not in told
+
+
+def test_a_task_that_raises_costs_its_completions_their_scores(file, capsys, monkeypatch):
+    path, items = file
+
+    def score(self, item, text):
+        raise KeyError("no column")
+
+    monkeypatch.setattr("scalerl.tasks.chain.Chain.score", score)
+    code, told = checked(path, items, capsys=capsys)
+    assert code == 1 and "24 of 24 scores failed and count as wrong, the first: KeyError: 'no column'" in told
+
+
 def test_thinking_and_solution_are_joined_as_the_warm_up_joins_them(tmp_path, capsys):
     """Without the mark an exact reward would take the thinking for part of the answer."""
     items = [

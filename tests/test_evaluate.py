@@ -106,11 +106,11 @@ def test_slots_change_nothing_and_the_seed_does(made, run, tmp_path):
 def test_a_reward_that_is_not_there_is_told_before_anything_is_sampled_and_one_pool_serves_all(
     made, run, tmp_path, monkeypatch, capsys
 ):
-    import scalerl.results
+    import scalerl.evaluate
     from scalerl.rewards.pool import Pool
 
-    real, began = scalerl.results.sample, []
-    monkeypatch.setattr(scalerl.results, "sample", lambda *given, **fields: began.append(1) or real(*given, **fields))
+    real, began = scalerl.evaluate.sample, []
+    monkeypatch.setattr(scalerl.evaluate, "sample", lambda *given, **fields: began.append(1) or real(*given, **fields))
     more = ["--k", 1, "--set", "length_control=none", "--eval-data", made / "data/test.json"]
     more += ["--output-file", tmp_path / "r.json"]
     assert evaluate(made, run / "model", "--set", "reward=no_such_module:score", *more) == 2
@@ -175,6 +175,50 @@ def test_all_checkpoints_are_evaluated_in_one_call_and_each_as_the_run_did(made,
         assert message in capsys.readouterr().err
     assert main(["fit", str(run), "--by", "data_set"]) in (0, 1)
     assert "2 distinct computes for 4 free parameters; evaluate more checkpoints with --run" in capsys.readouterr().out
+
+
+def test_rows_of_several_models_are_added_together_or_not_at_all(made, run, tmp_path, capsys):
+    """The second model cannot be scored; the first one's rows must not stand there alone and come again."""
+    from scalerl.policy import new_policy
+
+    new_policy("0123456789+-*=()#> ", max_length=12).save(tmp_path / "short")  # no room for the run's completions
+    log, out = (run / "log.jsonl").read_bytes(), tmp_path / "r.json"
+    argv = ["evaluate", "--model-path", str(run / "model"), str(tmp_path / "short"), "--run", str(run), "--k", "1"]
+    assert main([*argv, "--eval-data", str(made / "data/eval.json"), "--output-file", str(out)]) == 2
+    told = capsys.readouterr()
+    assert "mean@1" in told.out and told.err.count("\n") == 1
+    assert (run / "log.jsonl").read_bytes() == log and not out.exists()
+
+
+def test_a_run_that_is_taken_meanwhile_gets_no_row_and_the_scores_are_kept(made, run, tmp_path, capsys, monkeypatch):
+    import scalerl.results
+
+    real, log = scalerl.results.evaluate_saved, (run / "log.jsonl").read_bytes()
+    with (run / "log.jsonl").open("rb") as held:
+        monkeypatch.setattr(
+            scalerl.results, "evaluate_saved", lambda *a, **b: (real(*a, **b), lock(held.fileno(), run))[0]
+        )
+        out = ["--run", run, "--k", 1, "--output-file", tmp_path / "r.json"]
+        assert evaluate(made, run / "model", *out) == 2
+    assert f"no row was added, and the scores stand in {tmp_path / 'r.json'}" in capsys.readouterr().err
+    assert (run / "log.jsonl").read_bytes() == log
+    assert results(tmp_path / "r.json")["data"][0]["n_prompts"] == 12
+
+
+def test_a_broken_reward_is_told_from_a_policy_that_knows_nothing(made, run, tmp_path, capsys):
+    (tmp_path / "own.py").write_text("def broken(item, text):\n    raise ValueError('no\\nsuch\\tkey')\n")
+    more = ["--set", "reward=own:broken", "--set", f"reward_path={tmp_path}", "--set", "reward_workers=1", "--k", 2]
+    more += ["--set", "length_control=none"]
+    assert evaluate(made, run / "model", *more, "--output-file", tmp_path / "r.json") == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "failed" in line]
+    said = "24 of 24 scores failed and count as wrong, the first: ValueError: no such key"
+    assert len(told) == 1 and told[0].endswith(said)
+    (data,) = results(tmp_path / "r.json")["data"]
+    assert (data["reward_errors"], data["reward_error"]) == (24, "ValueError: no such key")
+    assert data["mean_at_k"]["value"] == 0 and data["samples"][0]["error"] == "ValueError: no\nsuch\tkey"
+    assert evaluate(made, run / "model", "--k", 1, "--force", "--output-file", tmp_path / "r.json") == 0
+    assert "failed" not in capsys.readouterr().out
+    assert results(tmp_path / "r.json")["data"][0]["reward_error"] is None
 
 
 def test_prompts_that_the_run_trained_on_are_told(made, run, tmp_path, capsys):

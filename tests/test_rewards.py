@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from scalerl.checkpoint import read_checkpoint
 from scalerl.config import load_config
+from scalerl.display import Display
 from scalerl.describe import driven_by_time
 from scalerl.rewards import Inline, after_thinking, as_score, make_scorer, system
 from scalerl.rewards.hand import Spec
@@ -358,9 +360,10 @@ OWN = {"reward": "own:score", "end_of_thinking": '"#"', "eval_every": 2, "checkp
 def own(tmp_path, quick, prompts):
     (tmp_path / "own.py").write_text(REWARD)
 
-    def make(name: str, **fields) -> Path:
+    def make(name: str, report=lambda _: None, **fields) -> Path:
         config = quick(**{**OWN, "reward_path": tmp_path, "interruption_phrase": '"#"', **fields})
-        return train(config, str(prompts / "train.json"), str(prompts / "eval.json"), str(tmp_path / name))
+        data = str(prompts / "train.json"), str(prompts / "eval.json")
+        return train(config, *data, str(tmp_path / name), report=report)
 
     return make
 
@@ -401,11 +404,40 @@ def test_completions_whose_scores_were_not_taken_are_scored_again_after_a_resume
 
 
 def test_where_every_score_fails_a_guard_says_so_once(own):
-    folder = own("broken", reward="own:broken")
+    stream = io.StringIO()
+    with Display(stream) as display:
+        folder = own("broken", report=display, reward="own:broken")
+    told = [line for line in stream.getvalue().splitlines() if not line.startswith("step ")]
+    assert told == [
+        f"warning: {data} rewards at step {step}: {n} of {n} scores failed and count as wrong, the first: ValueError: never"
+        for data, step, n in (("eval", 0, 16), ("train", 1, 32))
+    ]
     rows = read_log(folder / "log.jsonl").rows
     guards = [row for row in rows if row.get("guard") == "reward_errors"]
     assert [(row["raised"], row["figure"]) for row in guards] == [(True, 1.0)]
     assert all(row["reward_errors"] == 32 and row["skipped"] for row in rows if row["kind"] == "step")
+
+
+LATE = """
+calls = 0
+def score(item, completion):
+    global calls
+    calls += 1
+    if calls == 20 or calls > 100: raise OSError("the service is gone")
+    return calls % 2
+"""
+
+
+def test_a_reward_that_breaks_later_is_told_again_when_no_score_is_left(own, tmp_path):
+    (tmp_path / "late.py").write_text(LATE)
+    notes = []
+    fields = {"reward_workers": 1, "eval_every": 100, "max_steps": 5, "off_policy_steps": 0}
+    folder = own("late", report=lambda p: notes.append(p.note), reward="late:score", **fields)
+    told = [note for note in notes if note]
+    steps = {row["step"]: row["reward_errors"] for row in rows_of(folder, "step")}
+    assert (steps[1], [step for step in steps if steps[step] == 32][0]) == (1, 4)
+    assert [note.split(":", 2)[1] for note in told[:2]] == [" train rewards at step 1", " train rewards at step 4"]
+    assert "32 of 32 scores failed" in told[1] and "OSError: the service is gone" in told[1]
 
 
 def test_an_interrupted_run_leaves_no_worker(tmp_path, prompts):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalerl.commands.common import complain, natural
-from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, read_header, refuse_if_held
+from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, append_downstream, read_header, refuse_if_held
 
 if TYPE_CHECKING:
     from scalerl.commands.common import Subparsers
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--output-file: {args.output_file} belongs to the run in {args.output_file.parent}")
     if args.folder is not None:
         refuse_if_held(args.folder)
-    paths, asked, evaluations = _models(args), "", []
+    paths, asked, scored = _models(args), "", []
     for line in _not_held_out(args):
         complain(line)
     for path in paths:
@@ -71,16 +71,22 @@ def run(args: argparse.Namespace) -> int:
         if (line := _asked(saved, config)) != asked:
             print(asked := line, flush=True)
         with memory_advice(config):
-            found = evaluate_saved(saved, config, args.eval_data, run=args.folder, step=args.step, say=complain)
+            one = evaluate_saved(saved, config, args.eval_data, run=args.folder, step=args.step, say=complain)
         if len(paths) > 1:
             print(f"{path}:", flush=True)
-        print(_table(found), flush=True)
-        evaluations.append(found)
+        print(_table(one.found), flush=True)
+        scored.append(one)
     print("limits hold at 95 % for prompts like these")
-    whole = evaluations[0] if len(paths) == 1 else {"schema": "evaluations/1", "evaluations": evaluations}
+    found = [one.found for one in scored]
+    whole = found[0] if len(paths) == 1 else {"schema": "evaluations/1", "evaluations": found}
     write(args.output_file, (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode(), force=args.force)
-    rows = sum(len(found["data"]) for found in evaluations)
-    print(f"wrote {args.output_file}" + (f" and {rows} rows in {args.folder}" if args.folder else ""))
+    rows = [row for one in scored for row in one.rows]
+    if args.folder is not None:  # of all models or, where one of them could not be scored, of none
+        try:
+            append_downstream(args.folder, rows)
+        except UserError as error:
+            raise UserError(f"{error}; no row was added, and the scores stand in {args.output_file}") from error
+    print(f"wrote {args.output_file}" + (f" and {len(rows)} rows in {args.folder}" if args.folder else ""))
     return 0
 
 
@@ -195,6 +201,8 @@ def _clock(home: Path) -> dt.datetime | None:
 
 def _table(found: dict[str, Any]) -> str:
     """Return the lines to print."""
+    from scalerl.rewards import Failed
+
     k = found["k"]
     lines = []
     for data in found["data"]:
@@ -202,6 +210,9 @@ def _table(found: dict[str, Any]) -> str:
             f"{data['n_prompts']} prompts x {k}, {data['length_mean']:.1f} tokens, {data['truncation_rate']:.1%} cut"
         )
         lines.append(f"{data['name']}   {about}")
+        if data["reward_errors"]:
+            failed = Failed(data["reward_errors"], data["n_prompts"] * k, data["reward_error"])
+            lines.append(f"  warning     {failed}")
         scores = {f"mean@{k}": data["mean_at_k"]}
         scores |= {f"pass@{n}": score for n, score in data["pass_at_k"].items() if n != "1"}  # pass@1 is mean@k
         if data["majority_at_k"] is not None:

@@ -12,6 +12,6 @@ Importing this costs the standard library only.
 from __future__ import annotations
 
 from scalerl.rewards.scorers import Inline, make_scorer
-from scalerl.rewards.scores import Score, Scorer, after_thinking, as_score
+from scalerl.rewards.scores import Failed, Score, Scorer, after_thinking, as_score
 
-__all__ = ["Inline", "Score", "Scorer", "after_thinking", "as_score", "make_scorer"]
+__all__ = ["Failed", "Inline", "Score", "Scorer", "after_thinking", "as_score", "make_scorer"]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from scalerl.rewards.names import refuse_unknown
-from scalerl.rewards.scores import Score, Scorer, after_thinking, as_score
+from scalerl.rewards.scores import Score, Scorer, after_thinking, as_score, message_of
 
 if TYPE_CHECKING:
     from scalerl.config import ScaleRLConfig
@@ -46,7 +46,13 @@ class Inline:
 
     def score(self, pairs: Sequence[tuple[Mapping[str, Any], str]]) -> list[Score]:
         """Return the scores of (item, completion) pairs."""
-        return [as_score(self._judge(item, text)) for item, text in pairs]
+        return [self._one(item, text) for item, text in pairs]
+
+    def _one(self, item: Mapping[str, Any], text: str) -> Score:
+        try:
+            return as_score(self._judge(item, text))
+        except Exception as error:  # as with workers, it costs this completion its score and nothing else
+            return Score(0.0, message_of(error))
 
     @contextmanager
     def apart(self) -> Iterator[None]:

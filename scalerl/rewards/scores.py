@@ -35,6 +35,30 @@ class Score(NamedTuple):
         return 1 if self.right else 2 * self.value - 1 if self.value else -1
 
 
+class Failed(NamedTuple):
+    """The scores that failed among others; a reward that is broken must not look like a policy that knows nothing.
+
+    Examples
+    --------
+    >>> print(Failed.among([Score(1.0), Score(0.0, "ValueError: no\\nnumber"), Score(0.0, "TimeoutError")]))
+    2 of 3 scores failed and count as wrong, the first: ValueError: no number
+    """
+
+    count: int
+    of: int
+    first: str | None
+    """Why, on one line; None where none failed."""
+
+    @classmethod
+    def among(cls, scores: Sequence[Score]) -> Failed:
+        """Count those of some scores."""
+        errors = [score.error for score in scores if score.error is not None]
+        return cls(len(errors), len(scores), _one_line(errors[0]) if errors else None)
+
+    def __str__(self) -> str:
+        return f"{self.count} of {self.of} scores failed and count as wrong, the first: {self.first}"
+
+
 class Scorer(Protocol):
     """Judge completions, maybe while the training thread does other work."""
 
@@ -73,6 +97,14 @@ def as_score(value: Any) -> Score:
     return Score(number)
 
 
+def message_of(error: BaseException) -> str:
+    """Return what is kept of an exception that a judge raised."""
+    try:
+        return f"{type(error).__name__}: {error}".strip().removesuffix(":")[:LONGEST_MESSAGE]
+    except BaseException:  # a stranger's __str__
+        return type(error).__name__[:LONGEST_MESSAGE]
+
+
 def after_thinking(completion: str, end_of_thinking: str) -> str:
     """Return what follows the last end of thinking; all of it where there is none.
 
@@ -84,3 +116,7 @@ def after_thinking(completion: str, end_of_thinking: str) -> str:
     '7'
     """
     return completion.rpartition(end_of_thinking)[2]
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -25,7 +25,7 @@ from typing import Any
 
 from scalerl.rewards import system
 from scalerl.rewards.names import Judge, as_judge, find_judge
-from scalerl.rewards.scores import LONGEST_MESSAGE, after_thinking, as_score
+from scalerl.rewards.scores import after_thinking, as_score, message_of
 from scalerl.runlog import UserError
 
 TOO_LARGE = 92  # exit code of the keeper
@@ -100,7 +100,7 @@ def _judge(spec: dict[str, Any], isolated: bool) -> None:
         _say(outbox, {"refused": str(error)})
         return
     except BaseException as error:
-        _say(outbox, {"refused": f"reward: {_message(error)}"})
+        _say(outbox, {"refused": f"reward: {message_of(error)}"})
         return
     had_children, had_threads, me = _children_live(), _threads(), os.getpid()
     _say(outbox, {"ready": True, "end_of_thinking": judge.end_of_thinking, "isolated": isolated})
@@ -115,7 +115,7 @@ def _judge(spec: dict[str, Any], isolated: bool) -> None:
                 score = as_score(judge.score(request["item"], text))
                 answer |= {"error": score.error} if score.error else {"value": score.value}
             except BaseException as error:
-                answer["error"] = _message(error)
+                answer["error"] = message_of(error)
                 answer["last"] = isinstance(error, MemoryError)
             if os.getpid() != me:
                 os._exit(0)  # the score forked, and this is what it forked
@@ -134,13 +134,6 @@ def _find(spec: dict[str, Any]) -> Judge:
     from scalerl.tasks import get_task
 
     return as_judge(get_task(spec["task"]), spec["task"])
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}".strip().removesuffix(":")[:LONGEST_MESSAGE]
-    except BaseException:  # a stranger's __str__
-        return type(error).__name__[:LONGEST_MESSAGE]
 
 
 def _threads() -> int:
