@@ -24,7 +24,7 @@ class Cut(NamedTuple):
     attempt: int
     """Number of the attempt that begins now."""
     rows: int
-    """Rows moved by this cut."""
+    """Rows of updates and evaluations moved by this cut; an event that ended the run is moved, too, and is no loss."""
     gpu_hours_lost: float
     """GPU-hours in all that was ever cut off this run."""
 
@@ -86,7 +86,8 @@ def cut_back(folder: Path, fd: int, at: Mapping[str, Any] | None) -> Cut:
     if still_true:  # killed before this line, they are in `lost/` alone
         os.pwrite(fd, still_true, end)
     os.fsync(fd)
-    return Cut(max(attempts, default=0) + 1, len(lost), _billed(folder) + missing)
+    gone = sum(row.get("kind") in ("step", "eval") for row in lost)
+    return Cut(max(attempts, default=0) + 1, gone, _billed(folder) + missing)
 
 
 def _downstream(tail: bytes, gpu_hours: float) -> bytes:

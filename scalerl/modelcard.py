@@ -26,7 +26,9 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 NO_CURVE = "No curve has been fitted yet: `scalerl fit` on the run folder makes one."
 
 
-def facts(header: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def facts(
+    header: Mapping[str, Any], evaluation: Mapping[str, Any], highest_of: int | None = None
+) -> dict[str, Any]:
     """Return where a policy comes from.
 
     Parameters
@@ -35,6 +37,8 @@ def facts(header: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str,
         ``run.json`` of the run.
     evaluation : mapping
         The eval row of the policy.
+    highest_of : int, optional
+        Of how many evaluations its pass rate is the highest, where the policy was chosen for that.
     """
     axes = ("step", "gpu_hours", "cpu_s", "tokens_generated", "tokens_trained", "flops")
     return {
@@ -47,6 +51,7 @@ def facts(header: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str,
         "compute": {axis: evaluation[axis] for axis in axes},
         "pass_rate": evaluation["pass_rate"],
         "pass_rate_se": standard_error(evaluation["correct"], evaluation["k"]),
+        "highest_of": highest_of,
         "evaluation": {key: evaluation[key] for key in ("n_prompts", "k", "temperature", "prompt_set")},
         "config": header["config"],  # so that the policy is asked and scored as it was, wherever it is taken to
     }
@@ -100,6 +105,7 @@ def card(known: Mapping[str, Any], curve: str | None = None) -> str:
         "compute": f"{compute['gpu_hours']:.4g} GPU-hours on {devices}, {compute['cpu_s']:.4g} CPU-seconds, "
         f"{compute['tokens_generated']} tokens generated, {compute['tokens_trained']} trained, "
         f"{compute['flops']:.4g} FLOPs",
+        **_training(known.get("config")),
         "pass rate": f"{known['pass_rate']:.4f}, standard error over prompts {error}",
         "evaluation": f"mean@{evaluation['k']} on {evaluation['n_prompts']} held-out prompts at temperature "
         f"{evaluation['temperature']:g} (prompts and answers: sha256 {evaluation['prompt_set']})",
@@ -111,14 +117,35 @@ def card(known: Mapping[str, Any], curve: str | None = None) -> str:
         *(f"# {_plain(known['recipe'])}, step {compute['step']}", ""),
         *("A policy trained by reinforcement learning on rewards that a program checks.", ""),
         *("| | |", "|---|---|", *(f"| {key} | {_plain(value)} |" for key, value in rows.items()), ""),
-        "The pass rate holds for this task and prompts like these. Where it was chosen as the highest of many",
-        "evaluations, it is on average a little too high.",
+        f"The pass rate holds for this task and prompts like these. {_chosen(known)}",
         "",
         "## The run's scaling curve",
         "",
     ]
     lines += [NO_CURVE] if curve is None else [f"    {line}".rstrip() for line in curve.splitlines()]
     return "\n".join(lines) + "\n"
+
+
+def _training(config: Any) -> dict[str, str]:
+    """Return what a configuration says of reward and learning rate; nothing where there is none."""
+    if not isinstance(config, Mapping):
+        return {}
+    reward = f"task {config.get('task')}" if config.get("reward") is None else str(config["reward"])
+    rate = f"{config.get('learning_rate'):g} after {config.get('warmup_steps')} steps of warm-up"
+    lowered = f", x {config.get('plateau_factor'):g} on a plateau of the pass rate"
+    return {"reward": reward, "learning rate": rate + (lowered if config.get("lr_schedule") == "plateau" else "")}
+
+
+def _chosen(known: Mapping[str, Any]) -> str:
+    """Return whether a pass rate was chosen for being high, and so is too high on average."""
+    count = known.get("highest_of", 0)
+    if count is None:
+        return "It is of the run's last policy and was not chosen."
+    if count == 1:
+        return "It is of the only evaluation so far and was not chosen."
+    many = count or "many"  # facts of older versions do not say how many, nor whether it was chosen
+    text = f"the highest of {many} evaluations, and so on average a little too high."
+    return f"It is {text}" if count else f"Where the policy lies in {BEST_FOLDER}/, it is {text}"
 
 
 def write_card(folder: Path, known: Mapping[str, Any]) -> None:
@@ -130,7 +157,7 @@ def write_card(folder: Path, known: Mapping[str, Any]) -> None:
         If they cannot be written.
     """
     try:
-        (folder / CARD_FILE).write_text(card(known), encoding="utf-8")
+        _put_card(folder, card(known))
         write_json(folder / FACTS_FILE, known)
     except OSError as error:
         raise UserError(f"{folder}: the model card cannot be written: {error.strerror}") from error
@@ -141,13 +168,24 @@ def add_curve(folder: Path, curve: str) -> bool:
     known = read_facts(folder)
     if known is None:
         return False
-    beside = folder / f"{CARD_FILE}.part"
     try:
-        beside.write_text(card(known, curve), encoding="utf-8")
-        beside.replace(folder / CARD_FILE)
+        _put_card(folder, card(known, curve))
     except OSError as error:
         raise UserError(f"{folder / CARD_FILE}: cannot be written: {error.strerror}") from error
     return True
+
+
+def count_evaluations(run: Path, count: int) -> None:
+    """Say in ``best/`` of how many evaluations it is the highest, where there is one; those after it count, too."""
+    known = read_facts(run / BEST_FOLDER)
+    if known is not None:
+        write_card(run / BEST_FOLDER, {**known, "highest_of": count})
+
+
+def _put_card(folder: Path, text: str) -> None:
+    beside = folder / f"{CARD_FILE}.part"
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(folder / CARD_FILE)
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:

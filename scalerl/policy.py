@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from scalerl.chat import CLOCK, render_chat, template_of
 from scalerl.lora import has_adapters, save_merged
+from scalerl.places import refuse_no_model
 from scalerl.runlog import UserError
 from scalerl.spelling import control_ids, spelt_out
 
@@ -242,13 +243,7 @@ def load_policy(
     UserError
         If there is no causal LM with a tokenizer under that name, or no chat template for a chat.
     """
-    path = Path(name)
-    if path.exists() and not (path / "config.json").is_file():
-        raise UserError(f"model_name: {name} is no model directory: it has no config.json")
-    if path.is_dir() and not [*path.glob("tokenizer*"), *path.glob("vocab*")]:
-        raise UserError(f"model_name: {name} has no tokenizer: no tokenizer.json, no vocabulary")
-    if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") != 1):
-        raise UserError(f"model_name: there is no directory {name}")
+    refuse_no_model(name)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda: this torch finds no CUDA device; set device to cpu or auto")
     try:
@@ -256,7 +251,7 @@ def load_policy(
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # a broken directory can fail anywhere inside transformers and safetensors
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        if not path.exists() and local_folder(name) is None:
+        if not Path(name).exists() and local_folder(name) is None:
             reason = [f"it is no directory here, and the hub does not give it ({reason[0]})"]
         raise UserError(f"model_name: {name} cannot be loaded: {reason[0]}") from error
     absent = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})

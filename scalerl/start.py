@@ -24,6 +24,7 @@ from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.learner import Learner
 from scalerl.modelcard import settle
 from scalerl.outofmemory import memory_advice
+from scalerl.places import gone_model
 from scalerl.policy import checkpoint_hash, load_policy
 from scalerl.process import prepare_process
 from scalerl.rewards import Scorer, make_scorer
@@ -151,10 +152,7 @@ def resume(
         raise UserError(f"--log-file: was {csv_path or 'none'} and cannot become {log_file} on a resume")
     found = checkpoint_hash(config.model_name)
     if found is None:
-        raise UserError(
-            f"model_name: {config.model_name} is no folder here; resume from the folder that the run was started in, "
-            "or name the same checkpoint by --set model_name=DIR"
-        )
+        raise gone_model(config.model_name)
     if found != run["checkpoint"]["sha256"]:
         raise UserError(f"model_name: {config.model_name} is not what the run in {folder} began with; its hash differs")
     damaged = list(kept.damaged) if kept else []

@@ -37,7 +37,7 @@ from scalerl.guards import Guards
 from scalerl.kept import pack, unpack
 from scalerl.learner import Batch, Learner
 from scalerl.lost import mark, rows_of
-from scalerl.modelcard import facts, take_place, write_best, write_card
+from scalerl.modelcard import count_evaluations, facts, take_place, write_best, write_card
 from scalerl.policy import Policy
 from scalerl.rewards import Failed, Score, Scorer
 from scalerl.runlog import MODEL_FOLDER, RunLog, read_header
@@ -113,6 +113,8 @@ class Trainer:
     def run(self) -> None:
         """Train until the first limit, then leave a checkpoint, an evaluation and the final policy."""
         with _Stop() as stop:
+            if self.log.attempt > 1:
+                self._report(note=f"going on from step {self.step}")
             if self.step == 0 and self.saved is None:
                 self._evaluate()  # before anything was spent: compute 0
                 self._decide()
@@ -146,6 +148,8 @@ class Trainer:
                 self.log.event("early_stop", step=self.step, **stopping)
                 kept = "; best/ holds the best policy" if self.config.keep_best else ""
                 self._report(note=f"stopped at step {self.step}: {stopping['reason']}{kept}")
+            if self.config.keep_best:
+                count_evaluations(self.log.folder, self._evaluations())
             if self.step % self.config.eval_every:
                 self._evaluate()
             self.policy.save(self.log.folder / MODEL_FOLDER)
@@ -296,16 +300,20 @@ class Trainer:
             return
         self.log.event("best", step=self.step, **found)
         with self.log.meter.apart("checkpoint"):
-            write_best(self.log.folder, self.policy.save, self._facts())
+            write_best(self.log.folder, self.policy.save, self._facts(highest_of=self._evaluations()))
         self.save()
         take_place(self.log.folder)
         if found["old"] is not None:  # that the first is the best so far goes without saying
             self._report(note=f"new best at step {self.step}: pass rate {found['new']:.3f}, kept in best/")
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self, highest_of: int | None = None) -> dict[str, Any]:
         """Return what the model card says of the policy as it is now, which was evaluated just before."""
         evaluations = [row for row in rows_of(self.log.folder) if row.get("kind") == "eval"]
-        return facts(read_header(self.log.folder), evaluations[-1])
+        return facts(read_header(self.log.folder), evaluations[-1], highest_of)
+
+    def _evaluations(self) -> int:
+        """Return how many evaluations the log has; before the end they are those that the best is chosen among."""
+        return sum(row.get("kind") == "eval" for row in rows_of(self.log.folder))
 
     def save(self) -> None:
         """Write a checkpoint of all that the next tick depends on."""

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 import analysis as an
 from scalerl import controllers
 from scalerl.checkpoint import read_checkpoint
+from scalerl.commands.train import curve_text
 from scalerl.config import ConfigError, ScaleRLConfig, load_config
 from scalerl.controllers import ABOVE, BatchSize, Controllers, LearningRate, next_batch_size
 from scalerl.generate import Generator
@@ -445,6 +447,11 @@ def test_the_best_policy_is_kept_with_a_card_and_nothing_else_changes(start):
     assert header["checkpoint"]["sha256"] in card and "No curve has been fitted yet" in card
     last = json.loads((folder / "model" / "policy.json").read_text())
     assert last["compute"]["step"] == 6 and f"| step | {step} |" in card
+    warmed = header["config"]["warmup_steps"]
+    assert "| reward | task chain |" in card and f"| learning rate | 0.001 after {warmed} steps of warm-up |" in card
+    # Evaluations at 0, 2, 4, 6, those after the best one included: the maximum of four is too high on average.
+    assert known["highest_of"] == 4 and "It is the highest of 4 evaluations, and so on average a little too high." in card
+    assert last["highest_of"] is None and "was not chosen" in (folder / "model" / "README.md").read_text()
     events = events_of(folder, "best")
     assert [e["new"] for e in events] == sorted({e["new"] for e in events}) and events[-1]["step"] == step
     # the weights are those of that step: a run that ends there leaves the same
@@ -578,6 +585,19 @@ def test_a_folder_with_a_best_policy_is_taken(start, tmp_path):
 
 # ---- cards
 
+CARD = {
+    "recipe": "mine",
+    "seed": 0,
+    "base_model": {"name": "some/model", "sha256": "c", "hub": True},
+    "data": {"train": {"items": 2, "sha256": "a"}},
+    "devices": {"kind": "gpu", "count": 2},
+    "versions": {"torch": "2"},
+    "compute": dict.fromkeys(("step", "gpu_hours", "cpu_s", "tokens_generated", "tokens_trained", "flops"), 1),
+    "pass_rate": 0.5,
+    "pass_rate_se": None,
+    "evaluation": {"n_prompts": 1, "k": 1, "temperature": 1.0, "prompt_set": "b"},
+}
+
 
 def test_the_command_adds_what_the_fit_says_to_both_cards(prompts, tmp_path):
     from scalerl.cli import main
@@ -586,12 +606,48 @@ def test_the_command_adds_what_the_fit_says_to_both_cards(prompts, tmp_path):
     data = ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
     folder = tmp_path / "run"
     assert main(["train", "--config", "scalerl", "--config", "demo", "--output-dir", str(folder), *data, *options]) == 0
-    said = repr(an.fit(an.read(folder)))
+    said = curve_text(an.fit(an.read(folder))[0])
+    assert "identified" in said and "warning" in said
     for name in ("best", "model"):
         card = (folder / name / "README.md").read_text()
         section = card.split("## The run's scaling curve\n\n")[1]
         assert [line.removeprefix("    ") for line in section.splitlines()] == said.splitlines()
-        assert "identified" in section and "warning" in section
+
+
+def test_a_card_gives_no_figure_for_what_the_fit_does_not_identify():
+    compute, noise = np.linspace(0.0, 10.0, 15), np.random.default_rng(0).normal(0.0, 0.01, 15)
+
+    def said(pass_rate):
+        frame = pd.DataFrame({"gpu_hours": compute, "pass_rate": pass_rate + noise})
+        fit = an.fit(an.read_frame(frame, "mine"))
+        return fit, curve_text(fit)
+
+    fit, text = said(np.full(15, 0.3))
+    assert fit.params["A"].value is not None and "mean nothing" in text
+    rows = [line.split() for line in text.splitlines() if "not identified" in line]
+    assert [row[:2] for row in rows] == [[name, "unknown"] for name in ("A", "B", "C_mid", "R0")]
+    fit, text = said(an.R(compute, 0.1, 0.7, 1.5, 3.0))
+    assert text == repr(fit) and "unknown" not in text
+    fit, text = said(an.R(compute, 0.1, 0.7, 1.5, 30.0))  # too early: where it began is known, where it ends is not
+    assert fit.params["R0"].identified and f"R0     {fit.params['R0'].value:.3f}" in text
+    assert text.count("unknown") == 3 and "train to about" in text
+
+
+def test_a_card_says_how_its_pass_rate_was_chosen_and_what_was_trained():
+    from scalerl.modelcard import card
+
+    def said(**fields):
+        return card({**CARD, **fields})
+
+    assert "highest of 12 evaluations, and so" in said(highest_of=12)
+    assert "of the only evaluation so far" in said(highest_of=1)
+    assert "the run's last policy and was not chosen" in said(highest_of=None)
+    assert "Where the policy lies in best/, it is the highest of many" in said()  # facts of older versions
+    assert "| reward |" not in said()
+    config = {"reward": "own:score", "task": "chain", "learning_rate": 5e-7, "warmup_steps": 3, "lr_schedule": "plateau"}
+    text = said(config={**config, "plateau_factor": 0.5})
+    assert "| reward | own:score |" in text
+    assert "| learning rate | 5e-07 after 3 steps of warm-up, x 0.5 on a plateau of the pass rate |" in text
 
 
 def test_a_run_without_a_curve_says_why(prompts, tmp_path, start):
@@ -607,18 +663,7 @@ def test_a_run_without_a_curve_says_why(prompts, tmp_path, start):
 def test_a_card_takes_no_orders_from_a_name():
     from scalerl.modelcard import card, on_hub
 
-    known = {
-        "recipe": "x\n# not a head | `ing` <script>",
-        "seed": 0,
-        "base_model": {"name": "some/model", "sha256": "c", "hub": True},
-        "data": {"train": {"items": 2, "sha256": "a"}},
-        "devices": {"kind": "gpu", "count": 2},
-        "versions": {"torch": "2"},
-        "compute": dict.fromkeys(("step", "gpu_hours", "cpu_s", "tokens_generated", "tokens_trained", "flops"), 1),
-        "pass_rate": 0.5,
-        "pass_rate_se": None,
-        "evaluation": {"n_prompts": 1, "k": 1, "temperature": 1.0, "prompt_set": "b"},
-    }
+    known = {**CARD, "recipe": "x\n# not a head | `ing` <script>"}
     text = card(known)
     assert text == card(known) and r"x # not a head \| \`ing\` \<script\>" in text
     assert 'base_model: "some/model"' in text and "unknown, of a single prompt" in text

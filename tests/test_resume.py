@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from scalerl import lost
 from scalerl.checkpoint import read_checkpoint
 from scalerl.generate import Generator
 from scalerl.runlog import TIME_FIELDS, RunLog, UserError, read_log
-from scalerl.start import resume, train
+from scalerl.start import CHANGEABLE, resume, train
 
 CHAIN = Path(__file__).parent.parent / "data" / "checkpoints" / "chain"
 SMALL = {"batch_size": 16, "eval_every": 2, "checkpoint_every": 2, "max_steps": 6}
@@ -77,6 +78,7 @@ def test_a_longer_budget_gives_the_rows_of_a_run_that_had_it_from_the_start(star
     assert rows_of(short) == rows_of(long)
     ours, theirs = tensors_of(short), tensors_of(long)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert event_of(short, "resume")["rows_lost"] == 1  # the evaluation off its turn that ended the shorter run
     assert event_of(short, "resume")["changed"] == {"max_steps": [5, 8]}
 
 
@@ -113,6 +115,41 @@ def test_what_may_not_change_is_refused_by_name_and_nothing_is_touched(run, sett
     with pytest.raises(UserError, match=message):
         resume(str(run), settings)
     assert files_of(run) == before
+
+
+def test_the_docs_list_what_may_change():
+    text = (CHAIN.parent.parent.parent / "docs" / "recipes.md").read_text().split("**Resume.**")[1]
+    table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(table))) == CHANGEABLE
+
+
+def test_a_model_that_is_gone_is_told_before_anything_heavy_is_imported(run, prompts, tmp_path):
+    """In a process of its own, with torch not to be found: importing it can take half a minute on a busy machine."""
+    header = json.loads((run / "run.json").read_text())
+    header["config"]["model_name"] = "data/checkpoints/gone"
+    (run / "run.json").write_text(json.dumps(header))
+    train_data, eval_data = str(prompts / "train.json"), str(prompts / "eval.json")
+    data, out = ["--train-data", train_data, "--eval-data", eval_data], str(tmp_path / "o.json")
+    new = ["train", "--config", "demo", "--output-dir", str(tmp_path / "new")]
+    calls = [
+        ([*new, *data, "--set=model_name=./gone"], "there is no directory ./gone"),
+        ([*new, *data[:2], "--eval-data", "gone.json"], "gone.json: cannot be read"),
+        (["train", "--resume", "--output-dir", str(run)], "gone is no folder here; resume from the folder"),
+        (["check-data", "--data", train_data, "--model", "./gone"], "there is no directory ./gone"),
+        (["check-data", "--data", "gone.json"], "gone.json: cannot be read"),
+        (["warmup", "--model", "./gone", "--train-data", train_data, "--output", "w"], "there is no directory ./gone"),
+        (["evaluate", "--model-path", "gone", "--eval-data", eval_data, "--output-file", out], "no directory gone"),
+        (["evaluate", "--model-path", str(CHAIN), "--eval-data", "no.json", "--output-file", out], "no.json: cannot"),
+    ]
+    code = (
+        "import json, sys\nsys.modules.update(torch=None, transformers=None)\nfrom scalerl.cli import main\n"
+        "for call in json.loads(sys.argv[1]):\n    print(main(call), file=sys.stderr)\n"
+    )
+    argv = [sys.executable, "-c", code, json.dumps([call for call, _ in calls])]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stderr.splitlines()
+    assert len(said) == 2 * len(calls) and set(said[1::2]) == {"2"}
+    for line, (_, message) in zip(said[::2], calls, strict=True):
+        assert message in line
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -202,7 +239,10 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_it_goes_on(prompts, tmp_pat
     steps = [row["step"] for row in rows_of(run) if "learning_rate" in row]
     assert event_of(run, "interrupted") and read_checkpoint(run).state["step"] == steps[-1]
     limit = f"--set=max_steps={steps[-1] + 2}"
-    assert subprocess.run(command(run, "--resume", limit), check=False, env=os.environ).returncode == 0
+    went_on = subprocess.run(command(run, "--resume", limit), check=False, env=os.environ, capture_output=True, text=True)
+    assert went_on.returncode == 0 and went_on.stderr.count(f"going on from step {steps[-1]}\n") == 1
+    resumed = event_of(run, "resume")
+    assert (resumed["rows_lost"], resumed["gpu_hours_lost"]) == (0, 0)  # the checkpoint was the last thing done
     assert [row["step"] for row in rows_of(run) if "learning_rate" in row] == list(range(1, steps[-1] + 3))
 
 

@@ -30,10 +30,15 @@ def add_command(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print prompts, lengths and reference scores; return 1 if the data cannot be trained on as they are."""
-    from scalerl.checkdata import check_data
     from scalerl.config import load_config
+    from scalerl.places import refuse_no_file, refuse_no_model
 
     config = load_config(args.config, args.set)
+    if args.model:
+        refuse_no_model(args.model)
+    refuse_no_file(args.data)
+    from scalerl.checkdata import check_data  # heavy, as the model is
+
     policy = None
     if args.model:
         from scalerl.policy import load_policy

@@ -55,15 +55,15 @@ def add_command(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate a saved model and write mean@k, pass@k and majority@k with intervals."""
     from analysis.plots.output import refuse_unless_new, write
-    from scalerl.outofmemory import memory_advice
-    from scalerl.results import evaluate_saved
 
     refuse_unless_new(args.output_file, args.force, endings=(".json",))
     if args.output_file.name == HEADER_FILE and (args.output_file.parent / LOG_FILE).exists():
         raise UserError(f"--output-file: {args.output_file} belongs to the run in {args.output_file.parent}")
-    if args.folder is not None:
-        refuse_if_held(args.folder)
     paths, asked, scored = _models(args), "", []
+    _refuse_missing(args, paths)
+    from scalerl.outofmemory import memory_advice  # heavy, and what is not there is told before
+    from scalerl.results import evaluate_saved
+
     for line in _not_held_out(args):
         complain(line)
     for path in paths:
@@ -88,6 +88,21 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{error}; no row was added, and the scores stand in {args.output_file}") from error
     print(f"wrote {args.output_file}" + (f" and {len(rows)} rows in {args.folder}" if args.folder else ""))
     return 0
+
+
+def _refuse_missing(args: argparse.Namespace, paths: list[str]) -> None:
+    """Raise `UserError` if a model, a data file or the run is not there, or a process works on the run."""
+    from scalerl.places import refuse_no_file, refuse_no_model
+
+    for path in paths:
+        if not Path(path).exists():
+            refuse_no_model(path)
+    if args.base is not None:
+        refuse_no_model(args.base)
+    refuse_no_file(*args.eval_data)
+    if args.folder is not None:
+        read_header(args.folder)
+        refuse_if_held(args.folder)
 
 
 def _not_held_out(args: argparse.Namespace) -> list[str]:

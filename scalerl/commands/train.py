@@ -12,7 +12,9 @@ from scalerl.runlog import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from analysis.fits.results import Fit
     from scalerl.commands.common import Subparsers
+    from scalerl.config import ScaleRLConfig
 
 
 def add_command(subparsers: Subparsers) -> None:
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{found}a new run needs --train-data and --eval-data")
     if config is not None:
         config.trainable()
+    _refuse_missing(args, config, [*args.set, *seed])
     if args.dry_run:
         if goes_on or config is None:
             raise UserError(
@@ -106,6 +109,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_missing(args: argparse.Namespace, config: ScaleRLConfig | None, settings: list[str]) -> None:
+    """Raise `UserError` if data or model are not there; importing the trainer can take a minute on a busy machine."""
+    from scalerl.config import ConfigError, change_config
+    from scalerl.places import refuse_gone_model, refuse_no_file, refuse_no_model
+    from scalerl.runlog import read_header
+
+    refuse_no_file(args.train_data, args.eval_data)
+    if config is None:
+        begun = read_header(args.output_dir).get("config")
+        try:
+            config = change_config(begun, settings) if isinstance(begun, dict) else None
+        except ConfigError:
+            return  # `resume` knows better what to say
+        if config is not None:
+            refuse_gone_model(config.model_name)
+    elif not (args.resume or args.dry_run):  # an estimate takes a size for a model
+        refuse_no_model(config.model_name)
+
+
 def add_curves(folder: Path) -> None:
     """Fit the run and add what the fit says to the model cards; here, for the trainer does not know the analysis."""
     import analysis
@@ -113,8 +135,26 @@ def add_curves(folder: Path) -> None:
     from scalerl.runlog import BEST_FOLDER, MODEL_FOLDER
 
     try:
-        said = repr(analysis.fit(analysis.read(folder)))
+        said = "\n".join(curve_text(fit) for fit in analysis.fit(analysis.read(folder)))
     except UserError as error:
         said = f"There is none: {error}"
     for name in (MODEL_FOLDER, BEST_FOLDER):
         add_curve(folder / name, said)
+
+
+def curve_text(fit: Fit) -> str:
+    """Return a fit as it prints, but a parameter that it does not identify without a figure: a card is read alone.
+
+    An `A` that is open above stays: it is printed as a lower limit, and that is known.
+    """
+    from analysis.fits.tables import NEW_PROMPTS, OPEN_ABOVE, cells
+
+    unknown = {name for name, p in fit.params.items() if not p.identified and cells(fit, name)[1] != OPEN_ABOVE}
+    lines = []
+    for line in repr(fit).splitlines():
+        name = next((name for name in unknown if line.startswith(f"  {name:<6} ")), None)
+        if name is not None:
+            line = f"  {name:<6} {'unknown':<40} {cells(fit, name)[2]}"
+        if "A" not in unknown or not line.startswith(f"  {NEW_PROMPTS}"):
+            lines.append(line)
+    return "\n".join(lines)

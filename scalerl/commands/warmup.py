@@ -79,6 +79,10 @@ def _own(args: argparse.Namespace) -> int:
 
     if args.train_data is None:
         raise UserError("--train-data: name a file of items with prompt, thinking and solution")
+    from scalerl.places import refuse_no_file, refuse_no_model
+
+    refuse_no_model(args.model)
+    refuse_no_file(args.train_data)
     import torch
 
     from scalerl.demonstrations import warmup_on_data

@@ -1,0 +1,54 @@
+"""Whether models and files that were named are there, told before anything heavy is imported. Standard library alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scalerl.runlog import UserError
+
+
+def refuse_no_model(name: str) -> None:
+    """Raise `UserError` if a name is no model directory here, and none that the hub could have.
+
+    Examples
+    --------
+    >>> refuse_no_model("some/model")  # maybe on the hub
+    >>> refuse_no_model("./nowhere")
+    Traceback (most recent call last):
+    scalerl.runlog.UserError: model_name: there is no directory ./nowhere
+    """
+    path = Path(name)
+    if path.exists() and not (path / "config.json").is_file():
+        raise UserError(f"model_name: {name} is no model directory: it has no config.json")
+    if path.is_dir() and not [*path.glob("tokenizer*"), *path.glob("vocab*")]:
+        raise UserError(f"model_name: {name} has no tokenizer: no tokenizer.json, no vocabulary")
+    if not path.exists() and not _may_be_on_hub(name):
+        raise UserError(f"model_name: there is no directory {name}")
+
+
+def refuse_gone_model(name: str) -> None:
+    """Raise `UserError` if the starting checkpoint of a run to go on with is not here, and cannot be the hub's."""
+    if not Path(name).is_dir() and not _may_be_on_hub(name):
+        raise gone_model(name)
+
+
+def gone_model(name: str) -> UserError:
+    """Return what is said of a run to go on with whose starting checkpoint is not here."""
+    return UserError(
+        f"model_name: {name} is no folder here; resume from the folder that the run was started in, "
+        "or name the same checkpoint by --set model_name=DIR"
+    )
+
+
+def _may_be_on_hub(name: str) -> bool:
+    return not Path(name).is_absolute() and not name.startswith(".") and name.count("/") == 1
+
+
+def refuse_no_file(*names: str | None) -> None:
+    """Raise `UserError` for the first file or folder that is not there; None stands for one that was not named."""
+    for name in names:
+        try:
+            if name is not None:
+                Path(name).stat()
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+            raise UserError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
