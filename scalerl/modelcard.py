@@ -26,9 +26,7 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 NO_CURVE = "No curve has been fitted yet: `scalerl fit` on the run folder makes one."
 
 
-def facts(
-    header: Mapping[str, Any], evaluation: Mapping[str, Any], highest_of: int | None = None
-) -> dict[str, Any]:
+def facts(header: Mapping[str, Any], evaluation: Mapping[str, Any], highest_of: int | None = None) -> dict[str, Any]:
     """Return where a policy comes from.
 
     Parameters

@@ -6,6 +6,7 @@ import argparse
 import ast
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,9 @@ def test_each_check_fires_on_a_log_made_for_it_and_names_figure_place_and_field(
     assert figure is None or found.figure == pytest.approx(figure, rel=1e-6)
     if name != "utilisation":  # a share of the whole run has its end for a place
         assert found.where["step"] >= 60 and 0.0 < found.where["gpu_hours"] <= 0.0246
-    assert found.field or case == "idle"
+    assert found.field
+    if name == "utilisation":  # the remedy of each cause names the fields that are listed
+        assert all(field in found.message for field in found.field.split(", ")), found.message
     assert any(f.message.startswith(f"{name}: ") and f.severity == status for f in health.findings)
 
 
@@ -205,6 +208,11 @@ def test_noise_is_held_against_the_runs_gain_or_the_effect_that_is_asked_for():
     assert an.check(counted(rate, k=needed), effect=0.0205)[0]["evaluation-noise"].status == "ok"
     flat = an.check(counted(np.full((12, 30), 0.3), k=4))[0]["evaluation-noise"]
     assert flat.status == "warning"
+    fallen = an.check(counted(rate[::-1], k=8))[0]["evaluation-noise"]
+    assert fallen.status == "ok" and "; half of what the run fell by, 0.2" in fallen.message
+    assert "half of the run's gain, 0.2" in an.check(run)[0]["evaluation-noise"].message
+    a_little = an.check(counted(np.linspace(0.3, 0.2999, 12)[:, None] * np.ones(30), k=4))[0]["evaluation-noise"]
+    assert ("gain" in a_little.message) == ("fell" not in a_little.message)
 
 
 def test_a_table_of_evaluations_says_what_it_could_not_look_at():
@@ -367,6 +375,28 @@ def test_utilisation_shows_the_figure_that_passed_its_limit(edited):
     for fields in ({"score_s": to(5.0)}, {"generator_busy_s": to(0.05)}):
         found = edited(late(**fields))["utilisation"]
         assert found.status == "warning" and found.figure > found.limit
+
+
+def test_every_cause_of_low_utilisation_has_its_own_remedy(edited):
+    """All at once: five sentences, each with the fields of its own cause and of no other's."""
+    slow = {"generate_s": to(0.0), "score_s": to(0.25), "train_s": to(0.0), "generator_busy_s": to(0.01)}
+    found = edited(lambda row: {k: f(row) for k, f in slow.items()}, lambda _: {"evaluate_s": 500.0})["utilisation"]
+    causes = {
+        "in no phase": ["slots"],
+        "go into scoring": ["reward_workers", "reward"],
+        "the generator works": ["off_policy_steps", "micro_batch_tokens"],
+        "evaluating takes": ["eval_every", "eval_generations"],
+    }
+    sentences = found.message.split("; ")
+    assert len(sentences) == len(causes)
+    for sentence, (cause, fields) in zip(sentences, causes.items(), strict=True):
+        assert cause in sentence and all(field in sentence for field in fields)
+        others = {name for names in causes.values() for name in names} - set(fields)
+        assert not any(re.search(rf"\b{name}\b", sentence) for name in others)
+    assert (
+        found.field
+        == "slots, reward_workers, reward, off_policy_steps, micro_batch_tokens, eval_every, eval_generations"
+    )
 
 
 def test_what_no_table_holds_is_said_once_and_counted(tmp_path):

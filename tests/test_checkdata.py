@@ -74,7 +74,10 @@ def test_a_broken_reward_is_told_with_its_reason(file, tmp_path, capsys):
     own = ["--set", f"reward_path={tmp_path}", "--set", "reward_workers=1"]
     code, told = checked(path, items, *own, "--set", "reward=own:broken", capsys=capsys)
     assert code == 1 and "0 of 6 right" in told
-    assert "reward          of the reference answers 6 of 6 scores failed and count as wrong, the first: KeyError: 'g" in told
+    assert (
+        "reward          of the reference answers 6 of 6 scores failed and count as wrong, the first: KeyError: 'g"
+        in told
+    )
     code, told = checked(path, items, *own, "--set", "reward=own:broken", "--json", capsys=capsys)
     found = json.loads(told)
     assert code == 1 and (found["reward_errors"], found["reward_errors_wrong"]) == (6, 6)

@@ -450,7 +450,9 @@ def test_the_best_policy_is_kept_with_a_card_and_nothing_else_changes(start):
     warmed = header["config"]["warmup_steps"]
     assert "| reward | task chain |" in card and f"| learning rate | 0.001 after {warmed} steps of warm-up |" in card
     # Evaluations at 0, 2, 4, 6, those after the best one included: the maximum of four is too high on average.
-    assert known["highest_of"] == 4 and "It is the highest of 4 evaluations, and so on average a little too high." in card
+    assert (
+        known["highest_of"] == 4 and "It is the highest of 4 evaluations, and so on average a little too high." in card
+    )
     assert last["highest_of"] is None and "was not chosen" in (folder / "model" / "README.md").read_text()
     events = events_of(folder, "best")
     assert [e["new"] for e in events] == sorted({e["new"] for e in events}) and events[-1]["step"] == step
@@ -644,7 +646,13 @@ def test_a_card_says_how_its_pass_rate_was_chosen_and_what_was_trained():
     assert "the run's last policy and was not chosen" in said(highest_of=None)
     assert "Where the policy lies in best/, it is the highest of many" in said()  # facts of older versions
     assert "| reward |" not in said()
-    config = {"reward": "own:score", "task": "chain", "learning_rate": 5e-7, "warmup_steps": 3, "lr_schedule": "plateau"}
+    config = {
+        "reward": "own:score",
+        "task": "chain",
+        "learning_rate": 5e-7,
+        "warmup_steps": 3,
+        "lr_schedule": "plateau",
+    }
     text = said(config={**config, "plateau_factor": 0.5})
     assert "| reward | own:score |" in text
     assert "| learning rate | 5e-07 after 3 steps of warm-up, x 0.5 on a plateau of the pass rate |" in text

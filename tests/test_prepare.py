@@ -235,6 +235,29 @@ def test_named_columns_and_what_is_left_out_for_them():
     assert left_out == {"prompt": 1, "answer": 1, "thinking": 1, "picture": 1}
 
 
+@pytest.mark.parametrize("told", [3, 0.375, "3/8", ".375", " 2e-1 ", "37%", "-1", 0])
+def test_a_difficulty_that_is_a_number_is_kept_as_it_stands(told):
+    left_out: dict[str, int] = {}
+    assert to_item({"prompt": "x", "answer": "1", "difficulty": told}, Columns(), left_out)["difficulty"] == told
+    assert left_out == {}
+
+
+@pytest.mark.parametrize("told", ["hard", "1/", "3/8/2", "Level 5", True, [1], "nan"])
+@pytest.mark.parametrize("column", ["difficulty", "reward"])
+def test_a_difficulty_that_is_no_number_is_left_out_and_counted(told, column, tmp_path):
+    left_out: dict[str, int] = {}
+    assert to_item({"prompt": "x", "answer": "1", column: told}, Columns(), left_out) == {"prompt": "x", "answer": "1"}
+    assert left_out == {column: 1}
+
+
+def test_what_is_left_out_is_counted_in_the_report_and_on_the_terminal(tmp_path, capsys):
+    rows = [{**row, "difficulty": "hard" if n % 4 == 0 else n} for n, row in enumerate(good(20))]
+    path = write_lines(tmp_path / "raw.jsonl", rows)
+    assert run(path, tmp_path / "out")["columns_left_out"] == {"difficulty": 5}
+    assert main(["prepare", "--input", str(path), "--output", str(tmp_path / "again")]) == 0
+    assert "columns left out in some rows: difficulty (5)" in capsys.readouterr().out
+
+
 def good(count: int) -> list[dict]:
     return [{"prompt": f"What is {n} times {n + 1}?", "answer": str(n * (n + 1))} for n in range(count)]
 

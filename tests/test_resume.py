@@ -239,7 +239,9 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_it_goes_on(prompts, tmp_pat
     steps = [row["step"] for row in rows_of(run) if "learning_rate" in row]
     assert event_of(run, "interrupted") and read_checkpoint(run).state["step"] == steps[-1]
     limit = f"--set=max_steps={steps[-1] + 2}"
-    went_on = subprocess.run(command(run, "--resume", limit), check=False, env=os.environ, capture_output=True, text=True)
+    went_on = subprocess.run(
+        command(run, "--resume", limit), check=False, env=os.environ, capture_output=True, text=True
+    )
     assert went_on.returncode == 0 and went_on.stderr.count(f"going on from step {steps[-1]}\n") == 1
     resumed = event_of(run, "resume")
     assert (resumed["rows_lost"], resumed["gpu_hours_lost"]) == (0, 0)  # the checkpoint was the last thing done

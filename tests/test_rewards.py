@@ -435,7 +435,7 @@ def test_a_reward_that_breaks_later_is_told_again_when_no_score_is_left(own, tmp
     folder = own("late", report=lambda p: notes.append(p.note), reward="late:score", **fields)
     told = [note for note in notes if note]
     steps = {row["step"]: row["reward_errors"] for row in rows_of(folder, "step")}
-    assert (steps[1], [step for step in steps if steps[step] == 32][0]) == (1, 4)
+    assert (steps[1], next(step for step in steps if steps[step] == 32)) == (1, 4)
     assert [note.split(":", 2)[1] for note in told[:2]] == [" train rewards at step 1", " train rewards at step 4"]
     assert "32 of 32 scores failed" in told[1] and "OSError: the service is gone" in told[1]
 

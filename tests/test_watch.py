@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from analysis.reports.watching import Watch, frame, hours_left, picture
 from scalerl.cli import main
 from scalerl.runlog import RunLog
 
+ROOT = Path(__file__).parent.parent
 RATE = [f"{c},{an.R(c, 0.1, 0.7, 1.5, 3.0) + 0.004 * np.sin(9.0 * c):.6f}" for c in np.arange(0.0, 15.0)]
 
 
@@ -69,6 +71,22 @@ def test_a_log_without_evaluations_is_waited_for(tmp_path, content):
     assert frame(watch)
     write(file, RATE)
     assert len(watch.look()) == 1
+
+
+@pytest.mark.parametrize("option", ["--x", "--y"])
+def test_a_column_that_no_row_can_have_is_refused_and_not_waited_for(tmp_path, capsys, option):
+    file = tmp_path / "mine.csv"
+    file.write_text("gpu_hours,accuracy\n")  # no row yet: it may be written anew
+    assert main(["watch", str(file), option, "nope", "--once"]) == 1
+    assert "waiting" in capsys.readouterr().out
+    write(file, RATE)
+    for path in (file, ROOT / "data" / "runs" / "grpo"):
+        assert main(["watch", str(path), option, "nope", "--json"]) == 2  # for ever, if it waited
+        said = capsys.readouterr().err
+        assert "no column 'nope'; it has" in said and said.count("\n") == 1
+    both = Watch([str(file), str(ROOT / "data" / "runs" / "grpo")], x="cpu_s", until=1e4)
+    assert [one.run.recipe for one in both.look()] == ["grpo"]  # what can be followed is, the other is told
+    assert "no column 'cpu_s'" in both.waiting
 
 
 def test_a_half_written_row_does_not_disturb(tmp_path):

@@ -113,7 +113,7 @@ def decay(run: Run, x: str) -> Check:
 
 
 def noise(run: Run, x: str, effect: float | None = None) -> Check:
-    """Smallest difference that two evaluations tell, against half of the run's gain or the effect looked for."""
+    """Smallest difference that two evaluations tell, against half of the run's gain or fall, or the effect looked for."""
     e = evaluations_of(run, x)
     if e.variance is None:
         why = "the evaluations do not say how many completions of each prompt were correct, with k of 2 or more"
@@ -124,18 +124,20 @@ def noise(run: Run, x: str, effect: float | None = None) -> Check:
     tail = max(1, n // 5)
     gain = float(e.pass_rate[-tail:].mean() - e.pass_rate[0])
     limit = HALF * abs(gain) if effect is None else effect
-    wanted = f"half of the run's gain, {limit:.3f}" if effect is None else f"the effect looked for, {limit:.3g}"
+    moved = "half of the run's gain" if gain >= 0.0 else "half of what the run fell by"
+    wanted = f"{moved}, {limit:.3f}" if effect is None else f"the effect looked for, {limit:.3g}"
     where = _at(run, x, float(e.compute[-1]))
     prompts, k = len(e.correct[-1][0]), e.correct[-1][1]
     what = f"two evaluations of {prompts} prompts x {k} tell differences from {told:.3f} on (5 %, power 80 %)"
     if told <= limit:
         return Check("evaluation-noise", "ok", f"{what}; {wanted}, is more", told, limit, where)
     more = (told / limit) ** 2 if limit > 0.0 else math.inf
-    advice = (
-        f"take {math.ceil(k * more)} completions a prompt, or {more:.3g} x the prompts"
-        if more <= MOST
-        else "train longer before it is asked what the run gained"
-    )
+    if more <= MOST:
+        advice = f"take {math.ceil(k * more)} completions a prompt, or {more:.3g} x the prompts"
+    elif gain >= 0.0 or effect is not None:
+        advice = "train longer before it is asked what the run gained"
+    else:
+        advice = "that is too small a fall for evaluations to tell"
     return Check(
         "evaluation-noise",
         "warning",
@@ -174,38 +176,48 @@ def utilisation(run: Run, steps: Steps, hours: Mapping[str, float | None], x: st
     where = steps.at(len(steps) - 1, x)
     said: list[_Said] = []
     if idle > IDLE:
-        said.append(_Said(f"{idle:.0%} of the GPU-hours lie in no phase", "", idle, IDLE))
+        what = f"{idle:.0%} of the GPU-hours lie in no phase, as between ticks and in writing the log"
+        remedy = "raise slots, so that fewer ticks make a batch, or write the run to a faster disk"
+        said.append(_Said(what, remedy, "slots", idle, IDLE))
     if score / total > SCORING:
-        what = f"{score / total:.0%} of the GPU-hours go into scoring: a faster checker would free them"
-        said.append(_Said(what, "task", score / total, SCORING))
+        what = f"{score / total:.0%} of the GPU-hours go into scoring"
+        remedy = "raise reward_workers, or name a quicker checker by reward"
+        said.append(_Said(what, remedy, "reward_workers, reward", score / total, SCORING))
     busy = steps.column("generator_busy_s")
     if busy is not None:
         wall = total * 3600.0 / (_devices(run) or 1.0)
         working, waiting = float(np.nansum(busy)) / wall, (hours["generate"] or 0.0) / total
         if working < 1.0 - WAITING:
             what = f"the generator works {working:.0%} of the time and waits"
-            said.append(_Said(what, "off_policy_steps, lead, slots", 1.0 - working, WAITING))
+            remedy = (
+                "raise off_policy_steps, so that it may go ahead, or micro_batch_tokens, so that updates are quicker"
+            )
+            said.append(_Said(what, remedy, "off_policy_steps, micro_batch_tokens", 1.0 - working, WAITING))
         if waiting > WAITING:
             what = f"the trainer waits {waiting:.0%} of the time for the generator"
-            said.append(_Said(what, "slots, off_policy_steps", waiting, WAITING))
+            remedy = "raise slots, so that more is decoded at once"
+            said.append(_Said(what, remedy, "slots", waiting, WAITING))
     looked = hours["evaluate"]
     if looked is not None and looked > EVALUATING * total:
         what = f"evaluating takes {looked / total:.2g} x the GPU-hours of training"
-        said.append(_Said(what, "eval_every, eval_generations", looked / total, EVALUATING))
+        remedy = "raise eval_every, or lower eval_generations"
+        said.append(_Said(what, remedy, "eval_every, eval_generations", looked / total, EVALUATING))
     slow = next((f for f in run.findings if f.code == "busy-machine"), None)
     if slow is not None:
-        said.append(_Said(slow.message, "threads", slow.figure, BUSY))
+        remedy = "run alone next time, or lower threads until every run has its cores"
+        said.append(_Said(slow.message, remedy, "threads", slow.figure, BUSY))
     if not said:
         return Check("utilisation", "ok", f"{1.0 - idle:.0%} of the GPU-hours lie in a phase", idle, IDLE, where)
-    fields = ", ".join(dict.fromkeys(one.field for one in said if one.field)) or None
-    what, first = "; ".join(one.what for one in said), said[0]
+    fields = ", ".join(dict.fromkeys(name for one in said for name in one.field.split(", ")))
+    what, first = "; ".join(f"{one.what}: {one.remedy}" for one in said), said[0]
     return Check("utilisation", "warning", what, first.figure, first.limit, where, fields)
 
 
 class _Said(NamedTuple):
-    """One thing that is wrong: its sentence, the fields to change, its own figure and the limit that it passed."""
+    """One thing that is wrong: what, the remedy, the fields it names, its own figure and the limit that it passed."""
 
     what: str
+    remedy: str
     field: str
     figure: float | None
     limit: float

@@ -36,6 +36,10 @@ _COMPUTE_WORD = re.compile(
 STEPS = ("step", "global_step", "_step", "training_step", "iteration", "update", "trainer/global_step")
 
 
+class ColumnError(UserError):
+    """A log with rows has no column of the name that was asked for."""
+
+
 def recognise(path: Path, head: bytes) -> bool:
     """Return whether a file is a table by its name; what else is text is one only where it was named."""
     return path.suffix.lower() in {".csv", ".tsv"} and (bool(head) or path.is_file())
@@ -171,10 +175,10 @@ def choose(table: Table, name: str | None, known: Sequence[str], what: str, opti
     Raises
     ------
     UserError
-        That lists the columns and names the nearest one.
+        That lists the columns and names the nearest one; a `ColumnError` where `name` is not there.
     """
     if name is not None and not name.strip():
-        raise UserError(f"{table.where}: {option} is empty; name a column or leave {option} away")
+        raise ColumnError(f"{table.where}: {option} is empty; name a column or leave {option} away")
     if name is not None and name in table.columns:
         return name
     there = [known_name for known_name in known if known_name in table.columns]
@@ -185,7 +189,8 @@ def choose(table: Table, name: str | None, known: Sequence[str], what: str, opti
     shown = ", ".join(columns[:30]) + (", ..." if len(columns) > 30 else "")
     near = _nearest([name] if name is not None else known, columns)
     hint = f"did you mean {option} {near}?" if near else f"choose one with {option}"
-    raise UserError(f"{table.where}: {asked}; it has {printable(shown) or 'no named column'}; {hint}")
+    kind = ColumnError if name is not None else UserError
+    raise kind(f"{table.where}: {asked}; it has {printable(shown) or 'no named column'}; {hint}")
 
 
 def _nearest(wanted: Sequence[str], columns: Sequence[str]) -> str | None:

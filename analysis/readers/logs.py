@@ -22,7 +22,7 @@ import numpy as np
 from analysis.findings import Finding
 from analysis.readers.axes import derive
 from analysis.readers.cleaning import Table, UnitError, as_fraction, clean, number, printable
-from analysis.readers.csvfile import choose_compute, other_axes
+from analysis.readers.csvfile import ColumnError, choose_compute, other_axes
 from analysis.readers.formats import read_as
 from analysis.readers.found import Found
 from analysis.readers.labels import COLUMNS as LABELS
@@ -127,6 +127,9 @@ def found_at(place: Place) -> list[Found]:
     return [run for one in read_as(place.format, place.path) for run in lineages(one)]
 
 
+FIXED = ("table", "scalerl")  # formats in which a later row has no column that the rows so far have not
+
+
 class _Chosen(NamedTuple):
     """A run with its axes, the main one first, and its pass rate chosen."""
 
@@ -141,8 +144,13 @@ def _chosen(found: Found, x: str | None, y: str | None, devices: float | None) -
     own = found.format == "scalerl"
     derived = derive(found, devices)
     table = found.table if own else derived.table
-    main = choose_compute(table, x, AXES)
-    rate, said = choose_rate(replace(found, table=table), y)
+    try:
+        main = choose_compute(table, x, AXES)
+        rate, said = choose_rate(replace(found, table=table), y)
+    except ColumnError as error:
+        if found.format in FIXED:
+            raise
+        raise UserError(str(error)) from error  # the first evaluation may bring the column
     if main == rate:
         raise UserError(f"{table.where}: {main} is named as compute and as pass rate; choose two columns")
     if main == "pass_rate":

@@ -1,7 +1,7 @@
 """Follow growing logs: what each run would say now, one frame of text at a time.
 
 Promises: a run is fitted again only when its log has new evaluations; a log that is being written, is not there yet or
-was replaced is waited for, never an error; nothing is written. Does not promise to see a run that ended: a log that no
+was replaced is waited for, never an error; a column that the log in hand can never have is one; nothing is written. Does not promise to see a run that ended: a log that no
 longer grows looks like one that waits.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 from analysis.fits.tables import unit
 from analysis.predict.forecasting import forecast
 from analysis.predict.forecasts import Forecast, Row, reach_text
+from analysis.readers.csvfile import ColumnError
 from analysis.readers.logs import read
 from analysis.schema import Run, Runs
 from scalerl.runlog import UserError
@@ -104,28 +105,38 @@ class Watch:
         return new
 
     def _read(self) -> tuple[Runs, str]:
-        """The runs of all paths that can be read, and what the others wait for."""
+        """The runs of all paths that can be read, and what the others wait for.
+
+        Raises
+        ------
+        ColumnError
+            If nothing can be followed, and a log that has evaluations lacks a column that was named: none will come.
+        """
         try:
             return self._runs(self.paths), ""
         except UserError as error:
             said = str(error)
         why = {path: self._unreadable(path) for path in self.paths}
-        good = [path for path in self.paths if not why[path]]
+        good = [path for path in self.paths if why[path] is None]
+        never = next((error for error in why.values() if isinstance(error, ColumnError)), None)
+        if never is not None and not good and not self.seen:
+            raise never
+        waits = "; ".join(str(error) for error in why.values() if error is not None)
         try:
-            return (self._runs(good) if good else Runs([])), "; ".join(filter(None, why.values())) or said
+            return (self._runs(good) if good else Runs([])), waits or said
         except UserError as error:
             return Runs([]), str(error)
 
     def _runs(self, paths: Sequence[str]) -> Runs:
         return read(paths, x=self.x, y=self.y, scale=self.scale)
 
-    def _unreadable(self, path: str) -> str:
-        """Why a path cannot be read yet; empty if it can."""
+    def _unreadable(self, path: str) -> UserError | None:
+        """Why a path cannot be read yet; None if it can."""
         try:
             self._runs([path])
         except UserError as error:
-            return str(error)
-        return ""
+            return error
+        return None
 
     def _followed(self, run: Run, known: Watched | None) -> Watched:
         axis = self.x if self.x is not None else run.axes[0]
@@ -160,7 +171,8 @@ def budget(run: Run, axis: str) -> float | None:
 
     Examples
     --------
-    >>> from analysis.readers.logs import read
+    >>> from analysis.readers.csvfile import ColumnError
+from analysis.readers.logs import read
     >>> run = read("data/runs/grpo")[0]
     >>> budget(run, "step")
     110.0
@@ -182,7 +194,8 @@ def hours_left(run: Run, axis: str, until: float) -> float | None:
 
     Examples
     --------
-    >>> from analysis.readers.logs import read
+    >>> from analysis.readers.csvfile import ColumnError
+from analysis.readers.logs import read
     >>> run = read("data/runs/grpo")[0]
     >>> round(hours_left(run, "gpu_hours", 1.0), 2)
     0.97

@@ -13,6 +13,7 @@ from scalerl.preparing.readers import MOST_ROW_BYTES
 PROMPT_COLUMNS = ("prompt", "problem", "question", "instruction")
 ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth")
 SIGN = re.compile(r"\\.|[{}]", re.DOTALL)  # a brace behind a backslash is printed, and holds nothing
+NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 OWN = ("prompt", "answer", "system", "thinking", "solution", "difficulty")
 """The columns that the trainer knows; whatever else a row has is kept beside them under its own name."""
 
@@ -76,9 +77,13 @@ def to_item(value: Any, columns: Columns, left_out: dict[str, int]) -> dict[str,
     item["solution"] = row.get("solution", worked)
     recorded = row.get("reward")  # a pass rate that somebody measured, never a reward of ours
     item["difficulty"] = row.get("difficulty", recorded)
-    for name in ("system", "thinking", "solution", "difficulty"):
-        if not isinstance(item[name], (str, int, float) if name == "difficulty" else str) or item[name] == "":
+    for name in ("system", "thinking", "solution"):
+        if not isinstance(item[name], str) or item[name] == "":
             del item[name]
+    if not _is_number(item["difficulty"]):
+        if "difficulty" not in row and recorded not in (None, ""):
+            left_out["reward"] = left_out.get("reward", 0) + 1
+        del item["difficulty"]
     taken = {prompt_column, answer_column if answer_column in ANSWER_COLUMNS else None, *OWN, "reward"}
     for name in sorted(set(row) - taken):
         item[name] = row[name]
@@ -212,6 +217,14 @@ def _answer(row: Mapping[str, Any], named: str | None) -> tuple[str, str | None,
     if isinstance(solution, str) and (boxed := final_answer(solution)):
         return boxed, None, None
     raise RowError("missing_answer")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a recorded difficulty is a number or a share of two, as ``3/8``; text that is none tells no order."""
+    if isinstance(value, str):
+        above, sign, below = value.strip().removesuffix("%").partition("/")
+        return all(NUMBER.fullmatch(part.strip()) is not None for part in ((above, below) if sign else (above,)))
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _answer_text(value: Any) -> str:

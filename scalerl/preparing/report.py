@@ -28,7 +28,7 @@ class Report:
         self.columns: dict[str, int] = {}
         """Rows that have each column."""
         self.columns_left_out: dict[str, int] = {}
-        """Cells that were left out: of a kind that JSON has not, or under a name that is taken."""
+        """Cells that were left out: of a kind that JSON has not, under a name that is taken, or a difficulty that is no number."""
         self.rejected: dict[str, list[dict[str, str]]] = {}
         self.contamination: list[dict[str, Any]] = []
         self.unread_tests: list[dict[str, str]] = []
@@ -106,7 +106,8 @@ class Report:
             told = f"{near['prompts']:,} prompts in {near['groups']:,} groups, the largest of {near['largest']:,}"
             lines.append(f"  near duplicates that stay, each group in one split: {told}")
         if self.columns_left_out:
-            lines.append(f"  columns left out in some rows: {', '.join(sorted(self.columns_left_out))}")
+            counts = [f"{name} ({count:,})" for name, count in sorted(self.columns_left_out.items())]
+            lines.append(f"  columns left out in some rows: {', '.join(counts)}")
         if self.passed_over:
             lines.append(f"  not read: {', '.join(self.passed_over)}")
         if self.unread_tests:
