@@ -60,7 +60,7 @@ class Checked(NamedTuple):
         """Return the JSON shape."""
         found = self._asdict()
         failed, failed_wrong = found.pop("failed"), found.pop("failed_wrong")
-        errors = {"reward_errors": failed.count, "reward_errors_wrong": failed_wrong.count}
+        errors = {"reward_errors": failed.errors, "reward_errors_wrong": failed_wrong.errors}
         first = failed.first or failed_wrong.first
         return {"schema": "check-data/1", "usable": self.usable, **found, **errors, "reward_error": first}
 
@@ -87,7 +87,7 @@ class Checked(NamedTuple):
         lines.append(f"reference       {right} of {self.items} right{read}{_which(self.unscored)}")
         lines.append(f"wrong answers   {len(self.taken)} of {self.items} taken for right{_which(self.taken)}")
         for name, failed in (("reference", self.failed), ("wrong", self.failed_wrong)):
-            if failed.count:
+            if failed.errors:
                 lines.append(f"reward          of the {name} answers {failed}")
         return "\n".join(lines)
 

@@ -71,20 +71,19 @@ def evaluate(
         scorer = Inline(task.score)  # type: ignore[attr-defined]  # it is a whole Task then
     if prompts is None:
         prompts = [policy.encode_item(item) for item in data.items]
-    return grade(
-        learner.config, policy, task, learner.forward, learner.weights(), scorer, data, prompts=prompts, step=step
-    )
+    held: dict[str, Any] = {"forward": learner.forward, "weights": learner.weights()}
+    return grade(learner.config, policy, task, data, **held, scorer=scorer, prompts=prompts, step=step)
 
 
 def grade(
     config: ScaleRLConfig,
     policy: Policy,
     task: Thinking,
+    data: DataSet,
+    *,
     forward: AnyForward,
     weights: AnyWeights,
     scorer: Scorer,
-    data: DataSet,
-    *,
     prompts: Sequence[tuple[int, ...]],
     step: int,
 ) -> Evaluation:

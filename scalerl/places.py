@@ -1,4 +1,4 @@
-"""Whether models and files that were named are there, told before anything heavy is imported. Standard library alone."""
+"""Whether models and files that were named are there, told before anything heavy is imported."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def evaluate_saved(
         say(beyond_text(config.max_length, made_for))
     loaded = [_load(file, policy, config, say) for file in files]
     axes = None if run is None else axes_at(run, saved, step)
-    weights = forward.weights(fp32_head=config.use_fp32_lm_head)
+    held: dict[str, Any] = {"forward": forward, "weights": forward.weights(fp32_head=config.use_fp32_lm_head)}
     number = 0 if axes is None else int(axes["step"])
     about = {"model": saved.about["path"], "model_sha256": saved.about["sha256"]}
     tables, rows = [], []
@@ -114,7 +114,7 @@ def evaluate_saved(
         for name, (data, prompts) in zip(names, loaded, strict=True):
             began = time.perf_counter()
             with torch.inference_mode():
-                done = grade(config, policy, task, forward, weights, scorer, data, prompts=prompts, step=number)
+                done = grade(config, policy, task, data, **held, scorer=scorer, prompts=prompts, step=number)
             seconds = time.perf_counter() - began
             tables.append({"name": name, **describe(config, done), "evaluate_s": seconds})
             if axes is not None:

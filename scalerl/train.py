@@ -235,10 +235,10 @@ class Trainer:
     def _tell_errors(self, data: str, scores: list[Score]) -> bool:
         """Log and show what went wrong in scoring, the first time that it does; the rows count it every time."""
         failed = Failed.among(scores)
-        if not failed.count or not self.guards.first(f"reward_errors_{data}"):
+        if not failed.errors or not self.guards.first(f"reward_errors_{data}"):
             return False
         messages = list(dict.fromkeys(score.error for score in scores if score.error is not None))[:MESSAGES_KEPT]
-        fields = {"data": data, "errors": failed.count, "scores": failed.of, "messages": messages}
+        fields = {"data": data, "errors": failed.errors, "scores": failed.scores, "messages": messages}
         self.log.event("reward_errors", step=self.step, **fields)
         self._report(note=f"warning: {data} rewards at step {self.step}: {failed}")
         return True

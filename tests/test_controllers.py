@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,6 +30,7 @@ from scalerl.runlog import TIME_FIELDS, UserError, read_header, read_log
 from scalerl.saved import step_of
 from scalerl.start import resume, train
 from scalerl.train import Trainer
+from tests.made import as_run
 
 STILL = {"learning_rate": "1e-9", "plateau_floor": "1e-12", "warmup_steps": 0}
 RATES = st.lists(st.sampled_from([0.0, 0.1, 0.11, 0.2, 0.205, 0.5, 1.0]), max_size=40)
@@ -620,8 +620,7 @@ def test_a_card_gives_no_figure_for_what_the_fit_does_not_identify():
     compute, noise = np.linspace(0.0, 10.0, 15), np.random.default_rng(0).normal(0.0, 0.01, 15)
 
     def said(pass_rate):
-        frame = pd.DataFrame({"gpu_hours": compute, "pass_rate": pass_rate + noise})
-        fit = an.fit(an.read_frame(frame, "mine"))
+        fit = an.fit(as_run(compute, pass_rate + noise))
         return fit, curve_text(fit)
 
     fit, text = said(np.full(15, 0.3))

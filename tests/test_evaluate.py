@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 from math import comb
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,6 +169,10 @@ def test_all_checkpoints_are_evaluated_in_one_call_and_each_as_the_run_did(made,
     assert [e["data"][0]["correct"] for e in results(out)["evaluations"]] == [logged[2], logged[4]]
     assert [(row["step"], row["correct"]) for row in own(run, "downstream")] == [(2, logged[2]), (4, logged[4])]
     assert "and 2 rows in" in told and f"{run}/checkpoints/step-00000002:" in told
+    page = (Path(__file__).parent.parent / "docs" / "json.md").read_text().split("## evaluation/1 and evaluations/1")[1]
+    one = results(out)["evaluations"][0]
+    keys = {*one, *one["model"], *one["data"][0], *one["data"][0]["samples"][0], *one["data"][0]["mean_at_k"]}
+    assert [key for key in keys if not re.search(rf"\b{key}\b", page)] == []
     for model, more, message in (
         ("checkpoints/*", ["--step", 2], "is the update of one model, and 2 are named"),
         ("checkpoints/none-*", [], "nothing matches"),

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from scalerl.checkpoint import read_checkpoint
 from scalerl.config import load_config
-from scalerl.display import Display
 from scalerl.describe import driven_by_time
+from scalerl.display import Display
 from scalerl.rewards import Inline, after_thinking, as_score, make_scorer, system
 from scalerl.rewards.hand import Spec
 from scalerl.rewards.names import refuse_unknown
@@ -408,9 +408,10 @@ def test_where_every_score_fails_a_guard_says_so_once(own):
     with Display(stream) as display:
         folder = own("broken", report=display, reward="own:broken")
     told = [line for line in stream.getvalue().splitlines() if not line.startswith("step ")]
+    said = "scores failed and count as wrong, the first: ValueError: never"
     assert told == [
-        f"warning: {data} rewards at step {step}: {n} of {n} scores failed and count as wrong, the first: ValueError: never"
-        for data, step, n in (("eval", 0, 16), ("train", 1, 32))
+        f"warning: eval rewards at step 0: 16 of 16 {said}",
+        f"warning: train rewards at step 1: 32 of 32 {said}",
     ]
     rows = read_log(folder / "log.jsonl").rows
     guards = [row for row in rows if row.get("guard") == "reward_errors"]

@@ -113,7 +113,7 @@ def decay(run: Run, x: str) -> Check:
 
 
 def noise(run: Run, x: str, effect: float | None = None) -> Check:
-    """Smallest difference that two evaluations tell, against half of the run's gain or fall, or the effect looked for."""
+    """Smallest difference that two evaluations tell, against half of what the run moved by, or the effect asked for."""
     e = evaluations_of(run, x)
     if e.variance is None:
         why = "the evaluations do not say how many completions of each prompt were correct, with k of 2 or more"

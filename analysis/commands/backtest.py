@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands.common import add_paths, number_of, print_json, read_runs
+from analysis.commands.common import (
+    add_paths,
+    add_results,
+    number_of,
+    print_json,
+    read_runs,
+    refuse_output,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from analysis.commands.common import Subparsers
@@ -34,19 +41,15 @@ def add_command(subparsers: Subparsers) -> None:
         help="past error assumed beforehand: 'accuracy curves' (1.35), 'vision curves' (2) or a number",
     )
     parser.add_argument("--all", action="store_true", help="print every method, and not the best of the others alone")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="also draw it: png, svg or pdf")
-    parser.add_argument("--force", action="store_true", help="write over an existing file")
+    add_results(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Forecast each run from earlier evaluations by every method, and compare with what came."""
-    from analysis.plots.output import refuse_unless_new, save
     from analysis.predict.backtesting import HORIZONS, backtest
 
-    if args.output is not None:
-        refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
+    refuse_output(args)
     tested = backtest(
         read_runs(args),
         args.horizon or HORIZONS,
@@ -66,9 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         from analysis.plots.backtest_plots import plot_backtest
 
-        save(plot_backtest(tested).axes[0], args.output, force=args.force)
-        if not args.json:
-            print(f"wrote {args.output}")
+        save_figure(args, plot_backtest(tested).axes[0])
     return 0 if tested.rows else 1
 
 

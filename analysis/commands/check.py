@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands.common import add_columns, number_of, print_json, read_runs
+from analysis.commands.common import (
+    add_columns,
+    add_results,
+    number_of,
+    print_json,
+    read_runs,
+    refuse_output,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from analysis.commands.common import Subparsers
@@ -26,20 +33,16 @@ def add_command(subparsers: Subparsers) -> None:
         metavar="D",
         help="difference of pass rates that the evaluations are to tell (default: half of each run's gain)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="also draw one run: png, svg or pdf")
-    parser.add_argument("--force", action="store_true", help="write over an existing file")
+    add_results(parser, "also draw one run")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Look at the updates, evaluations, events and clock of runs; name figure, place and the field to change."""
     from analysis.checks.checking import check
-    from analysis.plots.output import refuse_unless_new, save
     from scalerl.runlog import UserError
 
-    if args.output is not None:
-        refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
+    refuse_output(args)
     runs = read_runs(args)
     if args.output is not None and len(runs) > 1:
         raise UserError(f"-o {args.output}: the figure holds one run, and {len(runs)} were read; name one of them")
@@ -51,7 +54,5 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         from analysis.plots.health_plots import plot_health
 
-        save(plot_health(health).axes[0], args.output, force=args.force)
-        if not args.json:
-            print(f"wrote {args.output}")
+        save_figure(args, plot_health(health).axes[0])
     return health.exit_code

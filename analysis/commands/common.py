@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from analysis.fits.results import Fits
     from analysis.schema import Runs
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 METHODS = ("posterior", "profile", "bootstrap", "lsq", "paper")  # of analysis.fits.methods; a test holds them equal
+FIGURES = ("png", "svg", "pdf")
 _PATHS = "run folders, logs of any trainer (scalerl logs lists them), folders of these, or quoted patterns"
 
 
@@ -78,6 +81,30 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where a run decays, fit it up to its peak and claim nothing past that",
     )
+
+
+def add_results(parser: argparse.ArgumentParser, figure: str = "also draw it") -> None:
+    """Add JSON in place of the table, and the figure beside it; see `refuse_output` and `save_figure`."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help=f"{figure}: {', '.join(FIGURES)}")
+    parser.add_argument("--force", action="store_true", help="write over an existing file")
+
+
+def refuse_output(args: argparse.Namespace) -> None:
+    """Raise `UserError`, before any work, if the figure that is asked for cannot be written."""
+    from analysis.plots.output import refuse_unless_new
+
+    if args.output is not None:
+        refuse_unless_new(args.output, args.force, endings=tuple(f".{kind}" for kind in FIGURES))
+
+
+def save_figure(args: argparse.Namespace, axes: Axes) -> None:
+    """Write the figure that is asked for, and say so where no JSON is read."""
+    from analysis.plots.output import save
+
+    save(axes, args.output, force=args.force)
+    if not args.json:
+        print(f"wrote {args.output}")
 
 
 def add_output(parser: argparse.ArgumentParser, example: str, what: str) -> None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.commands.common import add_reading, fit_runs, number_of, print_json
+from analysis.commands.common import (
+    add_reading,
+    add_results,
+    fit_runs,
+    number_of,
+    print_json,
+    refuse_output,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from analysis.commands.common import Subparsers
@@ -31,14 +38,12 @@ def add_command(subparsers: Subparsers) -> None:
     parser.add_argument("--seed-sd", type=number_of, metavar="SD", help="how much seeds differ, where one seed is all")
     parser.add_argument("--level", type=number_of, default=0.95, metavar="L", help="of all limits (.95)")
     parser.add_argument("--nested", action="store_true", help="also test which parameters the runs share")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="figure to write: png, svg or pdf")
+    add_results(parser)
     parser.add_argument("--figure", choices=FIGURES, help="which figure (forest)")
     parser.add_argument(
         "--ceiling", type=number_of, metavar="A", help="common ceiling that B is refitted at (default: of those alike)"
     )
     parser.add_argument("--full", metavar="RECIPE", help="of leave-one-out: the whole recipe (default: the best)")
-    parser.add_argument("--force", action="store_true", help="write over an existing file")
     parser.set_defaults(run=run_compare)
 
 
@@ -48,15 +53,13 @@ def run_compare(args: argparse.Namespace) -> int:
     Exit status 1: fewer than two runs have a curve.
     """
     from analysis.comparisons.comparing import compare
-    from analysis.plots.output import refuse_unless_new
     from scalerl.runlog import UserError
 
     if args.output is None and (args.figure is not None or args.full is not None):
         raise UserError("--figure, --full: read with -o FIG.PNG alone")
     if args.full is not None and args.figure != "leave-one-out":
         raise UserError("--full: read with --figure leave-one-out alone")
-    if args.output is not None:
-        refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
+    refuse_output(args)
     fits = fit_runs(args)
     if sum(fit.fitted for fit in fits) < 2 <= len(fits):
         if args.json:
@@ -102,11 +105,8 @@ def run_compare(args: argparse.Namespace) -> int:
     figure = args.figure or "forest"
     if args.output is not None:
         from analysis.plots.compared_plots import draw
-        from analysis.plots.output import save
 
-        save(draw(compared, figure, alike, full=args.full), args.output, force=args.force)
-        if not args.json:
-            print(f"wrote {args.output}")
+        save_figure(args, draw(compared, figure, alike, full=args.full))
     return 0
 
 

@@ -7,7 +7,17 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from analysis.commands.common import add_reading, exit_code, fit_runs, number_of, print_json, read_runs
+from analysis.commands.common import (
+    add_reading,
+    add_results,
+    exit_code,
+    fit_runs,
+    number_of,
+    print_json,
+    read_runs,
+    refuse_output,
+    save_figure,
+)
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +28,6 @@ def add_command(subparsers: Subparsers) -> None:
     """Add the command to a parser."""
     fit = subparsers.add_parser("fit", help="fit the sigmoid compute curve to runs", description=run.__doc__)
     add_reading(fit)
-    fit.add_argument("--json", action="store_true", help="print JSON instead of a table")
     fit.add_argument(
         "--by",
         metavar="COL|FIELD|difficulty|data_set",
@@ -27,8 +36,7 @@ def add_command(subparsers: Subparsers) -> None:
     )
     fit.add_argument("--share", metavar="NAMES", help="with --by: what is tested to be the same (default: B,C_mid)")
     fit.add_argument("--next", dest="following", type=number_of, metavar="SIZE", help="with --by: size to predict")
-    fit.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="with --by: also draw the groups")
-    fit.add_argument("--force", action="store_true", help="write over an existing file")
+    add_results(fit, "with --by: also draw the groups")
     fit.add_argument("--checklist", action="store_true", help="also print what a fit report should carry")
     fit.set_defaults(run=run)
 
@@ -54,15 +62,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _fit_groups(args: argparse.Namespace) -> int:
     """Fit groups: `run` with --by."""
-    from analysis.plots.output import new_axes, refuse_unless_new, save
+    from analysis.plots.output import new_axes
     from analysis.pooled.groups import DIFFICULTY, SHARED, fit_groups
 
     if args.method != "posterior" or args.r0 != "free" or args.up_to_peak or args.checklist:
         raise UserError(
             "--by: groups are fitted as they come; --method, --r0, --up-to-peak and --checklist are not read"
         )
-    if args.output is not None:
-        refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
+    refuse_output(args)
     tables = [p for p in args.paths if p.lower().endswith(".csv")]
     one_table = len(tables) == len(args.paths) == 1 and args.by != DIFFICULTY
     given, by = _of_table(Path(tables[0]), args) if one_table else (read_runs(args), args.by)
@@ -75,9 +82,7 @@ def _fit_groups(args: argparse.Namespace) -> int:
     if args.output is not None:
         from analysis.plots.group_plots import plot_groups
 
-        save(plot_groups(told, new_axes()), args.output, force=args.force)
-        if not args.json:
-            print(f"wrote {args.output}")
+        save_figure(args, plot_groups(told, new_axes()))
     return exit_code(told.fits)
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands.common import add_paths, number_of, print_json, read_runs
+from analysis.commands.common import (
+    add_paths,
+    add_results,
+    number_of,
+    print_json,
+    read_runs,
+    refuse_output,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from analysis.commands.common import Subparsers
@@ -38,19 +45,16 @@ def add_command(subparsers: Subparsers) -> None:
         metavar="NAME|F",
         help="past error assumed beforehand: 'accuracy curves' (1.35), 'vision curves' (2) or a number",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="also draw it: png, svg or pdf")
-    parser.add_argument("--force", action="store_true", help="write over an existing file")
+    add_results(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Forecast each run at more compute, with bands that its own earlier forecasts have calibrated."""
-    from analysis.plots.output import new_axes, refuse_unless_new, save
+    from analysis.plots.output import new_axes
     from analysis.predict.forecasting import AT, forecast
 
-    if args.output is not None:
-        refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
+    refuse_output(args)
     told = forecast(
         read_runs(args),
         args.at or AT,
@@ -68,7 +72,5 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None and known:
         from analysis.plots.forecast_plots import plot_forecast
 
-        save(plot_forecast(told, new_axes()), args.output, force=args.force)
-        if not args.json:
-            print(f"wrote {args.output}")
+        save_figure(args, plot_forecast(told, new_axes()))
     return 0 if known else 1

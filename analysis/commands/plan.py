@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands.common import add_paths, number_of, print_json, read_runs
+from analysis.commands.common import (
+    add_paths,
+    add_results,
+    number_of,
+    print_json,
+    read_runs,
+    refuse_output,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from analysis.commands.common import Subparsers
@@ -42,9 +49,7 @@ def add_command(subparsers: Subparsers) -> None:
         "--seeds", action="append", type=int, metavar="N", help="seeds a recipe; repeatable (2, 3, 5, 8)"
     )
     parser.add_argument("--futures", type=int, default=16, metavar="N", help="simulated futures a budget (16)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("-o", "--output", type=Path, metavar="FIG.PNG", help="also draw it: png, svg or pdf")
-    parser.add_argument("--force", action="store_true", help="write over an existing file")
+    add_results(parser)
     parser.set_defaults(run=run)
 
 
@@ -52,10 +57,9 @@ def run(args: argparse.Namespace) -> int:
     """Say what more compute would tell about each run, whether it is worth it, and which recipe should get it."""
     from analysis.budgets.planning import BUDGETS, SEEDS, plan
     from analysis.fits.fitting import fit
-    from analysis.plots.output import new_axes, refuse_unless_new, save
+    from analysis.plots.output import new_axes
 
-    if args.output is not None:
-        refuse_unless_new(args.output, args.force, endings=(".png", ".svg", ".pdf"))
+    refuse_output(args)
     told = plan(
         fit(read_runs(args), x=args.x, window=(args.start, args.stop)),
         budgets=args.budget or BUDGETS,
@@ -75,7 +79,5 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None and done:
         from analysis.plots.plan_plots import plot_plan
 
-        save(plot_plan(told, new_axes()), args.output, force=args.force)
-        if not args.json:
-            print(f"wrote {args.output}")
+        save_figure(args, plot_plan(told, new_axes()))
     return 0 if done else 1

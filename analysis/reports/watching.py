@@ -1,8 +1,8 @@
 """Follow growing logs: what each run would say now, one frame of text at a time.
 
 Promises: a run is fitted again only when its log has new evaluations; a log that is being written, is not there yet or
-was replaced is waited for, never an error; a column that the log in hand can never have is one; nothing is written. Does not promise to see a run that ended: a log that no
-longer grows looks like one that waits.
+was replaced is waited for, never an error; a column that the log in hand can never have is one. Nothing is written.
+Does not promise to see a run that ended: a log that no longer grows looks like one that waits.
 """
 
 from __future__ import annotations
@@ -169,13 +169,13 @@ def _continues(run: Run, known: Run) -> bool:
 def budget(run: Run, axis: str) -> float | None:
     """Compute at which the run's own configuration ends it; None where it does not say.
 
-    Examples
-    --------
-    >>> from analysis.readers.csvfile import ColumnError
-from analysis.readers.logs import read
-    >>> run = read("data/runs/grpo")[0]
-    >>> budget(run, "step")
-    110.0
+        Examples
+        --------
+        >>> from analysis.readers.csvfile import ColumnError
+    from analysis.readers.logs import read
+        >>> run = read("data/runs/grpo")[0]
+        >>> budget(run, "step")
+        110.0
     """
     config = run.header.get("config")
     config = config if isinstance(config, dict) else {}
@@ -192,13 +192,13 @@ from analysis.readers.logs import read
 def hours_left(run: Run, axis: str, until: float) -> float | None:
     """Wall-clock hours until that compute on the run's devices; None where the log does not tell.
 
-    Examples
-    --------
-    >>> from analysis.readers.csvfile import ColumnError
-from analysis.readers.logs import read
-    >>> run = read("data/runs/grpo")[0]
-    >>> round(hours_left(run, "gpu_hours", 1.0), 2)
-    0.97
+        Examples
+        --------
+        >>> from analysis.readers.csvfile import ColumnError
+    from analysis.readers.logs import read
+        >>> run = read("data/runs/grpo")[0]
+        >>> round(hours_left(run, "gpu_hours", 1.0), 2)
+        0.97
     """
     devices = run.header.get("devices")
     count = devices.get("count") if isinstance(devices, dict) else None

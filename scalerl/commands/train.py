@@ -154,7 +154,7 @@ def curve_text(fit: Fit) -> str:
     for line in repr(fit).splitlines():
         name = next((name for name in unknown if line.startswith(f"  {name:<6} ")), None)
         if name is not None:
-            line = f"  {name:<6} {'unknown':<40} {cells(fit, name)[2]}"
-        if "A" not in unknown or not line.startswith(f"  {NEW_PROMPTS}"):
+            lines.append(f"  {name:<6} {'unknown':<40} {cells(fit, name)[2]}")
+        elif "A" not in unknown or not line.startswith(f"  {NEW_PROMPTS}"):
             lines.append(line)
     return "\n".join(lines)

@@ -44,8 +44,8 @@ class Failed(NamedTuple):
     2 of 3 scores failed and count as wrong, the first: ValueError: no number
     """
 
-    count: int
-    of: int
+    errors: int
+    scores: int
     first: str | None
     """Why, on one line; None where none failed."""
 
@@ -56,7 +56,7 @@ class Failed(NamedTuple):
         return cls(len(errors), len(scores), _one_line(errors[0]) if errors else None)
 
     def __str__(self) -> str:
-        return f"{self.count} of {self.of} scores failed and count as wrong, the first: {self.first}"
+        return f"{self.errors} of {self.scores} scores failed and count as wrong, the first: {self.first}"
 
 
 class Scorer(Protocol):
