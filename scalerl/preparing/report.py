@@ -28,7 +28,7 @@ class Report:
         self.columns: dict[str, int] = {}
         """Rows that have each column."""
         self.columns_left_out: dict[str, int] = {}
-        """Cells that were left out: of a kind that JSON has not, under a name that is taken, or a difficulty in words."""
+        """Cells that were left out: of a kind that JSON has not, under a taken name, or a difficulty in words."""
         self.rejected: dict[str, list[dict[str, str]]] = {}
         self.contamination: list[dict[str, Any]] = []
         self.unread_tests: list[dict[str, str]] = []
