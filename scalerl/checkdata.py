@@ -86,9 +86,9 @@ class Checked(NamedTuple):
         right = self.items - len(self.unscored)
         lines.append(f"reference       {right} of {self.items} right{read}{_which(self.unscored)}")
         lines.append(f"wrong answers   {len(self.taken)} of {self.items} taken for right{_which(self.taken)}")
-        for name, failed in (("reference", self.failed), ("wrong", self.failed_wrong)):
-            if failed.errors:
-                lines.append(f"reward          of the {name} answers {failed}")
+        if self.failed.errors or self.failed_wrong.errors:
+            name, failed = ("reference", self.failed) if self.failed.errors else ("wrong", self.failed_wrong)
+            lines.append(f"reward          of the {name} answers {failed}")
         return "\n".join(lines)
 
 

@@ -78,6 +78,7 @@ def test_a_broken_reward_is_told_with_its_reason(file, tmp_path, capsys):
         "reward          of the reference answers 6 of 6 scores failed and count as wrong, the first: KeyError: 'g"
         in told
     )
+    assert told.count("failed") == 1
     code, told = checked(path, items, *own, "--set", "reward=own:broken", "--json", capsys=capsys)
     found = json.loads(told)
     assert code == 1 and (found["reward_errors"], found["reward_errors_wrong"]) == (6, 6)
