@@ -171,8 +171,7 @@ def budget(run: Run, axis: str) -> float | None:
 
         Examples
         --------
-        >>> from analysis.readers.csvfile import ColumnError
-    from analysis.readers.logs import read
+        >>> from analysis.readers.logs import read
         >>> run = read("data/runs/grpo")[0]
         >>> budget(run, "step")
         110.0
@@ -194,8 +193,7 @@ def hours_left(run: Run, axis: str, until: float) -> float | None:
 
         Examples
         --------
-        >>> from analysis.readers.csvfile import ColumnError
-    from analysis.readers.logs import read
+        >>> from analysis.readers.logs import read
         >>> run = read("data/runs/grpo")[0]
         >>> round(hours_left(run, "gpu_hours", 1.0), 2)
         0.97
