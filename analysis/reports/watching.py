@@ -169,12 +169,12 @@ def _continues(run: Run, known: Run) -> bool:
 def budget(run: Run, axis: str) -> float | None:
     """Compute at which the run's own configuration ends it; None where it does not say.
 
-        Examples
-        --------
-        >>> from analysis.readers.logs import read
-        >>> run = read("data/runs/grpo")[0]
-        >>> budget(run, "step")
-        110.0
+    Examples
+    --------
+    >>> from analysis.readers.logs import read
+    >>> run = read("data/runs/grpo")[0]
+    >>> budget(run, "step")
+    110.0
     """
     config = run.header.get("config")
     config = config if isinstance(config, dict) else {}
@@ -191,12 +191,12 @@ def budget(run: Run, axis: str) -> float | None:
 def hours_left(run: Run, axis: str, until: float) -> float | None:
     """Wall-clock hours until that compute on the run's devices; None where the log does not tell.
 
-        Examples
-        --------
-        >>> from analysis.readers.logs import read
-        >>> run = read("data/runs/grpo")[0]
-        >>> round(hours_left(run, "gpu_hours", 1.0), 2)
-        0.97
+    Examples
+    --------
+    >>> from analysis.readers.logs import read
+    >>> run = read("data/runs/grpo")[0]
+    >>> round(hours_left(run, "gpu_hours", 1.0), 2)
+    0.97
     """
     devices = run.header.get("devices")
     count = devices.get("count") if isinstance(devices, dict) else None
