@@ -183,13 +183,10 @@ def test_all_checkpoints_are_evaluated_in_one_call_and_each_as_the_run_did(made,
     assert "2 distinct computes for 4 free parameters; evaluate more checkpoints with --run" in capsys.readouterr().out
 
 
-def test_rows_of_several_models_are_added_together_or_not_at_all(made, run, tmp_path, capsys):
-    """The second model cannot be scored; the first one's rows must not stand there alone and come again."""
-    from scalerl.policy import new_policy
-
-    new_policy("0123456789+-*=()#> ", max_length=12).save(tmp_path / "short")  # no room for the run's completions
+def test_rows_of_several_models_are_added_together_or_not_at_all(made, run, tmp_path, chain_model, capsys):
+    """The second model is of no known step of the run; the first one's rows must not stand alone and come again."""
     log, out = (run / "log.jsonl").read_bytes(), tmp_path / "r.json"
-    argv = ["evaluate", "--model-path", str(run / "model"), str(tmp_path / "short"), "--run", str(run), "--k", "1"]
+    argv = ["evaluate", "--model-path", str(run / "model"), str(chain_model), "--run", str(run), "--k", "1"]
     assert main([*argv, "--eval-data", str(made / "data/eval.json"), "--output-file", str(out)]) == 2
     told = capsys.readouterr()
     assert "mean@1" in told.out and told.err.count("\n") == 1
