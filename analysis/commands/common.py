@@ -33,9 +33,9 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
 
 
-def add_columns(parser: argparse.ArgumentParser) -> None:
+def add_columns(parser: argparse.ArgumentParser, metavar: str = "PATH", what: str = _PATHS) -> None:
     """Add where runs are and which of their columns are compute and pass rate."""
-    add_places(parser)
+    add_places(parser, metavar, what)
     parser.add_argument("--x", metavar="COL", help="compute column (default: gpu_hours, or the first axis there is)")
     parser.add_argument("--y", metavar="COL", help="pass-rate column (default: pass_rate or accuracy)")
     parser.add_argument("--scale", type=number_of, metavar="F", help="factor that makes a fraction of the pass rate")
@@ -44,9 +44,9 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_places(parser: argparse.ArgumentParser) -> None:
+def add_places(parser: argparse.ArgumentParser, metavar: str = "PATH", what: str = _PATHS) -> None:
     """Add where runs are, in which format, and how many devices they held."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help=_PATHS)
+    parser.add_argument("paths", nargs="+", metavar=metavar, help=what)
     parser.add_argument("--format", metavar="NAME", help="format of the logs (default: told from their content)")
     parser.add_argument(
         "--devices", type=number_of, metavar="N", help="devices of each run, where its log has seconds only"

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from analysis.commands.common import number_of, shows_unicode
+from analysis.commands.common import add_columns, how_to_read, number_of, shows_unicode
 
 if TYPE_CHECKING:
     from analysis.commands.common import Subparsers
@@ -22,10 +22,7 @@ def add_command(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "watch", help="follow growing logs: curve, forecast, reach, time left", description=run.__doc__
     )
-    parser.add_argument("paths", nargs="+", metavar="RUN", help="run folders, logs or CSV files; they may come later")
-    parser.add_argument("--x", metavar="COL", help="compute column (default: gpu_hours, or the first axis there is)")
-    parser.add_argument("--y", metavar="COL", help="pass-rate column (default: pass_rate or accuracy)")
-    parser.add_argument("--scale", type=number_of, metavar="F", help="factor that makes a fraction of the pass rate")
+    add_columns(parser, metavar="RUN", what="run folders, logs or CSV files; they may come later")
     parser.add_argument("--until", type=number_of, metavar="C", help="compute to forecast (default: the run's own end)")
     parser.add_argument("--every", type=number_of, default=10.0, metavar="S", help="seconds between looks (10)")
     parser.add_argument("--once", action="store_true", help="print one frame and end; the default where no one watches")
@@ -43,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"every: {args.every:g} seconds is no pause (--every)")
     if args.until is not None and not args.until > 0.0:
         raise UserError(f"until: {args.until:g} is not a compute above 0 (--until)")
-    watch = Watch(args.paths, x=args.x, y=args.y, scale=args.scale, until=args.until)
+    watch = Watch(args.paths, until=args.until, **how_to_read(args))
     once = args.once or not (args.json or (sys.stdout is not None and sys.stdout.isatty()))
     unicode = shows_unicode()
     try:

@@ -65,9 +65,13 @@ class Watch:
     ----------
     paths : sequence of str
         As `analysis.read` takes them; they need not exist yet.
-    x, y, scale, until : optional
-        Compute axis, pass-rate column and its factor, as in `analysis.read`; compute to forecast, by default the budget
-        in the run's configuration, or twice what the run has, and twice again once it is there.
+    x : str, optional
+        Compute axis.
+    until : float, optional
+        Compute to forecast, by default the budget in the run's configuration, or twice what the run has, and twice
+        again once it is there.
+    **reading
+        Further arguments of `analysis.read`: `y`, `scale`, `y_range`, `format`, `devices`.
     """
 
     def __init__(
@@ -75,11 +79,10 @@ class Watch:
         paths: Sequence[str],
         *,
         x: str | None = None,
-        y: str | None = None,
-        scale: float | None = None,
         until: float | None = None,
+        **reading: Any,
     ) -> None:
-        self.paths, self.x, self.y, self.scale, self.until = list(paths), x, y, scale, until
+        self.paths, self.x, self.until, self.reading = list(paths), x, until, reading
         self.seen: dict[str, Watched] = {}
         self.waiting = ""
 
@@ -128,7 +131,7 @@ class Watch:
             return Runs([]), str(error)
 
     def _runs(self, paths: Sequence[str]) -> Runs:
-        return read(paths, x=self.x, y=self.y, scale=self.scale)
+        return read(paths, x=self.x, **self.reading)
 
     def _unreadable(self, path: str) -> UserError | None:
         """Why a path cannot be read yet; None if it can."""
