@@ -29,6 +29,13 @@ class Format(NamedTuple):
 
 FORMATS: dict[str, Format] = {
     "scalerl": Format("run folder or log.jsonl of scalerl, or of its writer RunLog", "own"),
+    "tensorboard": Format(
+        "event files of TensorBoard, or the CSV that its page downloads", "tensorboard", "tensorboard"
+    ),
+    "wandb": Format("offline runs, histories and CSV exports of Weights & Biases", "wandb_files", "wandb"),
+    "mlflow": Format("database or mlruns folder of MLflow", "mlflow_store"),
+    "trackio": Format("database of trackio", "trackio_store"),
+    "parquet": Format("Parquet table", "parquet_table", "data"),
     "table": Format("CSV or TSV with a header", "csvfile"),
 }
 
