@@ -2,12 +2,13 @@
 
 Promises: every pair of step and value that went in stands in the table once, none is averaged or replaced; memory is
 bounded by `MOST_CELLS`, whatever the data. A scalar joins the row of its step where that row has no such name yet; a
-name whose step falls begins a new stretch of rows, since there the run was taken back, and only inside a stretch are
-rows put in the order of their steps.
+name that is logged at a step behind its last one, or again at a step that others have passed, begins a new stretch of
+rows, since there the run was taken back; only inside a stretch are rows put in the order of their steps.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -46,6 +47,7 @@ class Scalars:
         self._times: list[float | None] = []
         self._rows: dict[int, int] = {}  # of this stretch: step -> its last row
         self._last: dict[str, int] = {}  # of this stretch: name -> its last step
+        self._most = -math.inf  # of this stretch: the last step of any name
         self._stretches: list[int] = []
         self._starts: list[int] = []
         self._pivoted = False
@@ -66,9 +68,11 @@ class Scalars:
     def add(self, name: str, step: int, value: Any, time: float | None) -> None:
         """Add one scalar; `time` is in seconds since 1970."""
         self._pivoted = True
-        if step < self._last.get(name, step):
+        last = self._last.get(name)
+        if last is not None and (step < last or step == last < self._most):
             self._stretch()
         self._last[name] = step
+        self._most = max(self._most, step)
         row = self._rows.get(step)
         column = self._columns.get(name)
         if row is None or (column is not None and len(column) > row and column[row] is not None):
@@ -121,7 +125,7 @@ class Scalars:
 
     def _stretch(self) -> None:
         self._stretches.append(len(self._steps))
-        self._rows, self._last = {}, {}
+        self._rows, self._last, self._most = {}, {}, -math.inf
 
     def _order(self) -> list[int] | None:
         """The rows by step inside each stretch; None where they are in order."""

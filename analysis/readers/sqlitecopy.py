@@ -64,7 +64,7 @@ def opened(path: Path, tables: Mapping[str, tuple[str, ...]], what: str) -> Iter
                 connection.execute("PRAGMA cell_size_check = ON")
                 _check(connection, path, tables, what)
                 yield Copy(connection, sha256)
-        except (sqlite3.Error, OverflowError) as error:
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:  # the last: of a message that quotes damage
             raise UserError(f"{path}: cannot be read as {what}: {printable(str(error))}") from error
 
 

@@ -53,15 +53,17 @@ def read(path: Path) -> list[Found]:
         named = "run_id" in {row[0] for row in connection.execute("SELECT name FROM pragma_table_info('metrics')")}
         runs, rows, config = (_RUNS, _ROWS, _CONFIG) if named else (_OLD_RUNS, _OLD_ROWS, _OLD_CONFIG)
         found = [
-            _run(path, sha256, connection.execute(rows, key), _config(connection, config, key))
+            run
             for key in connection.execute(runs).fetchall()
+            for run in _run(path, sha256, connection.execute(rows, key), _config(connection, config, key))
         ]
     if not found:
         raise UserError(f"{path}: no run in it has logged anything")
     return found
 
 
-def _run(path: Path, sha256: str, rows: Iterator[tuple[Any, ...]], config: dict[str, Any]) -> Found:
+def _run(path: Path, sha256: str, rows: Iterator[tuple[Any, ...]], config: dict[str, Any]) -> list[Found]:
+    """One run; none where it has no row."""
     scalars, name, bad = Scalars(str(path)), "", []
     begin = None
     for place, time, run_name, step, metrics in rows:
@@ -73,6 +75,8 @@ def _run(path: Path, sha256: str, rows: Iterator[tuple[Any, ...]], config: dict[
             continue
         cells = {key: _WORDS.get(value, value) if isinstance(value, str) else value for key, value in cells.items()}
         scalars.add_row(step if isinstance(step, int) else None, _seconds(time), cells)
+    if not len(scalars):
+        return []
     table, _ = scalars.table("step" if "step" not in scalars else "_step")
     label = label_of_name(printable(name))
     seed = config.get("seed")
@@ -82,7 +86,7 @@ def _run(path: Path, sha256: str, rows: Iterator[tuple[Any, ...]], config: dict[
     if bad:
         what = f"{len(bad)} rows of {label.name} are not a JSON object (id {', '.join(map(str, bad[:3]))})"
         findings = (finding("rows-dropped", what, float(len(bad))),)
-    return Found(
+    run = Found(
         label,
         table,
         path,
@@ -94,6 +98,7 @@ def _run(path: Path, sha256: str, rows: Iterator[tuple[Any, ...]], config: dict[
         dropped={"not a JSON object": len(bad)} if bad else {},
         start_time=begin if _seconds(begin) is not None else None,
     )
+    return [run]
 
 
 def _cells(text: object) -> dict[str, Any] | None:
