@@ -112,8 +112,9 @@ class Scalars:
         gap = row - len(column)
         if gap >= 0:
             self._cells += gap + 1
-            self._bound(self._cells)
-            column.extend([None] * gap)
+            if gap:
+                self._bound(self._cells)
+                column.extend([None] * gap)
             column.append(value)
         else:
             column[row] = value
@@ -152,12 +153,15 @@ def flat(cells: Mapping[str, Any], between: str, before: str = "", depth: int = 
     found: dict[str, Any] = {}
     if "_type" in cells:
         return found
-    for name, value in cells.items():
+    for key, value in cells.items():
+        name = before + key if before else key
+        if not name.isprintable():
+            name = printable(name)
         if isinstance(value, (int, float)):
-            found.setdefault(printable(before + name), value)
+            found.setdefault(name, value)
         elif isinstance(value, str) and len(value) <= _LONG:
-            found.setdefault(printable(before + name), printable(value))
+            found.setdefault(name, value if value.isprintable() else printable(value))
         elif isinstance(value, dict) and depth:
-            for inner, cell in flat(value, between, f"{before}{name}{between}", depth - 1).items():
+            for inner, cell in flat(value, between, name + between, depth - 1).items():
                 found.setdefault(inner, cell)
     return found

@@ -109,7 +109,7 @@ def _copied(path: Path, copy: Path) -> str:
             time.sleep(_PAUSE_S)
         before = _state(path, beside)
         # The log first: what is appended to it later is no part of this state, and a torn end is left out by its sums.
-        contents = {ending: read_regular(file) for ending, file in beside.items() if file.exists()}
+        contents = {ending: _beside(file) for ending, file in beside.items()}
         data = read_regular(path)
         if _state(path, beside) == before:
             break
@@ -120,8 +120,9 @@ def _copied(path: Path, copy: Path) -> str:
     copy.write_bytes(data)
     digest = hashlib.sha256(data)
     for ending, content in contents.items():
-        Path(f"{copy}{ending}").write_bytes(content)
-        digest.update(content)
+        if content:
+            Path(f"{copy}{ending}").write_bytes(content)
+            digest.update(content)
     return digest.hexdigest()
 
 
@@ -131,9 +132,20 @@ def _state(path: Path, beside: Mapping[str, Path]) -> tuple[object, ...]:
     try:
         about = path.stat()
         state += [about.st_ino, about.st_size, about.st_mtime_ns]
-        for file in beside.values():
-            with file.open("rb") if file.is_file() else open(os.devnull, "rb") as opened_file:  # noqa: PTH123
-                state.append(opened_file.read(_WAL_HEADER))
+        state += [_beside(file, _WAL_HEADER) for file in beside.values()]
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     return tuple(state)
+
+
+def _beside(path: Path, most: int = -1) -> bytes:
+    """The beginning of a log or journal, which may come and go at any time; nothing where there is none."""
+    try:
+        if not path.is_file():  # and no pipe, which would block
+            return b""
+        with path.open("rb") as file:
+            return file.read(most)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error

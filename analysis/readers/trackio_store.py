@@ -73,7 +73,7 @@ def _run(path: Path, sha256: str, rows: Iterator[tuple[Any, ...]], config: dict[
         if cells is None:
             bad.append(place)
             continue
-        cells = {key: _WORDS.get(value, value) if isinstance(value, str) else value for key, value in cells.items()}
+        cells |= {key: _WORDS[value] for key, value in cells.items() if type(value) is str and value in _WORDS}
         scalars.add_row(step if isinstance(step, int) else None, _seconds(time), cells)
     if not len(scalars):
         return []

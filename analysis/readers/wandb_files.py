@@ -17,7 +17,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -28,6 +28,7 @@ from typing import Any
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, number, printable
 from analysis.readers.csvfile import read_csv
+from analysis.readers.formats import head_of
 from analysis.readers.found import Found
 from analysis.readers.labels import label_of_name, label_of_path, parts_of
 from analysis.readers.parquet_table import MAGIC as PARQUET
@@ -70,13 +71,13 @@ def read(path: Path) -> list[Found]:
         if not files:
             raise UserError(f"{path}: no offline run in it (a file run-<id>.wandb)")
         return _offline(path, files)
-    data = read_regular(path)
-    if data.startswith(_OFFLINE):
+    head = head_of(path)
+    if head.startswith(_OFFLINE):
         return _offline(path, [path])
-    if data.startswith(PARQUET):
+    if head.startswith(PARQUET):
         table, _, sha256 = read_parquet(path)
         return _history(path, table, sha256)
-    _, table = read_csv(path)
+    data, table = read_csv(path)
     sha256 = hashlib.sha256(data).hexdigest()
     return _page(path, table, sha256) if _is_ui(list(table.columns)) else _history(path, table, sha256)
 
@@ -265,7 +266,9 @@ def _attempt(path: Path) -> _Offline:
             break
         kind = said.WhichOneof("record_type")
         if kind == "history":
-            cells = {key: cell for item in said.history.item for key, cell in _item(item).items()}
+            cells: dict[str, Any] = {}
+            for item in said.history.item:
+                _put(item, cells)
             if said.history.HasField("step"):
                 cells.setdefault("_step", said.history.step.num)
             if cells.keys() - {"_step", "_timestamp", "_runtime"}:
@@ -274,28 +277,33 @@ def _attempt(path: Path) -> _Offline:
             found.run, found.name = said.run.run_id or found.run, said.run.display_name or found.name
             if said.run.HasField("start_time"):
                 found.begin = min(found.begin, said.run.start_time.seconds + said.run.start_time.nanos * 1e-9)
-            found.config |= _config(said.run.config.update)
+            _configure(found, said.run.config.update)
         elif kind == "config":
-            found.config |= _config(said.config.update)
+            _configure(found, said.config.update)
     if fault is not None:
         what = f"{printable(path.name)}: {fault}; the {len(found.rows)} rows before it are used"
         found.fault = finding("log-cut" if "ends inside" in fault else "log-damaged", what)
     return found
 
 
-def _item(item: Any) -> dict[str, Any]:
-    """The cells of one item of a history: usually one."""
+def _put(item: Any, cells: dict[str, Any]) -> None:
+    """Add the cells of one item of a history or a configuration: usually one."""
     try:
         value = json.loads(item.value_json)
     except (ValueError, RecursionError):
-        return {}
-    *outer, name = item.nested_key or [item.key]
-    return flat({name: value}, ".", before="".join(f"{part}." for part in outer))  # as W&B's page names them
+        return
+    nested = item.nested_key
+    name = item.key if not nested else nested[0] if len(nested) == 1 else ".".join(nested)  # as W&B's page names it
+    if type(value) in (int, float) and name.isprintable():
+        cells[name] = value
+    else:
+        cells |= flat({name: value}, ".")
 
 
-def _config(updates: Any) -> Mapping[str, Any]:
-    cells = {key: cell for item in updates for key, cell in _item(item).items()}
-    return {key: cell for key, cell in cells.items() if not key.startswith("_wandb")}
+def _configure(found: _Offline, updates: Any) -> None:
+    for item in updates:
+        if "_wandb" not in (item.key, *item.nested_key[:1]):  # its own figures
+            _put(item, found.config)
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, str | None]]:
