@@ -189,7 +189,8 @@ for first, last in ((0, 80), (50, 100)):
             run.log({"train/reward": step / 7, "nested": {"x": step}}, step=step)
             if step % 10 == 0:
                 run.log({"eval/acc": math.nan if step == 60 else step / 100}, step=step)
-        run.log({"picture": wandb.Histogram([1, 2, 3]), "train/reward": 0.0}, step=last)
+        table = wandb.Table(columns=["a"], data=[[1]])
+        run.log({"picture": wandb.Histogram([1, 2, 3]), "table": table, "train/reward": 0.0}, step=last)
 """
 
 
@@ -212,7 +213,7 @@ def test_wandb_offline_every_row_of_both_attempts(offline):
     assert pairs(found, "eval/acc") == wanted((s, math.nan if s == 60 else s / 100 if s else 0) for s in every_tenth)
     assert found.starts == (81,)
     assert (found.label.name, found.label.seed, found.header["config"]["seed"]) == ("grpo_seed4", 4, 4)
-    assert not any("picture" in name for name in found.table.columns)
+    assert set(found.table.columns) == {"_step", "_runtime", "_timestamp", "train/reward", "nested.x", "eval/acc"}
     assert {"_timestamp", "_runtime"} <= set(found.table.columns)
 
 

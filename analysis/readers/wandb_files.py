@@ -41,6 +41,7 @@ _OFFLINE = b":W&B"
 _BETWEEN = " - "  # between run and metric in the header of a page's CSV
 _LOW, _HIGH = "__MIN", "__MAX"
 _OWN = {"_step", "_timestamp"}  # columns that every history has
+_TYPE = "._type"  # of what is no figure: a picture, a table, a histogram
 _BLOCK, _HEAD = 32768, 7  # bytes of a block of the log, and of the head of a piece in it
 _LONG_PAUSE = 20.0  # times the usual time between rows
 _PAUSE_S = 600.0
@@ -271,6 +272,8 @@ def _attempt(path: Path) -> _Offline:
                 _put(item, cells)
             if said.history.HasField("step"):
                 cells.setdefault("_step", said.history.step.num)
+            for media in [name[: -len(_TYPE)] for name in cells if name.endswith(_TYPE)]:
+                cells = {name: cell for name, cell in cells.items() if not name.startswith(f"{media}.")}
             if cells.keys() - {"_step", "_timestamp", "_runtime"}:
                 found.rows.append(cells)
         elif kind == "run":
