@@ -122,7 +122,9 @@ def test_help_and_package_imports_load_nothing_heavy():
 def test_what_is_pinned_installs_on_every_python_that_is_promised():
     """One pin that asks for 3.11.5 sends pip on a search without end on 3.11.2."""
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
-    installed = {d.metadata["Name"].lower().replace("_", "-"): d.metadata.get("Requires-Python") for d in distributions()}
+    installed = {
+        d.metadata["Name"].lower().replace("_", "-"): d.metadata.get("Requires-Python") for d in distributions()
+    }
     assert {"torch", "transformers", "jupyterlab", "nbconvert", "soupsieve"} <= pinned & set(installed)
     for name in pinned & set(installed):
         assert SpecifierSet(installed[name] or "").contains("3.11.0"), name

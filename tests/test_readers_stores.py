@@ -86,7 +86,7 @@ def test_tensorboard_no_scalar_is_sampled_away_and_a_restart_is_a_start(restarte
 
 
 def test_tensorboard_attempts_are_in_the_order_of_their_times_not_of_their_names(tmp_path):
-    for name, begin in (("z", 100.0), ("a", 200.0)):
+    for name, begin in (("y", 200.0), ("z", 100.0)):
         with writer(tmp_path, filename_suffix=name) as log:
             for step in range(3):
                 log.add_scalar("acc", begin, step, walltime=begin + step)
@@ -494,6 +494,15 @@ def test_parquet_that_unfolds_to_a_billion_cells_is_refused(tmp_path):
 
 
 # All of them
+
+
+@pytest.mark.parametrize("again", [[("acc", 4), ("loss", 4)], [("loss", 4), ("acc", 4)]])
+def test_a_step_that_is_logged_again_behind_others_begins_a_stretch(again):
+    """Whichever of its names comes first: none may slip into the rows that were taken back."""
+    several = scalars.Scalars("mine")
+    for name, step in [("loss", 0), ("acc", 0), ("loss", 4), ("acc", 4), ("loss", 5), ("loss", 6), *again, ("loss", 5)]:
+        several.add(name, step, 0.5, 0.0)
+    assert several.table()[0].columns["step"] == [0, 4, 5, 6, 4, 5]
 
 
 def test_one_name_a_row_is_refused_before_it_fills_the_memory(monkeypatch):

@@ -73,6 +73,8 @@ def read_as(name: str, path: Path) -> list[Found]:
     known = FORMATS[name]
     try:
         found: list[Found] = _module(known).read(path)
+    except OSError as error:  # no permission inside a folder, no room for a copy, gone while it was read
+        raise UserError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error
     except ModuleNotFoundError as error:
         if known.extra is None:
             raise

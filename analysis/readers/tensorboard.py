@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, printable
 from analysis.readers.csvfile import read_csv
+from analysis.readers.formats import head_of
 from analysis.readers.found import Found
 from analysis.readers.labels import Label, label_of_name, label_of_path
 from analysis.readers.scalars import Scalars
@@ -75,9 +76,10 @@ def read(path: Path) -> list[Found]:
     UserError
         If a file is no event file from its beginning, or no scalar is in any.
     """
-    if path.is_file() and _VERSION.decode() not in _head(path):
-        return [_ui_csv(path)]
     if not path.is_dir():
+        head = head_of(path)
+        if head and _VERSION not in head[:64]:
+            return [_ui_csv(path)]
         return [_run(path, _label(path.parent), [("", _events(path))])]
     runs = _runs_below(path)
     made = []
@@ -90,12 +92,6 @@ def read(path: Path) -> list[Found]:
             f"{path}: {f'no scalar in the event files of its {len(runs)} folders' if runs else 'no event file in it'}"
         )
     return made
-
-
-def _head(path: Path) -> str:
-    """The first bytes of a regular file, as text of one byte a character."""
-    with path.open("rb") as file:
-        return file.read(64).decode("latin-1")
 
 
 def _runs_below(top: Path) -> list[tuple[Path, list[tuple[str, Path]]]]:
