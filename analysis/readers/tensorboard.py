@@ -6,21 +6,18 @@ read up to the fault, which is said. A folder that holds event files is a run, a
 one run that share a tag are its attempts, in the order of their first times; files that share none were written side by
 side. Does not read histograms, pictures or compressed files.
 
-Records are framed as TFRecord says (https://www.tensorflow.org/tutorials/load_data/tfrecord); the messages inside
-are read by the package's own classes. Its loader of files checks sums byte by byte in Python, at 18 s for a million.
+The messages in a file are read by the package's own classes, their frames by `analysis.readers.tfrecord`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, printable
@@ -29,6 +26,7 @@ from analysis.readers.formats import head_of
 from analysis.readers.found import Found
 from analysis.readers.labels import Label, label_of_name, label_of_path
 from analysis.readers.scalars import Scalars
+from analysis.readers.tfrecord import LARGE, records
 from scalerl.runlog import UserError, read_regular
 
 NAME = "tensorboard"
@@ -38,7 +36,6 @@ DEPTH = 4
 _UI_HEADER = ("wall time", "step", "value")
 _UI_POINTS = 1000  # scalars of a tag that TensorBoard keeps in memory and hands out, unless told otherwise
 _VERSION = b"brain.Event:"  # the first record of every event file
-_LARGE = 1 << 16  # bytes; records above are pictures and the like, of which only the length is checked
 
 
 @dataclass
@@ -200,7 +197,7 @@ def _events(path: Path) -> _Events:
 
     data = read_regular(path)
     found = _Events(path, hashlib.sha256(data).hexdigest())
-    at, size, fault = _records(data)
+    at, size, fault = records(data)
     if fault is not None and not len(at):
         found.fault = finding("log-damaged", f"{printable(path.name)}: {fault}; nothing of the file is used")
         return found
@@ -223,7 +220,7 @@ def _events(path: Path) -> _Events:
                 if plugin == "scalars":
                     scalar_tags.add(value.tag)
                 if plugin == "text" and value.tag not in found.texts:
-                    text = b"\n".join(value.tensor.string_val[:8])[:_LARGE].decode("utf-8", "replace")
+                    text = b"\n".join(value.tensor.string_val[:8])[:LARGE].decode("utf-8", "replace")
                     found.texts[value.tag.removesuffix("/text_summary")] = text
                 elif value.tag in scalar_tags:
                     cell = _of_tensor(value.tensor)
@@ -246,61 +243,6 @@ def _of_tensor(tensor: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError, IndexError, KeyError):
         return None
-
-
-def _records(data: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64], str | None]:
-    """Where the payloads of sound records begin, how long each is, and what is wrong with the next one."""
-    unpack = struct.Struct("<Q").unpack_from
-    places: list[int] = []
-    lengths: list[int] = []
-    position, end, fault = 0, len(data), None
-    while position < end:
-        if position + 12 > end:
-            fault = f"the file ends inside record {len(places) + 1} (byte {position})"
-            break
-        (length,) = unpack(data, position)
-        if position + 16 + length > end:  # so does a length that is wrong
-            fault = f"the file ends inside record {len(places) + 1} (byte {position})"
-            break
-        places.append(position + 12)
-        lengths.append(length)
-        position += 16 + length
-    at, size = np.array(places, dtype=np.int64), np.array(lengths, dtype=np.int64)
-    cut = fault is not None and position + 12 <= end
-    headers = np.append(at - 12, [position] if cut else []).astype(np.int64)
-    sound = _sound(data, headers, np.full(len(headers), 8))
-    if not sound.all():  # a wrong length leads astray: nothing from there on is a record
-        bad = int(np.argmin(sound))
-        fault = f"record {bad + 1} (byte {headers[bad]}) is damaged"
-        at, size = at[:bad], size[:bad]
-    small = np.flatnonzero(size <= _LARGE)
-    sound = _sound(data, at[small], size[small])
-    if not sound.all():
-        bad = int(small[np.argmin(sound)])
-        fault = f"record {bad + 1} (byte {at[bad] - 12}) is damaged"
-        at, size = at[:bad], size[:bad]
-    return at, size, fault
-
-
-def _sound(data: bytes, at: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether the `size` bytes at each place have the masked CRC-32C that stands behind them; all places at once."""
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import CRC_TABLE
-
-    table, raw = np.array(CRC_TABLE, dtype=np.uint32), np.frombuffer(data, dtype=np.uint8)
-    order = np.argsort(-size, kind="stable")  # the longest first, so that those not yet through are a slice
-    places, longer = at[order], np.searchsorted(np.sort(size), np.arange(size.max(initial=0)), side="right")
-    crc = np.full(len(at), 0xFFFFFFFF, dtype=np.uint32)
-    for i, done in enumerate(longer.tolist()):
-        n = len(at) - done
-        crc[:n] = table[(crc[:n] ^ raw[places[:n] + i]) & 0xFF] ^ (crc[:n] >> np.uint32(8))
-    crc = ~crc
-    masked = ((crc >> np.uint32(15)) | (crc << np.uint32(17))) + np.uint32(0xA282EAD8)
-    stored = np.zeros(len(at), dtype=np.uint32)
-    for i in range(4):
-        stored |= raw[places + size[order] + i].astype(np.uint32) << np.uint32(8 * i)
-    sound = np.empty(len(at), dtype=bool)
-    sound[order] = masked == stored
-    return sound
 
 
 def _ui_csv(path: Path) -> Found:
