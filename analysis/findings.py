@@ -16,6 +16,7 @@ CODES: dict[str, tuple[str, str]] = {
     "log-cut": ("warning", "the last line of the log is cut; the whole rows before it are used"),
     "no-header": ("note", "a log without run.json: recipe and seed are unknown"),
     "axis-chosen": ("note", "a table has several columns that could be compute; the first known one was taken"),
+    "step-derived": ("note", "a console log shows no steps; they are read from the progress bars beside its rows"),
     "rows-empty": ("note", "rows without a pass rate are left out, as logs of sparse evaluations have them"),
     "rows-dropped": ("warning", "rows with text, NaN, infinity or a negative compute are left out"),
     "percent": ("note", "the pass rate was in percent and is divided by 100"),

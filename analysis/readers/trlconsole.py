@@ -1,0 +1,141 @@
+"""Read what TRL and Hugging Face's Trainer print: one Python dict for each time that they log, among progress bars.
+
+Promises: nothing is evaluated (`analysis.readers.pythondict`); the step is not in these lines, and is taken from the
+progress bar beside each only where it agrees with the epochs of all, which a finding says. The console shows four
+digits: ``trainer_state.json`` has them all.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from analysis.findings import finding
+from analysis.readers.cleaning import Table
+from analysis.readers.columns import Columns, Dropped, rates_of
+from analysis.readers.found import Found
+from analysis.readers.huggingface import RATES
+from analysis.readers.labels import label_of_path
+from analysis.readers.pythondict import parse
+from analysis.readers.textfile import TextFile, plain, text_of
+from scalerl.runlog import UserError
+
+_MARKS = frozenset({"loss", "reward", "eval_loss", "eval_reward", "learning_rate", "grad_norm", "epoch", "kl"})
+_BEGIN = re.compile(r"\{['\"][\w/. @-]{1,200}['\"]:")
+_BAR = re.compile(r"\d{1,3}%\|[^|]{0,400}\|\s{0,20}(\d{1,12})/(\d{1,12}) \[")
+_LOOKED_AT = 1 << 22
+_NEAR = 0.011  # how far epochs, printed with as few as two decimals, may lie from the steps
+
+
+def recognise(path: Path, head: bytes) -> bool:
+    """Whether dicts with names of Hugging Face's Trainer are printed in the first megabytes of a file."""
+    if not head or head.lstrip()[:2] in (b'{"', b"{\n"):
+        return False
+    try:
+        with path.open("rb") as file:
+            text = text_of(file.read(_LOOKED_AT))
+    except OSError:
+        return False
+    begins = (found for line in re.split(r"[\r\n]", text) if "{" in line and (found := _dict_at(plain(line))))
+    return any(_MARKS & row.keys() and "epoch" in row for row in begins)
+
+
+def read(path: Path) -> list[Found]:
+    """Read the run of a console log of TRL or of Hugging Face's Trainer."""
+    file, dropped = TextFile(path), Dropped()
+    columns, bars, summary = Columns(file.size), _Bars(), {}
+    for line, text in file:
+        if text.isspace():
+            continue
+        row = _dict_at(plain(text)) if "{" in text else None
+        if row is None:
+            dropped.add("progress bar" if bars.look(text) else "prose")
+        elif "train_runtime" in row:
+            summary = row
+            dropped.add("summary of a training")
+        elif not _MARKS & row.keys() and not any(name.startswith("eval_") for name in row):
+            dropped.add("a dict that is no row of a log")
+        else:
+            columns.add(line, row)
+            bars.row(row)
+    if file.too_long:
+        dropped.count["too long"] += file.too_long
+    table = columns.table(str(path))
+    if not table.lines:
+        raise UserError(f"{path}:1: no line such as {{'loss': 0.1, 'epoch': 0.5}} in it")
+    said = [*columns.findings()]
+    steps = bars.steps()
+    step = "step" if "step" in table.columns else None
+    if step is None and steps is not None:
+        table = Table(table.where, {"step": steps, **table.columns}, table.lines)
+        step = "step"
+        what = "the console shows no steps: they are read from the progress bar beside each row, and agree with epoch"
+        said.append(finding("step-derived", what))
+    return [
+        Found(
+            label=label_of_path(path),
+            table=table,
+            path=path,
+            sha256=file.sha256,
+            format="trl-console",
+            step=step,
+            rates=rates_of(table.columns, RATES),
+            header={"summary": summary} if summary else {},
+            findings=tuple(said),
+            dropped=dict(dropped.count),
+        )
+    ]
+
+
+def _dict_at(text: str) -> dict[str, Any] | None:
+    """The dict that a line ends in; a progress bar may stand before it."""
+    found = _BEGIN.search(text)
+    parsed = parse(text, found.start()) if found else None
+    if parsed is None or text[parsed[1] :].strip():
+        return None
+    return parsed[0]
+
+
+class _Bars:
+    """Counts of the progress bars beside the rows: tqdm draws a bar again right behind what it lets through."""
+
+    def __init__(self) -> None:
+        self._rows: list[float | None] = []  # epochs
+        self._before: list[tuple[int, int] | None] = []
+        self._after: list[tuple[int, int] | None] = []
+        self._last: tuple[int, int] | None = None
+        self._open = 0
+
+    def look(self, text: str) -> bool:
+        """Whether a piece is a progress bar, whose count is kept."""
+        found = _BAR.search(text) if "%|" in text else None
+        if found is None:
+            return "%|" in text
+        self._last = int(found[1]), int(found[2])
+        for i in range(self._open, len(self._rows)):
+            self._after[i] = self._last
+        self._open = len(self._rows)
+        return True
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Keep what was seen before a row."""
+        epoch = row.get("epoch")
+        self._rows.append(float(epoch) if isinstance(epoch, (int, float)) else None)
+        self._before.append(self._last)
+        self._after.append(None)
+
+    def steps(self) -> list[int | None] | None:
+        """The step of each row; None where bars and epochs do not agree."""
+        total = max((bar[1] for bar in (*self._before, *self._after) if bar), default=0)
+        for bars in (self._after, self._before):
+            steps = [bar[0] if bar and bar[1] == total else None for bar in bars]
+            pairs = [(s, e) for s, e in zip(steps, self._rows, strict=True) if s is not None and e is not None]
+            if len(pairs) < 2 or len(pairs) < 0.9 * len(steps) or not (pairs[-1][0] and pairs[-1][1]):
+                continue
+            each = pairs[-1][1] / pairs[-1][0]
+            off = (abs(epoch - step * each) - _NEAR - 0.001 * epoch for step, epoch in pairs)
+            distinct = len({epoch for _, epoch in pairs}) > 1
+            if distinct and max(off) <= 0.0 and all(step is not None for step in steps):
+                return steps
+        return None
