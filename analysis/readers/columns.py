@@ -76,17 +76,18 @@ class Columns:
 
     def add(self, line: int, row: Mapping[str, Any]) -> None:
         """Add a row: names to cells, objects inside it joined by ``/``."""
-        columns, i = self._columns, len(self._lines)
-        for value in row.values():
-            if type(value) is dict:
-                row = flat(row)
-                break
+        columns, i, filled = self._columns, len(self._lines), 0
         for name, value in row.items():
             kind = type(value)
-            if kind is str:
-                value = self._text(value)  # noqa: PLW2901
-            elif kind is list and not all(type(item) in (int, float, bool) for item in value):
-                continue
+            if kind is not float and kind is not int:
+                if kind is dict:
+                    self._filled += filled
+                    self.add(line, flat(row))  # what is in place already is passed over
+                    return
+                if kind is str:
+                    value = self._text(value)  # noqa: PLW2901
+                elif kind is list and not all(type(item) in (int, float, bool) for item in value):
+                    continue
             column = columns.get(name)
             if column is None:
                 column = self._new(name, i)
@@ -98,7 +99,8 @@ class Columns:
             if gap:
                 column.extend([None] * gap)
             column.append(value)
-            self._filled += 1
+            filled += 1
+        self._filled += filled
         self._lines.append(line)
         if not i & 4095:
             self._make_room()
@@ -184,12 +186,20 @@ def step_of(names: Iterable[str]) -> str | None:
 
 
 def rates_of(columns: Mapping[str, Sequence[Any]], patterns: Sequence[re.Pattern[str]]) -> tuple[str, ...]:
-    """Return the columns whose names match, those of the first pattern first; fractions before anything else."""
+    """Return the columns whose names match and whose numbers are fractions or percent, those of the first pattern first.
+
+    Examples
+    --------
+    >>> rates_of({"acc": [None, 0.5], "acc_sum": [2.5, 0.5], "acc_percent": [50.0, 0.0]}, [re.compile("acc")])
+    ('acc', 'acc_percent')
+    """
     ranked: list[tuple[bool, int, int, str]] = []
     for name, cells in columns.items():
         rank = next((i for i, pattern in enumerate(patterns) if pattern.search(name)), None)
-        if rank is not None:
-            numbers = [c for c in cells if isinstance(c, (int, float)) and c == c]  # noqa: PLR0124, NaN is not itself
-            if numbers:
-                ranked.append((not 0.0 <= min(numbers) <= max(numbers) <= 1.0, rank, len(ranked), name))
+        numbers = [c for c in cells if type(c) in (int, float) and c == c] if rank is not None else []
+        if rank is None or not numbers:
+            continue
+        fraction = 0.0 <= min(numbers) <= max(numbers) <= 1.0
+        if fraction or (all(c == 0.0 or 1.0 < c <= 100.0 for c in numbers) and max(numbers) > 3.0):
+            ranked.append((not fraction, rank, len(ranked), name))
     return tuple(name for *_, name in sorted(ranked))

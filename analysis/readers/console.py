@@ -26,14 +26,19 @@ RATES = (
     re.compile(r"^(?:eval|val|test)[/_-]?.*(?:acc(?:uracy)?|pass(?:_rate|@1)|correct|solved?)$", re.I),
 )
 # A step may stand behind what loggers put before a line: a date, a level, a place in the code.
-_BEFORE = r"(?:^|[\]|>] ?|(?:INFO|DEBUG|WARNING|SUCCESS)\b[^\n]{0,120}? |[\w./]{1,80}:\d{1,6}[\]:)]? (?:- )?|- )"
 _STEP = re.compile(
-    _BEFORE + r"\W{0,4}?(?:global[ _]|train(?:ing)?[ _])?(?:step|iter(?:ation)?|update)\b"
-    r"[ ]{0,4}[:=#]?[ ]{0,4}(\d{1,15})(?:[ ]?/[ ]?(\d{1,15}))?\]?[ ]{0,4}[:|,-]{0,2}(?:(?=[ ]|$)|(?<=[,|])(?=\w))",
+    r"(?<![A-Za-z])(?:step|iter(?:ation)?|update)\b[ ]{0,4}[:=#]?[ ]{0,4}"
+    r"(\d{1,15})(?:[ ]?/[ ]?(\d{1,15}))?\]?[ ]{0,4}[:|,-]{0,2}(?:(?=[ ]|$)|(?<=[,|])(?=\w))",
     re.I,
+)
+_BEFORE = re.compile(
+    r"(?:(?:.{0,300}[\]|>)]|.{0,300}:\d{1,6}:?|.{0,300} -|.{0,200}\b(?:INFO|DEBUG|WARNING|SUCCESS)\b.{0,120})\s?)?"
+    r"\W{0,4}(?:global[ _]|train(?:ing)?[ _])?",
+    re.I | re.S,
 )
 _EVALUATED = re.compile(r"\bglobal_step (\d{1,15}), eval_metrics: (?=\{)")
 _BETWEEN = re.compile(r"\s*[|,;]\s*|\s+-\s+|\s+(?=[A-Za-z_][\w./@%-]*+=)")
+_NAME = re.compile(r"[A-Za-z_][\w./@%()-]*+")
 _PAIR = re.compile(r"([A-Za-z_][\w./@%()-]*+(?: [\w./@%()-]{1,40}+){0,3}?)\s?[=:]\s?(\S.{0,80})")
 _UNITS = re.compile(r"(?: ?(?:s|ms|sec|seconds|tok/s|tokens/s|it/s|GB|MB|%))?$")
 _LONGEST = 1 << 18  # characters of one printed dict
@@ -102,9 +107,9 @@ def _rows(lines: Iterator[tuple[int, str]] | TextFile, dropped: Dropped) -> Iter
                 elif size > _LONGEST:
                     begun = None
                 continue
-            found = (
-                _STEP.search(bare[:400]) if "tep" in bare or "ter" in bare or "pdate" in bare or "TE" in bare else None
-            )
+            found = _STEP.search(bare[:400])
+            if found is not None and found.start() > 1 and not _BEFORE.fullmatch(bare[: found.start()]):
+                found = None
             evaluated = _EVALUATED.search(bare) if "eval_metrics" in bare else None
             if evaluated is not None and (parsed := parse(bare, evaluated.end())):
                 yield line, {"step": int(evaluated[1]), **parsed[0]}
@@ -125,18 +130,29 @@ def _cells(text: str) -> dict[str, Any]:
         parsed = parse(text)
         return parsed[0] if parsed and not text[parsed[1] :].strip() else {}
     cells: dict[str, Any] = {}
+    fields = text.split()
+    for field in fields if text.count("=") == len(fields) else ():  # the quick way through nearly all such lines
+        name, _, value = field.partition("=")
+        number = cell(value)
+        if not isinstance(number, (int, float)) or not _NAME.fullmatch(name):
+            break
+        cells[name] = number
+    else:
+        if cells:
+            return cells
+    cells = {}
     for field in _BETWEEN.split(text):
         if not field:
             continue
         pair = _PAIR.fullmatch(field.strip())
         if pair is None:
             return {}
-        value = cell(pair[2])
-        if isinstance(value, str):
-            number = NUMBER.match(value)
-            if number is None or not _UNITS.fullmatch(value[number.end() :]):
+        cells[pair[1]] = found = cell(pair[2])
+        if isinstance(found, str):
+            start = NUMBER.match(found)
+            if start is None or not _UNITS.fullmatch(found[start.end() :]):
                 return {}
-            value = cell(number[0])
-        cells[pair[1]] = value
+            if found.endswith("%"):
+                cells[pair[1]] = cell(start[0])  # others stay: one line may say 40ms and the next 1.2s
     numbers = sum(isinstance(value, (int, float)) for value in cells.values())
     return cells if numbers > 1 or (numbers and "=" in text) else {}

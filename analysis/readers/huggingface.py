@@ -28,6 +28,8 @@ NAME = "trainer_state.json"
 RATES = (
     re.compile(r"^eval_(?!.*(?:std|loss|runtime|per_second|length)).*(?:pass_?rate|accuracy|acc$|pass@1$)", re.I),
     re.compile(r"^eval_(?!.*(?:std|loss|runtime|per_second|length)).*(?:correct|solve|success|exact)", re.I),
+    # TRL names a reward after its function: one that is right or wrong gives a pass rate, one of a format does not.
+    re.compile(r"^eval_rewards/(?!.*(?:format|length|tag|xml|lang|int_|penalty|count|cosine))[^/]+(?:/mean)?$", re.I),
 )
 _CHECKPOINT = re.compile(r"checkpoint-\d{1,12}")
 _MOST = 1000  # checkpoints of a run

@@ -28,6 +28,7 @@ RATES = (
 _PROMPTS = frozenset({"prompt", "completion", "messages", "question", "answer", "response", "text", "problem"})
 _AXES = frozenset((*STEPS, *COMPUTE_AXES, "tokens", "num_tokens", "total_tokens", "_runtime", "runtime", "epoch"))
 _PLAIN_NAMES = frozenset({"metrics", "metric", "log", "logs", "history", "train", "training", "results", "trainer_log"})
+_ENDS = frozenset({"", "\n", "\r\n"})
 _DIGITS = 18  # of a whole number that is kept as one
 
 
@@ -73,16 +74,18 @@ def objects(file: TextFile, dropped: Dropped) -> Iterator[tuple[int, Row]]:
     dropped : Dropped
         Counts "not JSON", "not an object", "nested too deep", "a name stands twice", "half a last line", "too long".
     """
-    decode = _DECODER.decode
+    scan = _DECODER.raw_decode
     last: tuple[str, int] | None = None
     for line, text in file:
         if last is not None:
             dropped.add(*last)
             last = None
-        if text.isspace():
+        if not text or text.isspace():
             continue
         try:
-            row = decode(text)
+            row, end = scan(text, 0) if text[0] == "{" else (_DECODER.decode(text), len(text))
+            if text[end:] not in _ENDS and not text[end:].isspace():
+                raise ValueError("more behind the object")
         except _TwiceError:
             dropped.add("a name stands twice", line)
         except RecursionError:

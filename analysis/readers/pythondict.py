@@ -15,6 +15,7 @@ _NAME = re.compile(rf"\s*+({_TEXT})\s*+:\s*+", re.S)
 _VALUE = re.compile(
     rf"({_TEXT}|[^\s,{{}}\[\]()'\"]++(?:\([^,{{}}\[\]()'\"]*+(?:,[^{{}}\[\]()]*+)?\))?)\s*+(?=[,}}])", re.S
 )
+_PLAIN = re.compile(r"\s*+'([^'\\]*+)'\s*+:\s*+(?:'([^'\\]*+)'|([\w.+-]++))\s*+([,}])")  # nearly all pairs are such
 _NEXT = re.compile(r"\s*+([,}])")
 _STEP = re.compile(rf"{_TEXT}|[\[({{]|[\])}}]|[^\[\](){{}}'\"]++", re.S)
 _OPEN, _CLOSE = frozenset("[({"), frozenset("])}")
@@ -35,6 +36,12 @@ def parse(text: str, at: int = 0) -> tuple[dict[str, object], int] | None:
     cells: dict[str, object] = {}
     at += 1
     while True:
+        if quick := _PLAIN.match(text, at):
+            name, quoted, bare, after_it = quick.groups()
+            cells[name], at = cell(bare if quoted is None else quoted), quick.end()
+            if after_it == "}":
+                return cells, at
+            continue
         named = _NAME.match(text, at)
         if named is None:
             closed = _NEXT.match(text, at)  # behind a last comma

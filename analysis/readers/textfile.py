@@ -15,6 +15,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from scalerl.runlog import UserError
 
@@ -25,6 +26,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_LONGEST_NUMBER = 400  # characters
 _ESCAPES = re.compile(r"\x1b\[[0-?]*+[ -/]*+[@-~]|\x1b\][^\x07\x1b]*+(?:\x07|\x1b\\)?|\x1b[@-Z\\^_]")
 _WORKER = re.compile(r"\((?:[\w.:<>-]{1,80} )?pid=\d{1,9}(?:, ip=[^)\s]{1,80})?\)")  # Ray names the process
 NUMBER = re.compile(
@@ -69,13 +71,18 @@ def cell(text: str) -> object:
     >>> cell("np.float64(0.494)"), cell("'0.125'"), cell("tensor(3)"), cell("None"), cell("warm-up"), cell("1e999")
     (0.494, 0.125, 3, None, 'warm-up', inf)
     """
+    if text[-1:].isdigit() and len(text) <= _LONGEST_NUMBER and "_" not in text:
+        try:
+            return int(text) if len(text) < 16 and text.isdigit() else float(text)
+        except ValueError:
+            pass
     text = text.strip()
     if text[:1] in "'\"" and len(text) > 1 and text[-1] == text[0]:
         text = text[1:-1].strip()
     elif text.endswith(")") and (wrapped := _WRAPPED.fullmatch(text)):
         text = wrapped[1].split(",", 1)[0].strip()
     if NUMBER.fullmatch(text):
-        return int(text) if len(text) < 16 and text.lstrip("+-").isdecimal() and text.isascii() else float(text)
+        return int(text) if len(text) < 16 and text.isdigit() else float(text)
     return None if text in {"", "None", "null"} else text
 
 
@@ -117,30 +124,50 @@ class TextFile:
         self.size = found.st_size
         self._raw = _Hashing(fd, self._hasher)
 
-    def _open(self, raw: _Hashing) -> io.TextIOWrapper:
+    def _open(self, raw: _Hashing) -> io.TextIOWrapper | io.BufferedReader:
+        """The file as text, or as bytes where it is UTF-8: those are quicker to cut into lines."""
         buffered = io.BufferedReader(raw, 1 << 18)
         encoding = encoding_of(buffered.peek(4)[:4])
-        errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
-        return io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="")
+        if encoding != "utf-8-sig":
+            return io.TextIOWrapper(buffered, encoding=encoding, errors="replace", newline="")
+        if buffered.peek(3)[:3] == codecs.BOM_UTF8:
+            buffered.read(3)
+        return cast(io.BufferedReader, buffered)
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         with self._raw as raw:
             file = self._open(raw)
-            line, skipping, ended = 1, False, True
-            while piece := file.readline(LONGEST):
-                ended = piece.endswith(("\n", "\r"))
-                if skipping or (not ended and len(piece) == LONGEST):
-                    self.too_long += not skipping
-                    skipping = not ended
-                else:
-                    yield line, piece
-                line += piece.endswith("\n")
-            self.cut = not ended
+            if isinstance(file, io.TextIOWrapper):
+                pieces = iter(lambda: file.readline(LONGEST), "")
+            else:
+                pieces = (
+                    piece.decode("utf-8", "surrogateescape") for piece in iter(lambda: file.readline(LONGEST), b"")
+                )
+            line, kept = 1, ""
+            for piece in pieces:
+                if "\r" in piece and not piece.endswith("\r\n", 0, piece.index("\r") + 2):
+                    first, *between, last = piece.split("\r")
+                    for part in (kept + first, *between) if len(kept) <= LONGEST else between:
+                        if part:
+                            yield line, part
+                    kept, piece = "", last  # noqa: PLW2901
+                if piece.endswith("\n"):
+                    if len(kept) <= LONGEST:
+                        yield line, kept + piece
+                    line, kept = line + 1, ""
+                elif len(kept) <= LONGEST:
+                    kept += piece
+                    self.too_long += len(kept) > LONGEST
+            self.cut = bool(kept)
+            if 0 < len(kept) <= LONGEST:
+                yield line, kept
 
     def blocks(self) -> Iterator[str]:
         """Yield the text in pieces of some length, wherever its lines end."""
         with self._raw as raw:
             file = self._open(raw)
+            if isinstance(file, io.BufferedReader):
+                file = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
             while block := file.read(1 << 16):
                 yield block
 

@@ -46,11 +46,12 @@ def read(path: Path) -> list[Found]:
     file, dropped = TextFile(path), Dropped()
     columns, bars, summary = Columns(file.size), _Bars(), {}
     for line, text in file:
-        if text.isspace():
+        if not text.strip():
             continue
         row = _dict_at(plain(text)) if "{" in text else None
+        bar = "%|" in text and bars.look(text)
         if row is None:
-            dropped.add("progress bar" if bars.look(text) else "prose")
+            dropped.add("progress bar" if bar else "prose")
         elif "train_runtime" in row:
             summary = row
             dropped.add("summary of a training")
@@ -109,9 +110,9 @@ class _Bars:
 
     def look(self, text: str) -> bool:
         """Whether a piece is a progress bar, whose count is kept."""
-        found = _BAR.search(text) if "%|" in text else None
+        found = _BAR.search(text)
         if found is None:
-            return "%|" in text
+            return True
         self._last = int(found[1]), int(found[2])
         for i in range(self._open, len(self._rows)):
             self._after[i] = self._last
