@@ -6,6 +6,7 @@ their empty cells would outgrow it, and that is counted. Deeply nested or listed
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
 from collections import Counter
@@ -186,7 +187,7 @@ def step_of(names: Iterable[str]) -> str | None:
 
 
 def rates_of(columns: Mapping[str, Sequence[Any]], patterns: Sequence[re.Pattern[str]]) -> tuple[str, ...]:
-    """Return the columns whose names match and whose numbers are fractions or percent, those of the first pattern first.
+    """Return the columns whose names match and whose numbers are fractions or percent, by pattern.
 
     Examples
     --------
@@ -196,7 +197,7 @@ def rates_of(columns: Mapping[str, Sequence[Any]], patterns: Sequence[re.Pattern
     ranked: list[tuple[bool, int, int, str]] = []
     for name, cells in columns.items():
         rank = next((i for i, pattern in enumerate(patterns) if pattern.search(name)), None)
-        numbers = [c for c in cells if type(c) in (int, float) and c == c] if rank is not None else []
+        numbers = [c for c in cells if type(c) in (int, float) and not math.isnan(c)] if rank is not None else []
         if rank is None or not numbers:
             continue
         fraction = 0.0 <= min(numbers) <= max(numbers) <= 1.0
