@@ -30,7 +30,7 @@ RATES = (
     re.compile(r"^eval/.*/(?:reward|avg)(?:/mean)?$"),
 )
 _PARTS = ("progress/", "time/", "perf/", "optim/", "loss/", "reward/", "eval/", "batch/", "seq_len/", "scheduler/")
-_ATTEMPTS = 100  # rows of one step that are looked at for the nearest
+_ATTEMPTS = 50  # rows of one step that are looked at for the nearest
 _EPOCH = 1e9  # seconds since 1970 of any time of day that such a file can hold
 
 Rows = list[tuple[int, dict[str, Any]]]
@@ -122,19 +122,27 @@ def _joined(parts: list[Rows]) -> Rows:
 
 def _join(main: Rows, rows: Rows) -> Rows:
     shared = {name for _, row in main for name in row} & {name for _, row in rows for name in row} - {"step", "time"}
-    places: dict[float, list[int]] = defaultdict(list)
+    there: dict[float, list[int]] = defaultdict(list)
     for i, (_, row) in enumerate(main):
-        places[row["step"]].append(i)
+        there[row["step"]].append(i)
+    here: dict[float, list[int]] = defaultdict(list)
+    for j, (_, row) in enumerate(rows):
+        here[row["step"]].append(j)
+    partner: dict[int, int] = {}
+    for step, mine in here.items():  # of several attempts at a step those nearest in time belong together
+        both = [(i, j) for i in there[step][:_ATTEMPTS] for j in mine[:_ATTEMPTS]]
+        taken: set[int] = set()
+        for i, j in sorted(both, key=lambda pair: abs(main[pair[0]][1]["time"] - rows[pair[1]][1]["time"])):
+            if i not in taken and j not in partner:
+                taken.add(i)
+                partner[j] = i
     alone: Rows = []
-    for line, row in rows:
+    for j, (line, row) in enumerate(rows):
         named = {f"orchestrator/{name}" if name in shared else name: value for name, value in row.items()}
-        free = places[row["step"]][:_ATTEMPTS]
-        if free:
-            near = min(free, key=lambda i: abs(main[i][1]["time"] - row["time"]))
-            places[row["step"]].remove(near)
-            main[near] = (main[near][0], {**named, **main[near][1]})
-        else:
+        if (at := partner.get(j)) is None:
             alone.append((line, named))
+        else:
+            main[at] = (main[at][0], {**named, **main[at][1]})
     return _placed(main, alone)
 
 
@@ -142,7 +150,7 @@ def _placed(main: Rows, alone: Rows) -> Rows:
     """Rows without a partner go where their step belongs, in the attempt that ran at their time."""
     if not alone:
         return main
-    begins = [i for i in range(len(main)) if i == 0 or main[i][1]["step"] < main[i - 1][1]["step"]]
+    begins = [i for i in range(len(main)) if i == 0 or main[i][1]["step"] <= main[i - 1][1]["step"]]
     starts = [main[i][1]["time"] for i in begins]
     ends = [*begins[1:], len(main)]
     steps = [row["step"] for _, row in main]

@@ -60,7 +60,7 @@ def by_worker(line: str) -> list[str]:
     """
     if "pid=" not in line:
         return [line]
-    return [part.strip() for part in _WORKER.split(line) if part.strip()]
+    return [part.removeprefix(" ").rstrip() for part in _WORKER.split(line) if part.strip()]
 
 
 def cell(text: str) -> object:
@@ -98,7 +98,7 @@ class TextFile:
     """The lines of a file, read once; `sha256`, `size` and `cut` hold after the last one.
 
     Iterating yields ``(line, text)``. Text between carriage returns counts as lines of its own under the number of the
-    line that it stands in; a piece longer than `LONGEST` is left out and counted in `too_long`.
+    line that it stands in; a piece longer than twice `LONGEST` is left out and counted in `too_long`.
 
     Raises
     ------

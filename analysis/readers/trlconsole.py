@@ -8,6 +8,7 @@ digits: ``trainer_state.json`` has them all.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from scalerl.runlog import UserError
 
 _MARKS = frozenset({"loss", "reward", "eval_loss", "eval_reward", "learning_rate", "grad_norm", "epoch", "kl"})
 _BEGIN = re.compile(r"\{['\"][\w/. @-]{1,200}['\"]:")
-_BAR = re.compile(r"\d{1,3}%\|[^|]{0,400}\|\s{0,20}(\d{1,12})/(\d{1,12}) \[")
+_BAR = re.compile(r"\d{1,3}%\|[^|]{0,400}\|\s{0,20}(\d{1,12})/\d{1,12} \[")
 _LOOKED_AT = 1 << 22
-_NEAR = 0.011  # how far epochs, printed with as few as two decimals, may lie from the steps
+_NEAR = 0.006  # how far epochs, printed with as few as two decimals, may lie from the steps
 
 
 def recognise(path: Path, head: bytes) -> bool:
@@ -103,9 +104,9 @@ class _Bars:
 
     def __init__(self) -> None:
         self._rows: list[float | None] = []  # epochs
-        self._before: list[tuple[int, int] | None] = []
-        self._after: list[tuple[int, int] | None] = []
-        self._last: tuple[int, int] | None = None
+        self._before: list[int | None] = []
+        self._after: list[int | None] = []
+        self._last: int | None = None
         self._open = 0
 
     def look(self, text: str) -> bool:
@@ -113,7 +114,7 @@ class _Bars:
         found = _BAR.search(text)
         if found is None:
             return True
-        self._last = int(found[1]), int(found[2])
+        self._last = int(found[1])
         for i in range(self._open, len(self._rows)):
             self._after[i] = self._last
         self._open = len(self._rows)
@@ -126,17 +127,22 @@ class _Bars:
         self._before.append(self._last)
         self._after.append(None)
 
-    def steps(self) -> list[int | None] | None:
+    def steps(self) -> list[int] | None:
         """The step of each row; None where bars and epochs do not agree."""
-        total = max((bar[1] for bar in (*self._before, *self._after) if bar), default=0)
-        for bars in (self._after, self._before):
-            steps = [bar[0] if bar and bar[1] == total else None for bar in bars]
-            pairs = [(s, e) for s, e in zip(steps, self._rows, strict=True) if s is not None and e is not None]
-            if len(pairs) < 2 or len(pairs) < 0.9 * len(steps) or not (pairs[-1][0] and pairs[-1][1]):
+        if len(self._rows) < 2 or None in self._rows:
+            return None
+        epochs = [epoch for epoch in self._rows if epoch is not None]
+        beside = list(zip(self._after, self._before, strict=True))
+        for last in beside[-1]:
+            if not last:
                 continue
-            each = pairs[-1][1] / pairs[-1][0]
-            off = (abs(epoch - step * each) - _NEAR - 0.001 * epoch for step, epoch in pairs)
-            distinct = len({epoch for _, epoch in pairs}) > 1
-            if distinct and max(off) <= 0.0 and all(step is not None for step in steps):
-                return steps
+            each = epochs[-1] / last
+            steps = [
+                next((n for n in bars if n is not None and abs(epoch - n * each) <= _NEAR + 0.001 * epoch), None)
+                for epoch, bars in zip(epochs, beside, strict=True)
+            ]
+            known = [n for n in steps if n is not None]
+            moved = all(a[1] != b[1] for a, b in pairwise(zip(epochs, known, strict=False)) if a[0] != b[0])
+            if len(known) == len(epochs) and moved and len(set(known)) > 1:
+                return known
         return None

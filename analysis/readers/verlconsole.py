@@ -8,13 +8,14 @@ devices are those of the printed configuration, where it is there.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
 from analysis.readers.columns import Columns, Dropped, rates_of
 from analysis.readers.found import Found
 from analysis.readers.labels import label_of_path
-from analysis.readers.textfile import NUMBER, TextFile, by_worker, cell, plain
+from analysis.readers.textfile import NUMBER, TextFile, by_worker, cell, encoding_of, plain, text_of
 from scalerl.runlog import UserError
 
 LOOKED_AT = 1 << 23  # bytes of a file in which a row must stand: much is printed before the first step
@@ -35,13 +36,16 @@ _OVERRIDE = re.compile(r"(?<![\w.])\+?trainer\.(n_gpus_per_node|nnodes)=(\d{1,6}
 
 def recognise(path: Path, head: bytes) -> bool:
     """Whether a line ``step:N - key:value`` stands in the first megabytes of a file."""
-    if not head or head[:1] == b"{":
+    if not head or head.lstrip()[:2] in (b'{"', b"{\n"):
         return False
     try:
         with path.open("rb") as file:
-            return _ROW_BYTES.search(file.read(LOOKED_AT)) is not None
+            data = file.read(LOOKED_AT)
     except OSError:
         return False
+    if encoding_of(head) != "utf-8-sig":
+        data = text_of(data).encode("utf-8", errors="replace")
+    return _ROW_BYTES.search(data.removeprefix(BOM_UTF8)) is not None
 
 
 def read(path: Path) -> list[Found]:
