@@ -26,6 +26,7 @@ _MARKS = frozenset({"loss", "reward", "eval_loss", "eval_reward", "learning_rate
 _BEGIN = re.compile(r"\{['\"][\w/. @-]{1,200}['\"]:")
 _BAR = re.compile(r"\d{1,3}%\|[^|]{0,400}\|\s{0,20}(\d{1,12})/\d{1,12} \[")
 _LOOKED_AT = 1 << 22
+_BESIDE = 4  # counts that are kept of one row
 _NEAR = 0.006  # how far epochs, printed with as few as two decimals, may lie from the steps
 
 
@@ -100,45 +101,37 @@ def _dict_at(text: str) -> dict[str, Any] | None:
 
 
 class _Bars:
-    """Counts of the progress bars beside the rows: tqdm draws a bar again right behind what it lets through."""
+    """Counts of the progress bars beside the rows: tqdm draws its bars again right behind what it lets through."""
 
     def __init__(self) -> None:
-        self._rows: list[float | None] = []  # epochs
-        self._before: list[int | None] = []
-        self._after: list[int | None] = []
+        self._epochs: list[float | None] = []
+        self._beside: list[list[int]] = []  # those behind a row, and then the last before it
         self._last: int | None = None
-        self._open = 0
 
     def look(self, text: str) -> bool:
         """Whether a piece is a progress bar, whose count is kept."""
         found = _BAR.search(text)
-        if found is None:
-            return True
-        self._last = int(found[1])
-        for i in range(self._open, len(self._rows)):
-            self._after[i] = self._last
-        self._open = len(self._rows)
+        if found is not None:
+            self._last = int(found[1])
+            if self._beside and len(self._beside[-1]) <= _BESIDE and self._last not in self._beside[-1]:
+                self._beside[-1].append(self._last)
         return True
 
     def row(self, row: dict[str, Any]) -> None:
         """Keep what was seen before a row."""
         epoch = row.get("epoch")
-        self._rows.append(float(epoch) if isinstance(epoch, (int, float)) else None)
-        self._before.append(self._last)
-        self._after.append(None)
+        self._epochs.append(float(epoch) if isinstance(epoch, (int, float)) else None)
+        self._beside.append([] if self._last is None else [self._last])
 
     def steps(self) -> list[int] | None:
         """The step of each row; None where bars and epochs do not agree."""
-        if len(self._rows) < 2 or None in self._rows:
+        epochs = [epoch for epoch in self._epochs if epoch is not None]
+        if len(epochs) < 2 or len(epochs) < len(self._epochs):
             return None
-        epochs = [epoch for epoch in self._rows if epoch is not None]
-        beside = list(zip(self._after, self._before, strict=True))
-        for last in beside[-1]:
-            if not last:
-                continue
-            each = epochs[-1] / last
+        beside = [[*bars[1:], *bars[:1]] for bars in self._beside]
+        for each in [epochs[-1] / last for last in beside[-1] if last]:
             steps = [
-                next((n for n in bars if n is not None and abs(epoch - n * each) <= _NEAR + 0.001 * epoch), None)
+                next((n for n in bars if abs(epoch - n * each) <= _NEAR + 0.001 * epoch), None)
                 for epoch, bars in zip(epochs, beside, strict=True)
             ]
             known = [n for n in steps if n is not None]
