@@ -15,7 +15,7 @@ _NAME = re.compile(rf"\s*+({_TEXT})\s*+:\s*+", re.S)
 _VALUE = re.compile(
     rf"({_TEXT}|[^\s,{{}}\[\]()'\"]++(?:\([^,{{}}\[\]()'\"]*+(?:,[^{{}}\[\]()]*+)?\))?)\s*+(?=[,}}])", re.S
 )
-_PLAIN = re.compile(r"\s*+'([^'\\]*+)'\s*+:\s*+(?:'([^'\\]*+)'|([\w.+-]++))\s*+([,}])")  # nearly all pairs are such
+_HARD = re.compile(r"[\"\\\[\](){]")
 _NEXT = re.compile(r"\s*+([,}])")
 _STEP = re.compile(rf"{_TEXT}|[\[({{]|[\])}}]|[^\[\](){{}}'\"]++", re.S)
 _OPEN, _CLOSE = frozenset("[({"), frozenset("])}")
@@ -33,15 +33,11 @@ def parse(text: str, at: int = 0) -> tuple[dict[str, object], int] | None:
     """
     if not text.startswith("{", at):
         return None
+    if (quick := _quick(text, at)) is not None:
+        return quick
     cells: dict[str, object] = {}
     at += 1
     while True:
-        if quick := _PLAIN.match(text, at):
-            name, quoted, bare, after_it = quick.groups()
-            cells[name], at = cell(bare if quoted is None else quoted), quick.end()
-            if after_it == "}":
-                return cells, at
-            continue
         named = _NAME.match(text, at)
         if named is None:
             closed = _NEXT.match(text, at)  # behind a last comma
@@ -58,6 +54,27 @@ def parse(text: str, at: int = 0) -> tuple[dict[str, object], int] | None:
         at = after.end()
         if after[1] == "}":
             return cells, at
+
+
+def _quick(text: str, at: int) -> tuple[dict[str, object], int] | None:
+    """A dict whose names and texts hold no quotes and whose values no brackets, as nearly all are."""
+    end = text.find("}", at)
+    inner = text[at + 1 : end]
+    if end < 0 or inner[:1] != "'" or _HARD.search(inner):
+        return None
+    cells: dict[str, object] = {}
+    for pair in inner[1:].split(", '"):
+        name, colon, value = pair.partition("': ")
+        if value[:1] == "'":
+            if value.count("'") != 2 or value[-1] != "'":
+                return None
+            value = value[1:-1]
+        elif "'" in value or "," in value or ":" in value or not value:
+            return None
+        if "'" in name or not colon:
+            return None
+        cells[name] = cell(value)
+    return cells, end + 1
 
 
 def _past(text: str, at: int) -> int | None:
