@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from analysis.readers import formats
 from analysis.readers.cleaning import number
+from analysis.readers.lineage import lineages
 from analysis.readers.pythondict import parse
 from analysis.readers.textfile import LONGEST
 from benchmarks.fuzz_readers import SAMPLES, fuzz
@@ -30,14 +31,8 @@ LOGS = Path(__file__).parent / "data" / "logs"
 TEXT = tuple(SAMPLES)
 
 
-def recognised(path):
-    """The first of the text formats that a path is taken for."""
-    head = formats.head_of(path)
-    return next((name for name in TEXT if formats._module(formats.FORMATS[name]).recognise(path, head)), None)
-
-
 def read(path, name):
-    assert recognised(path) == name
+    assert formats.recognise(path) == name
     (found,) = formats.read_as(name, path)
     assert found.format == name
     assert all(len(cells) == len(found.table.lines) for cells in found.table.columns.values())
@@ -204,16 +199,33 @@ def test_checkpoints_that_agree_are_one_run(tmp_path):
     assert found.header["checkpoints"] == {"read": 3, "agree": 3, "branches": 0}
 
 
-def test_a_dead_branch_comes_first_as_an_attempt_of_its_own(tmp_path):
+def test_a_dead_branch_is_an_attempt_that_the_run_took_back(tmp_path):
     lived = [{"step": i, "loss": 1.0 * i} for i in range(1, 9)]
     died = [*lived[:2], *({"step": i, "loss": -1.0 * i} for i in range(3, 7))]
     for step, history in ((2, lived), (4, died), (6, died), (8, lived)):
         state(tmp_path / f"checkpoint-{step}" / "trainer_state.json", history[:step], step)
     found = read(tmp_path, "trainer-state")
-    assert found.table.columns["step"] == [3, 4, 5, 6, *range(1, 9)]
-    assert found.table.columns["loss"] == [-3.0, -4.0, -5.0, -6.0, *(1.0 * i for i in range(1, 9))]
-    assert found.starts == (4,)
+    assert found.table.columns["step"] == [1, 2, 3, 4, 5, 6, *range(3, 9)]
+    assert found.table.columns["loss"] == [1, 2, -3, -4, -5, -6, *range(3, 9)]
+    assert found.starts == (6,)
     assert found.header["checkpoints"] == {"read": 4, "agree": 2, "branches": 1}
+    (run,) = lineages(found)
+    assert run.table.columns["loss"] == list(range(1, 9))
+    assert [lost.columns["loss"] for lost in run.lost] == [[-3, -4, -5, -6]]
+
+
+def test_two_branches_leave_the_run_where_they_did(tmp_path):
+    lived = [{"step": i, "loss": 1.0 * i} for i in range(1, 9)]
+    early = [*lived[:2], {"step": 3, "loss": -3.0}]
+    late = [*lived[:5], {"step": 6, "loss": -6.0}, {"step": 7, "loss": -7.0}]
+    for history in (early, late, lived):
+        state(tmp_path / f"checkpoint-{len(history)}" / "trainer_state.json", history, len(history))
+    found = read(tmp_path, "trainer-state")
+    assert found.table.columns["loss"] == [1, 2, -3, 3, 4, 5, -6, -7, 6, 7, 8]
+    assert found.starts == (3, 8)
+    (run,) = lineages(found)
+    assert run.table.columns["loss"] == list(range(1, 9))
+    assert sum(len(lost.lines) for lost in run.lost) == 3
 
 
 def test_a_checkpoint_that_was_cut_is_named_and_the_others_are_read(tmp_path):
@@ -436,14 +448,14 @@ PROSE = [
 
 @pytest.mark.parametrize("text", PROSE)
 def test_prose_is_no_log(tmp_path, text):
-    assert recognised(write(tmp_path / "a.txt", text)) is None
+    assert formats.recognise(write(tmp_path / "a.txt", text)) not in TEXT
 
 
 def test_the_documents_of_this_project_are_no_logs():
     root = Path(__file__).parent.parent
     files = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("scalerl/*.py"), *root.glob("data/**/*.csv")]
     assert len(files) > 40
-    assert {str(path): name for path in files if (name := recognised(path))} == {}
+    assert {str(path): name for path in files if (name := formats.recognise(path)) in TEXT} == {}
 
 
 # prime-rl
@@ -494,7 +506,7 @@ def test_prime_rls_trainer_and_orchestrator_are_one_run(tmp_path):
 def test_runs_side_by_side_are_not_one_run(tmp_path):
     for name in ("a", "b"):
         jsonl(tmp_path / name / "metrics.jsonl", [prime(0, 1, loss__mean=0.5)])
-    assert recognised(tmp_path) is None
+    assert formats.recognise(tmp_path) not in TEXT
 
 
 # JSON lines
@@ -577,7 +589,7 @@ def test_marks_and_line_ends_change_nothing(tmp_path, encoding, end, reader):
 def test_samples_of_people_are_no_log(tmp_path):
     """Prompts and completions with a step, as this trainer keeps some to read."""
     told = [{"step": i, "prompt": "1+1=", "completion": "2", "reward": 1.0} for i in range(3)]
-    assert recognised(jsonl(tmp_path / "samples.jsonl", told)) is None
+    assert formats.recognise(jsonl(tmp_path / "samples.jsonl", told)) not in TEXT
 
 
 # Hostile input
@@ -607,7 +619,7 @@ def test_what_is_no_file_is_refused_and_nothing_waits(tmp_path, reader):
 @pytest.mark.parametrize("reader", TEXT)
 def test_an_empty_file_is_one_error(tmp_path, reader):
     path = write(tmp_path / "a", "")
-    assert recognised(path) is None
+    assert formats.recognise(path) not in TEXT
     with pytest.raises(UserError, match=r"^.*/a:1: "):
         formats.read_as(reader, path)
 

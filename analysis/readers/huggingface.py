@@ -1,9 +1,9 @@
 """Read what Hugging Face's Trainer and TRL keep of a run: ``trainer_state.json``, alone or of several checkpoints.
 
 Promises: rows and columns are those of ``log_history``; the row that sums a training up is in the header and not on
-the curve; of several checkpoints the one with the most steps is the run, and what others hold beside it comes first,
-as attempts. The history is read row by row, so that a long one needs no copy of its file; ``training_args.bin``, which
-is a pickle, is never opened.
+the curve; of several checkpoints the one with the most steps is the run, and what others hold beside it stands where
+the run left it, as an attempt. The history is read row by row, so that a long one needs no copy of its file;
+``training_args.bin``, which is a pickle, is never opened.
 """
 
 from __future__ import annotations
@@ -171,20 +171,31 @@ def _branches(run: Table, others: list[Table]) -> list[tuple[Table, int]]:
 
 
 def _joined(run: Table, branches: list[tuple[Table, int]]) -> tuple[Table, tuple[int, ...]]:
-    """The rows of the branches and then of the run, and the rows at which the second and later ones begin."""
+    """The rows as they would stand in one log that was written through: a branch goes on until the run leaves it.
+
+    Returns the rows, and those at which the second and later attempts begin.
+    """
     if not branches:
         return run, ()
-    parts = [(table, at) for table, at in branches] + [(run, 0)]
-    names = dict.fromkeys(name for table, _ in parts for name in table.columns)
+    parts: list[tuple[Table, int, int]] = []
+    begins: list[int] = []
+    at = count = 0
+    for other, leaves in sorted(branches, key=lambda pair: pair[1]):
+        parts += [(run, at, leaves), (other, leaves, len(other.lines))]
+        count += len(other.lines) - at
+        begins.append(count)
+        at = leaves
+    parts.append((run, at, len(run.lines)))
+    count += len(run.lines) - at
+    starts = [begin for begin in begins if 0 < begin < count]
+    names = dict.fromkeys(name for table, *_ in parts for name in table.columns)
     columns: dict[str, list[Any]] = {name: [] for name in names}
     lines: list[int] = []
-    starts = []
-    for table, at in parts:
-        starts.append(len(lines))
-        lines += list(table.lines)[at:]
+    for table, first, end in parts:
+        lines.extend(table.lines[first:end])
         for name, column in columns.items():
-            column.extend(table.columns[name][at:] if name in table.columns else [None] * (len(table.lines) - at))
-    return Table(run.where, columns, lines), tuple(starts[1:])
+            column.extend(table.columns[name][first:end] if name in table.columns else [None] * (end - first))
+    return Table(run.where, columns, lines), tuple(starts)
 
 
 def _label(path: Path) -> Label:
