@@ -132,6 +132,7 @@ def trl_run(tmp_path_factory, chain_model):
             contextlib.redirect_stderr(file),
         ):
             trainer.train(resume_from_checkpoint=resume)
+            trainer.save_state()
         return trainer.state.log_history
 
     import warnings
@@ -156,15 +157,16 @@ def pairs(history):
 def test_trl_is_read_back_without_a_differing_pair(trl_run):
     out, _, history = trl_run
     found = read(out, "trainer-state")
-    assert (
-        pairs(rows(found)) ^ pairs(json.loads((out / "checkpoint-3" / "trainer_state.json").read_text())["log_history"])
-        == set()
-    )
+    state = json.loads((out / "trainer_state.json").read_text())
+    assert pairs(rows(found)) ^ pairs(state["log_history"]) == set()
     assert pairs(rows(found)) ^ pairs(history) == set()
     assert (found.label.recipe, found.label.seed) == ("grpo", 3)
     assert found.starts == ()
     assert found.rates == ("eval_rewards/right/mean",)
-    assert found.header["checkpoints"] == {"read": 3, "agree": 3, "branches": 0}
+    assert found.header["checkpoints"] == {"read": 4, "agree": 4, "branches": 0}
+    assert found.dropped == {"summary of a training": 1}
+    assert "train_runtime" not in found.table.columns
+    assert found.header["summary"]["train_runtime"] == history[-1]["train_runtime"]
 
 
 def test_trl_is_read_back_from_its_console(trl_run):
@@ -238,6 +240,19 @@ def test_a_checkpoint_that_was_cut_is_named_and_the_others_are_read(tmp_path):
     assert "checkpoint-4/trainer_state.json:1: not JSON" in said.message
 
 
+def test_a_value_that_lies_across_two_blocks_of_the_file_is_whole(tmp_path):
+    for pad in range((1 << 16) - 60, 1 << 16):
+        text = json.dumps(
+            {"pad": "x" * pad, "global_step": 1234567, "log_history": [{"step": 1, "a": 0.5}], "end": -12}
+        )
+        (found,) = formats.read_as("trainer-state", write(tmp_path / "trainer_state.json", text))
+        assert (found.header["global_step"], found.header["end"], rows(found)) == (
+            1234567,
+            -12,
+            [{"step": 1, "a": 0.5}],
+        )
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
@@ -263,13 +278,14 @@ VERL = [
     " 'trainer': {'balance_batch': True,",
     "             'n_gpus_per_node': 8,",
     "             'nnodes': 2,",
-    "             'total_epochs': 15}}",
+    "             'total_epochs': 15},",
+    " 'worker': {'nnodes': 7}}",
     "Next step: 7 - we train",
     "step:0 - val-core/openai/gsm8k/acc/mean@4:0.25 - val-core/openai/gsm8k/acc/best@4/mean:0.5",
     "step:1 - critic/rewards/mean:np.float64(0.494) - actor/lr:1e-06 - timing_s/step:61.5 - perf/total_num_tokens:123",
     "resumed at step:1 - from disk",
     "step:2 - critic/rewards/mean:0.5 - actor/entropy:nan - timing_s/step:60.25(WorkerDict pid=3126) saving",
-    "step:2 - val-core/openai/gsm8k/acc/mean@4:0.375 - val/webshop_task_score (not success_rate):0.740",
+    "step:2 - val-core/openai/gsm8k/acc/mean@4:0.375 - val/shop_task_score (not success_rate):0.740Train: 13%|# 2/15",
 ]
 
 
@@ -288,12 +304,12 @@ def test_verl_prints_a_row_behind_prefixes_and_colours(tmp_path):
             "perf/total_num_tokens": 123,
         },
         {"step": 2, "critic/rewards/mean": 0.5, "timing_s/step": 60.25},
-        {"step": 2, "val-core/openai/gsm8k/acc/mean@4": 0.375, "val/webshop_task_score (not success_rate)": 0.74},
+        {"step": 2, "val-core/openai/gsm8k/acc/mean@4": 0.375, "val/shop_task_score (not success_rate)": 0.74},
     ]
-    assert list(found.table.lines) == [7, 8, 10, 11]
+    assert list(found.table.lines) == [8, 9, 11, 12]
     assert found.rates == ("val-core/openai/gsm8k/acc/mean@4",)
     assert found.devices == 16  # those of the trainer, not of what the rollout counts for itself
-    assert found.dropped == {"prose": 8}
+    assert found.dropped == {"prose": 9}
     assert (found.label.recipe, found.label.seed) == ("grpo", 1)
 
 
@@ -305,7 +321,7 @@ def test_verl_says_its_devices_on_the_command_line_too(tmp_path):
 
 def test_generators_with_devices_of_their_own_leave_the_number_open(tmp_path):
     lines = ["{'rollout': {'n_gpus_per_node': 8, 'nnodes': 1},", *VERL[1:4]]
-    path = write(tmp_path / "a.log", "".join(f"{line}\n" for line in [*lines, VERL[7]]))
+    path = write(tmp_path / "a.log", "".join(f"{line}\n" for line in [*lines, VERL[8]]))
     assert read(path, "verl-console").devices is None
 
 
@@ -343,6 +359,13 @@ def test_trls_console_with_values_in_quotes_and_bars_on_one_line(tmp_path):
     assert [f.code for f in found.findings] == ["step-derived"]
 
 
+def test_steps_are_not_read_from_bars_that_were_printed_long_before(tmp_path):
+    """Standard output that waits in a buffer: rows of several steps behind one bar."""
+    row, bar = "{{'loss': 0.5, 'epoch': {}}}\n", "\r 1%|#| {}/30000 [00:50<14:12, 9.1s/it]\n"
+    text = bar.format(300) + row.format(0.0100) + row.format(0.0101) + bar.format(400) + row.format(0.0134)
+    assert read(write(tmp_path / "a.log", text), "trl-console").step is None
+
+
 def test_steps_are_not_read_from_bars_that_contradict_the_epochs(tmp_path):
     bars = "".join(f"\r 1%|#| {step}/100 [00:50<14:12, 9.1s/it]" for step in (1, 2, 3))
     text = f"{bars}\n" + "".join(f"{{'loss': 0.5, 'epoch': {epoch}}}\n" for epoch in (0.2, 0.4, 0.6))
@@ -371,6 +394,7 @@ def test_lists_in_a_printed_dict_are_stepped_over(cells):
 @pytest.mark.parametrize(
     "text",
     [
+        "{'a': 'x' 'y'}",
         "{" * 10_000,
         "{'a': " * 10_000,
         "{'a': [" + "(" * 100_000,
@@ -441,6 +465,7 @@ PROSE = [
     "Step 1: we look at 3 examples.\nStep 2: 5 minutes later the loss: 0.3 is fine, we said.\n",
     "Next step: 4\nstep by step, 12 - 3 of 4\nthe step: 3 - a hard one - took 4.5 hours\n",
     "{'a': 1}\n{'b': 2}\n",
+    "Step 3: loss: 0.3, reward: 0.5, note: it rises\nStep 4: loss: 0.3, reward: 0.5, note: it falls\n",
     "in step 3 loss=0.5 reward=0.5\nin step 4 loss=0.5 reward=0.5\n",
     "",
 ]

@@ -68,7 +68,7 @@ def read(path: Path) -> list[Found]:
     if not states:
         raise refused[-1]
     # The history grows from checkpoint to checkpoint: the longest is the run, and of equals the last.
-    main = max(states, key=lambda state: (_global_step(state.rest), len(state.columns)))
+    main = max(reversed(states), key=lambda state: (_global_step(state.rest), len(state.columns)))
     if not len(main.columns):
         raise UserError(f"{main.path}: its log_history is empty; the run has not logged anything (logging_steps)")
     run = main.columns.table(str(main.path))
@@ -149,14 +149,10 @@ def _cells(table: Table, i: int) -> dict[str, Any]:
     return {name: cells[i] for name, cells in table.columns.items() if cells[i] is not None}
 
 
-def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return a == b or (a.keys() == b.keys() and all(a[n] == b[n] or (a[n] != a[n] and b[n] != b[n]) for n in a))
-
-
 def _agreed(other: Table, run: Table) -> int:
     """How many rows of a checkpoint's history the run begins with too."""
     both = min(len(other.lines), len(run.lines))
-    return next((i for i in range(both) if not _same(_cells(other, i), _cells(run, i))), both)
+    return next((i for i in range(both) if _cells(other, i) != _cells(run, i)), both)
 
 
 def _branches(run: Table, others: list[Table]) -> list[tuple[Table, int]]:

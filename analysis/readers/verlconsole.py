@@ -29,6 +29,7 @@ _ROW = re.compile(r"(?:^|(?:it/s|s/it)\])\s*step:(\d{1,15}) - (?=\S)")
 _ROW_BYTES = re.compile(
     rb"(?:^|[\r\n]|\x1b\[[\d;]*m|pid=\d{1,9}\)) ?(?:\x1b\[[\d;]*m ?)*step:\d{1,15} - [^\s:]{1,200}:\S"
 )
+_GLUED = re.compile(rf"([^\s:][^:]*+):({NUMBER.pattern})", re.I)
 _SECTION = re.compile(r"^[ {]?'(\w+)': \{")
 _COUNT = re.compile(r"'(n_gpus_per_node|nnodes)': (\d{1,6})\b")
 _OVERRIDE = re.compile(r"(?<![\w.])\+?trainer\.(n_gpus_per_node|nnodes)=(\d{1,6})(?!\d)")
@@ -92,8 +93,8 @@ def _cells(text: str) -> dict[str, Any]:
             continue
         value = value.strip()
         found = cell(value)
-        if isinstance(found, str) and i == len(fields) - 1 and (number := NUMBER.match(value)):
-            found = cell(number[0])  # a progress bar begins where the value ends
+        if isinstance(found, str) and i == len(fields) - 1 and (glued := _GLUED.match(field.strip())):
+            name, found = glued[1], cell(glued[2])  # a progress bar begins where the value ends
         cells[name] = found
     return cells if any(not isinstance(value, str) for value in cells.values()) else {}
 
