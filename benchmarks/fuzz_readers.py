@@ -14,7 +14,6 @@ import json
 import math
 import random
 import resource
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -231,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
