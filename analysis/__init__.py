@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from analysis.predict.forecasts import Forecast, Forecasts
     from analysis.predict.inflation import measure_inflation
     from analysis.readers.frames import read_frame
+    from analysis.readers.listing import Listing, list_logs
     from analysis.readers.logs import read
     from analysis.reports.reporting import write_report
     from analysis.schema import Event, Run, Runs
@@ -62,6 +63,8 @@ _HOME = {
     "compute_to": "curves.curve",
     "gradient": "curves.curve",
     "slope": "curves.curve",
+    "list_logs": "readers.listing",
+    "Listing": "readers.listing",
     "read": "readers.logs",
     "check": "checks.checking",
     "plot_health": "plots.health_plots",
@@ -137,6 +140,7 @@ __all__ = [
     "Forecasts",
     "GroupFits",
     "Health",
+    "Listing",
     "Nested",
     "Param",
     "Plan",
@@ -162,6 +166,7 @@ __all__ = [
     "fit_shared",
     "forecast",
     "gradient",
+    "list_logs",
     "measure_inflation",
     "nested",
     "plan",

@@ -22,6 +22,7 @@ CODES: dict[str, tuple[str, str]] = {
     "files-merged": ("note", "event files that share no tag were written side by side and are one attempt"),
     "no-steps": ("note", "the store holds no training steps; rows are in the order of their times"),
     "columns-left-out": ("note", "columns of a table that hold no numbers are left out"),
+    "step-derived": ("note", "a console log shows no steps; they are read from the progress bars beside its rows"),
     "rows-empty": ("note", "rows without a pass rate are left out, as logs of sparse evaluations have them"),
     "rows-dropped": ("warning", "rows with text, NaN, infinity or a negative compute are left out"),
     "percent": ("note", "the pass rate was in percent and is divided by 100"),

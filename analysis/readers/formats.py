@@ -29,6 +29,9 @@ class Format(NamedTuple):
 
 FORMATS: dict[str, Format] = {
     "scalerl": Format("run folder or log.jsonl of scalerl, or of its writer RunLog", "own"),
+    "trainer-state": Format(
+        "trainer_state.json of Hugging Face's Trainer and TRL, or their output folder", "huggingface"
+    ),
     "tensorboard": Format(
         "event files of TensorBoard, or the CSV that its page downloads", "tensorboard", "tensorboard"
     ),
@@ -36,6 +39,14 @@ FORMATS: dict[str, Format] = {
     "mlflow": Format("database or mlruns folder of MLflow", "mlflow_store"),
     "trackio": Format("database of trackio", "trackio_store"),
     "parquet": Format("Parquet table", "parquet_table", "data"),
+    "verl-file": Format("JSON lines of verl's file logger", "verlfile"),
+    "prime-rl": Format(
+        "metrics.jsonl of prime-rl, or the folder that trainer and orchestrator wrote theirs to", "primerl"
+    ),
+    "jsonl": Format("JSON lines with a step or a compute column", "jsonlines"),
+    "verl-console": Format("console log of verl", "verlconsole"),
+    "trl-console": Format("console log of TRL and Hugging Face's Trainer", "trlconsole"),
+    "console": Format("console log with a step and names with numbers a line (OpenRLHF, SkyRL, own loops)", "console"),
     "table": Format("CSV or TSV with a header", "csvfile"),
 }
 

@@ -1,0 +1,684 @@
+"""Text logs of other programs: every row of the file and no other, each cell as it stands there; the rest is counted.
+
+Oracles are the json and csv modules, the programs' own history where the program runs here, and the numbers that a
+test wrote into a file itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import random
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.readers import formats
+from analysis.readers.cleaning import number
+from analysis.readers.lineage import lineages
+from analysis.readers.pythondict import parse
+from analysis.readers.textfile import LONGEST
+from benchmarks.fuzz_readers import SAMPLES, fuzz
+from scalerl.runlog import UserError
+
+LOGS = Path(__file__).parent / "data" / "logs"
+TEXT = tuple(SAMPLES)
+
+
+def read(path, name):
+    assert formats.recognise(path) == name
+    (found,) = formats.read_as(name, path)
+    assert found.format == name
+    assert all(len(cells) == len(found.table.lines) for cells in found.table.columns.values())
+    return found
+
+
+def rows(found):
+    """The rows of a table without their empty cells."""
+    table = found.table
+    return [
+        {name: cells[i] for name, cells in table.columns.items() if cells[i] is not None}
+        for i in range(len(table.lines))
+    ]
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+# What shipped logs hold
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("trl_gsm8k_250", 250),
+        ("trl_50_a2_vi_42", 10),
+        ("trl_50_a3_enlang_42", 10),
+        ("trl_50_reproduce_openrs_rs2_42", 10),
+    ],
+)
+def test_a_trainer_state_is_its_history(name, count):
+    path = LOGS / f"{name}.trainer_state.json"
+    found = read(path, "trainer-state")
+    state = json.loads(path.read_text())
+    assert rows(found) == state["log_history"]
+    assert len(found.table.lines) == count
+    assert found.label.name == name
+    assert found.step == "step"
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found.rates == ()  # no evaluation in any, and a sum of rewards is no pass rate
+    assert found.header["max_steps"] == state["max_steps"]
+    lines = path.read_text().splitlines()
+    assert all(lines[line - 1].strip() == "{" for line in found.table.lines)
+
+
+def test_the_console_of_two_runs_is_that_of_their_table():
+    found = read(LOGS / "qwen3_math_console.txt", "console")
+    with (LOGS.parent / "qwen3_math_two_runs_in_one.csv").open(newline="") as file:
+        told = list(csv.DictReader(file))
+    assert len(told) == len(found.table.lines) == 505
+    assert list(found.table.lines) == list(range(1, 506))
+    for row, other in zip(rows(found), told, strict=True):
+        assert (row["step"], row["total_steps"]) == (int(other["step"]), int(other["total_steps"]))
+        for name, digits in (("loss", 2), ("reward_avg", 3), ("tokens_per_sec", 1), ("avg_response_len", 1)):
+            assert row[name] == pytest.approx(float(other[name]), abs=0.5001 * 10**-digits)
+
+
+# TRL, by its own trainer
+
+
+@pytest.fixture(scope="module")
+def trl_run(tmp_path_factory, chain_model):
+    """A run of two steps, killed, and gone on with to the third; what it printed, and its history."""
+    pytest.importorskip("trl", reason="needs the extra peers")
+    import contextlib
+
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    out = tmp_path_factory.mktemp("trl") / "grpo_seed3"
+
+    def right(prompts, completions, **more):
+        return [float(len(text) % 2) for text in completions]
+
+    def trained(steps, resume):
+        sizes = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 6}
+        often = {"save_steps": 1, "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+        plain = {"use_cpu": True, "bf16": False, "report_to": "none", "seed": 0, "per_device_eval_batch_size": 4}
+        config = GRPOConfig(output_dir=str(out), max_steps=steps, **sizes, **often, **plain)
+        items = Dataset.from_list([{"prompt": f"{i}+{i}="} for i in range(4)])
+        trainer = GRPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(chain_model, dtype=torch.float32),
+            processing_class=AutoTokenizer.from_pretrained(chain_model),
+            reward_funcs=right,
+            args=config,
+            train_dataset=items,
+            eval_dataset=items,
+        )
+        with (
+            (out.parent / "console.log").open("a") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            trainer.train(resume_from_checkpoint=resume)
+            trainer.save_state()
+        return trainer.state.log_history
+
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of TRL and its packages among each other
+        first = trained(2, None)
+        second = trained(3, True)
+    return out, first, second
+
+
+def pairs(history):
+    return {
+        (row["step"], name, value)
+        for row in history
+        if "train_runtime" not in row
+        for name, value in row.items()
+        if name != "step"
+    }
+
+
+def test_trl_is_read_back_without_a_differing_pair(trl_run):
+    out, _, history = trl_run
+    found = read(out, "trainer-state")
+    state = json.loads((out / "trainer_state.json").read_text())
+    assert pairs(rows(found)) ^ pairs(state["log_history"]) == set()
+    assert pairs(rows(found)) ^ pairs(history) == set()
+    assert (found.label.recipe, found.label.seed) == ("grpo", 3)
+    assert found.starts == ()
+    assert found.rates == ("eval_rewards/right/mean",)
+    assert found.header["checkpoints"] == {"read": 4, "agree": 4, "branches": 0}
+    assert found.dropped == {"summary of a training": 1}
+    assert "train_runtime" not in found.table.columns
+    assert found.header["summary"]["train_runtime"] == history[-1]["train_runtime"]
+
+
+def test_trl_is_read_back_from_its_console(trl_run):
+    out, first, second = trl_run
+    found = read(out.parent / "console.log", "trl-console")
+    histories = [*(row for row in first if "train_runtime" not in row), *second[len(first) - 1 :]]
+    printed = [row for row in histories if "train_runtime" not in row]
+    told = rows(found)
+    assert len(told) == len(printed) == 6
+    assert found.step == "step"
+    assert [f.code for f in found.findings] == ["step-derived"]
+    for row, other in zip(told, printed, strict=True):
+        shown = {name: value for name, value in other.items() if name != "total_flos"}
+        assert row == {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in shown.items()}
+    assert found.dropped["summary of a training"] == 2
+
+
+# Checkpoints
+
+
+def state(path, history, step):
+    return write(path, json.dumps({"global_step": step, "log_history": history, "max_steps": 9}))
+
+
+def test_checkpoints_that_agree_are_one_run(tmp_path):
+    history = [{"step": i, "loss": math.nan if i == 2 else i / 3} for i in range(1, 7)]
+    for step in (2, 4, 6):
+        state(tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json", history[:step], step)
+    found = read(tmp_path / "run", "trainer-state")
+    assert found.table.columns["step"] == [1, 2, 3, 4, 5, 6]
+    assert found.starts == ()
+    assert found.header["checkpoints"] == {"read": 3, "agree": 3, "branches": 0}
+
+
+def test_a_dead_branch_is_an_attempt_that_the_run_took_back(tmp_path):
+    lived = [{"step": i, "loss": 1.0 * i} for i in range(1, 9)]
+    died = [*lived[:2], *({"step": i, "loss": -1.0 * i} for i in range(3, 7))]
+    for step, history in ((2, lived), (4, died), (6, died), (8, lived)):
+        state(tmp_path / f"checkpoint-{step}" / "trainer_state.json", history[:step], step)
+    found = read(tmp_path, "trainer-state")
+    assert found.table.columns["step"] == [1, 2, 3, 4, 5, 6, *range(3, 9)]
+    assert found.table.columns["loss"] == [1, 2, -3, -4, -5, -6, *range(3, 9)]
+    assert found.starts == (6,)
+    assert found.header["checkpoints"] == {"read": 4, "agree": 2, "branches": 1}
+    (run,) = lineages(found)
+    assert run.table.columns["loss"] == list(range(1, 9))
+    assert [lost.columns["loss"] for lost in run.lost] == [[-3, -4, -5, -6]]
+
+
+def test_two_branches_leave_the_run_where_they_did(tmp_path):
+    lived = [{"step": i, "loss": 1.0 * i} for i in range(1, 9)]
+    early = [*lived[:2], {"step": 3, "loss": -3.0}]
+    late = [*lived[:5], {"step": 6, "loss": -6.0}, {"step": 7, "loss": -7.0}]
+    for history in (early, late, lived):
+        state(tmp_path / f"checkpoint-{len(history)}" / "trainer_state.json", history, len(history))
+    found = read(tmp_path, "trainer-state")
+    assert found.table.columns["loss"] == [1, 2, -3, 3, 4, 5, -6, -7, 6, 7, 8]
+    assert found.starts == (3, 8)
+    (run,) = lineages(found)
+    assert run.table.columns["loss"] == list(range(1, 9))
+    assert sum(len(lost.lines) for lost in run.lost) == 3
+
+
+def test_a_checkpoint_that_was_cut_is_named_and_the_others_are_read(tmp_path):
+    state(tmp_path / "checkpoint-2" / "trainer_state.json", [{"step": 1, "loss": 0.5}], 2)
+    write(tmp_path / "checkpoint-4" / "trainer_state.json", '{"global_step": 4, "log_history": [{"step": 1,')
+    found = read(tmp_path, "trainer-state")
+    assert rows(found) == [{"step": 1, "loss": 0.5}]
+    assert found.dropped == {"unreadable checkpoint": 1}
+    (said,) = found.findings
+    assert "checkpoint-4/trainer_state.json:1: not JSON" in said.message
+
+
+def test_a_value_that_lies_across_two_blocks_of_the_file_is_whole(tmp_path):
+    for pad in range((1 << 16) - 60, 1 << 16):
+        text = json.dumps(
+            {"pad": "x" * pad, "global_step": 1234567, "log_history": [{"step": 1, "a": 0.5}], "end": -12}
+        )
+        (found,) = formats.read_as("trainer-state", write(tmp_path / "trainer_state.json", text))
+        assert (found.header["global_step"], found.header["end"], rows(found)) == (
+            1234567,
+            -12,
+            [{"step": 1, "a": 0.5}],
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('{"global_step": 1, "log_history": []}', "its log_history is empty"),
+        ('{"global_step": 1,\n"log_history": [3]}', ":2: log_history holds something that is no row"),
+        ('{"global_step": 1, "log_history": [{"step": 1}', ":1: not JSON: the file breaks off here"),
+        ('{"log_history": [' + "[" * 100_000, ":1: not JSON: nested too deep"),
+    ],
+)
+def test_a_broken_trainer_state_is_one_error(tmp_path, text, what):
+    path = write(tmp_path / "trainer_state.json", text)
+    with pytest.raises(UserError) as error:
+        formats.read_as("trainer-state", path)
+    assert str(error.value).startswith(f"{path}:")
+    assert what in str(error.value)
+
+
+# verl
+
+RAY = "\x1b[36m(TaskRunner pid=3125)\x1b[0m "
+VERL = [
+    "{'actor_rollout_ref': {'rollout': {'n': 5, 'n_gpus_per_node': 1}},",
+    " 'trainer': {'balance_batch': True,",
+    "             'n_gpus_per_node': 8,",
+    "             'nnodes': 2,",
+    "             'total_epochs': 15},",
+    " 'worker': {'nnodes': 7}}",
+    "Next step: 7 - we train",
+    "step:0 - val-core/openai/gsm8k/acc/mean@4:0.25 - val-core/openai/gsm8k/acc/best@4/mean:0.5",
+    "step:1 - critic/rewards/mean:np.float64(0.494) - actor/lr:1e-06 - timing_s/step:61.5 - perf/total_num_tokens:123",
+    "resumed at step:1 - from disk",
+    "step:2 - critic/rewards/mean:0.5 - actor/entropy:nan - timing_s/step:60.25(WorkerDict pid=3126) saving",
+    "step:2 - val-core/openai/gsm8k/acc/mean@4:0.375 - val/shop_task_score (not success_rate):0.740Train: 13%|# 2/15",
+]
+
+
+def test_verl_prints_a_row_behind_prefixes_and_colours(tmp_path):
+    path = write(tmp_path / "grpo_s1.log", "".join(f"{RAY}{line}\n" for line in VERL))
+    found = read(path, "verl-console")
+    told = rows(found)
+    assert math.isnan(told[2].pop("actor/entropy"))
+    assert told == [
+        {"step": 0, "val-core/openai/gsm8k/acc/mean@4": 0.25, "val-core/openai/gsm8k/acc/best@4/mean": 0.5},
+        {
+            "step": 1,
+            "critic/rewards/mean": 0.494,
+            "actor/lr": 1e-06,
+            "timing_s/step": 61.5,
+            "perf/total_num_tokens": 123,
+        },
+        {"step": 2, "critic/rewards/mean": 0.5, "timing_s/step": 60.25},
+        {"step": 2, "val-core/openai/gsm8k/acc/mean@4": 0.375, "val/shop_task_score (not success_rate)": 0.74},
+    ]
+    assert list(found.table.lines) == [8, 9, 11, 12]
+    assert found.rates == ("val-core/openai/gsm8k/acc/mean@4",)
+    assert found.devices == 16  # those of the trainer, not of what the rollout counts for itself
+    assert found.dropped == {"prose": 9}
+    assert (found.label.recipe, found.label.seed) == ("grpo", 1)
+
+
+def test_verl_says_its_devices_on_the_command_line_too(tmp_path):
+    command = "+ python3 -m verl.trainer.main_ppo trainer.n_gpus_per_node=4 trainer.nnodes=1 rollout.nnodes=3"
+    path = write(tmp_path / "a.log", f"{command}\nstep:1 - a:0.5\n")
+    assert read(path, "verl-console").devices == 4
+
+
+def test_generators_with_devices_of_their_own_leave_the_number_open(tmp_path):
+    lines = ["{'rollout': {'n_gpus_per_node': 8, 'nnodes': 1},", *VERL[1:4]]
+    path = write(tmp_path / "a.log", "".join(f"{line}\n" for line in [*lines, VERL[8]]))
+    assert read(path, "verl-console").devices is None
+
+
+def test_verls_2024_validation_is_a_rate_too(tmp_path):
+    path = write(tmp_path / "a.log", "step:0 - val/test_score/gsm8k:0.125\nstep:1 - timing/step:3.5 - a:1\n")
+    assert read(path, "verl-console").rates == ("val/test_score/gsm8k",)
+
+
+def test_a_first_step_behind_megabytes_of_warnings_is_seen(tmp_path):
+    path = write(tmp_path / "a.log", "(pid=1) a warning of vLLM\n" * 100_000 + f"{RAY}step:0 - a:1\n")
+    assert rows(read(path, "verl-console")) == [{"step": 0, "a": 1}]
+
+
+def test_verls_file_logger(tmp_path):
+    data = [{"val-core/m/acc/mean@4": 0.5}, {"critic/rewards/mean": 0.25, "timing_s/step": 61.5}]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps({"step": i, "data": d}) + "\n" for i, d in enumerate(data)))
+    found = read(path, "verl-file")
+    assert rows(found) == [{"step": i, **d} for i, d in enumerate(data)]
+    assert found.rates == ("val-core/m/acc/mean@4",)
+
+
+# TRL's console, written here
+
+
+def test_trls_console_with_values_in_quotes_and_bars_on_one_line(tmp_path):
+    text = "Loading: 100%|####| 25/25 [00:00<00:00]\n"
+    for step in (5, 10, 15):
+        bar = f"\r {step}%|#    | {step}/100 [00:50<14:12, 9.1s/it]"
+        text += (
+            f"{bar}\r          \r{{'loss': '0', 'reward': '0.{step}', 'note': None, 'epoch': '{step / 100}'}}\n{bar}"
+        )
+    found = read(write(tmp_path / "a.log", text + "\n"), "trl-console")
+    assert found.table.columns["reward"] == [0.5, 0.1, 0.15]
+    assert found.table.columns["step"] == [5, 10, 15]
+    assert [f.code for f in found.findings] == ["step-derived"]
+
+
+def test_steps_are_not_read_from_bars_that_were_printed_long_before(tmp_path):
+    """Standard output that waits in a buffer: rows of several steps behind one bar."""
+    row, bar = "{{'loss': 0.5, 'epoch': {}}}\n", "\r 1%|#| {}/30000 [00:50<14:12, 9.1s/it]\n"
+    text = bar.format(300) + row.format(0.0100) + row.format(0.0101) + bar.format(400) + row.format(0.0134)
+    assert read(write(tmp_path / "a.log", text), "trl-console").step is None
+
+
+def test_steps_are_not_read_from_bars_that_contradict_the_epochs(tmp_path):
+    bars = "".join(f"\r 1%|#| {step}/100 [00:50<14:12, 9.1s/it]" for step in (1, 2, 3))
+    text = f"{bars}\n" + "".join(f"{{'loss': 0.5, 'epoch': {epoch}}}\n" for epoch in (0.2, 0.4, 0.6))
+    found = read(write(tmp_path / "a.log", text), "trl-console")
+    assert found.step is None
+    assert "step" not in found.table.columns
+    assert found.findings == ()
+
+
+numbers = st.floats(allow_nan=False) | st.integers(-(10**14), 10**14) | st.none()
+names = st.text("abcz_/@ -.", min_size=1, max_size=12).map(lambda name: f"m{name}")
+
+
+@given(st.dictionaries(names, numbers, min_size=1))
+def test_a_printed_dict_is_read_as_it_was(cells):
+    text = f"before {cells} behind"
+    assert parse(text, 7) == (cells, len(text) - 7)
+
+
+@given(st.dictionaries(names, numbers | st.lists(st.integers(), max_size=3) | st.tuples(st.floats()), min_size=1))
+def test_lists_in_a_printed_dict_are_stepped_over(cells):
+    parsed = parse(str(cells))
+    assert parsed == ({name: v for name, v in cells.items() if not isinstance(v, (list, tuple))}, len(str(cells)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'a': 'x' 'y'}",
+        "{" * 10_000,
+        "{'a': " * 10_000,
+        "{'a': [" + "(" * 100_000,
+        "{'a" + "\\" * 100_000,
+        "{'a': " + " " * 100_000,
+        "{'a': 1" + "1" * 100_000,
+    ],
+)
+def test_deep_and_long_dicts_cost_no_more_than_their_length(text):
+    assert parse(text) is None
+
+
+# Other consoles
+
+OPENRLHF = """
+(PPOTrainer pid=7) INFO 11-05 06:36:16 ppo_trainer.py:123] \u2728 Global step 1: {'policy_loss': 0.5, 'reward': np.float64(0.25), 'timing/step_total': 30.5}
+(PPOTrainer pid=7) Episode [1/2]: 10%|# | 1/10 [00:03<00:30, 3.1s/it, loss=0.2]
+(PPOTrainer pid=7) INFO 11-05 06:37:16 ppo_trainer.py:150] \u2728 Evaluation completed in 0:00:10, global_step 1, eval_metrics: {'eval_math_pass1': 0.125, 'eval_math_pass4': 0.5}
+(PPOTrainer pid=7) INFO 11-05 06:38:16 ppo_trainer.py:123] \u2728 Global step 2: {'policy_loss': 0.25, 'reward': 0.5}
+"""  # noqa: E501
+SKYRL = """
+(skyrl_entrypoint pid=5) 2026-01-01 10:00:00.123 | INFO     | skyrl_train.utils.tracking:log:101 - Step 0:\x20
+(skyrl_entrypoint pid=5) {'eval/all/avg_score': '0.2500',
+(skyrl_entrypoint pid=6) loading weights
+(skyrl_entrypoint pid=5)  'eval/all/pass_at_1': '0.1250'}
+(skyrl_entrypoint pid=5) 2026-01-01 10:01:00.123 | INFO     | skyrl_train.utils.tracking:log:101 - Step 1:\x20
+(skyrl_entrypoint pid=5) {'reward/avg_raw_reward': '0.5000', 'timing/step': '33.2500', 'trainer/global_step': 1}
+"""
+
+
+def test_openrlhf_prints_dicts_behind_global_steps(tmp_path):
+    found = read(write(tmp_path / "a.log", OPENRLHF), "console")
+    assert rows(found) == [
+        {"step": 1, "policy_loss": 0.5, "reward": 0.25, "timing/step_total": 30.5},
+        {"step": 1, "eval_math_pass1": 0.125, "eval_math_pass4": 0.5},
+        {"step": 2, "policy_loss": 0.25, "reward": 0.5},
+    ]
+    assert found.rates == ("eval_math_pass1",)
+
+
+def test_skyrl_prints_dicts_over_several_lines(tmp_path):
+    found = read(write(tmp_path / "a.log", SKYRL), "console")
+    assert rows(found) == [
+        {"step": 0, "eval/all/avg_score": 0.25, "eval/all/pass_at_1": 0.125},
+        {"step": 1, "reward/avg_raw_reward": 0.5, "timing/step": 33.25, "trainer/global_step": 1},
+    ]
+    assert found.rates == ("eval/all/avg_score", "eval/all/pass_at_1")
+
+
+@pytest.mark.parametrize(
+    ("line", "row"),
+    [
+        ("step: 3, loss: 0.5, lr: 1e-6", {"step": 3, "loss": 0.5, "lr": 1e-6}),
+        ("Step 3 | loss=0.5 | reward=.25", {"step": 3, "loss": 0.5, "reward": 0.25}),
+        ("[iter 3/10] loss=nan reward=0.5", {"step": 3, "total_steps": 10, "loss": math.nan, "reward": 0.5}),
+        ("step=3,loss=0.5,acc=65%", {"step": 3, "loss": 0.5, "acc": 65}),
+        ("2026-01-01 10:00:00 INFO train step 3: loss: 0.5 - acc: 0.25", {"step": 3, "loss": 0.5, "acc": 0.25}),
+        ("update 3: loss: 0.5, took: 40ms, kl: 0.1", {"step": 3, "loss": 0.5, "took": "40ms", "kl": 0.1}),
+    ],
+)
+def test_lines_of_own_loops(tmp_path, line, row):
+    found = read(write(tmp_path / "a.txt", f"hello\n{line}\n{line}\n"), "console")
+    assert [str(told) for told in rows(found)] == [str(row)] * 2
+    assert found.dropped == {"prose": 1}
+
+
+PROSE = [
+    "Step 1: we look at 3 examples.\nStep 2: 5 minutes later the loss: 0.3 is fine, we said.\n",
+    "Next step: 4\nstep by step, 12 - 3 of 4\nthe step: 3 - a hard one - took 4.5 hours\n",
+    "{'a': 1}\n{'b': 2}\n",
+    "Step 3: loss: 0.3, reward: 0.5, note: it rises\nStep 4: loss: 0.3, reward: 0.5, note: it falls\n",
+    "in step 3 loss=0.5 reward=0.5\nin step 4 loss=0.5 reward=0.5\n",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", PROSE)
+def test_prose_is_no_log(tmp_path, text):
+    assert formats.recognise(write(tmp_path / "a.txt", text)) not in TEXT
+
+
+def test_the_documents_of_this_project_are_no_logs():
+    root = Path(__file__).parent.parent
+    files = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("scalerl/*.py"), *root.glob("data/**/*.csv")]
+    assert len(files) > 40
+    assert {str(path): name for path in files if (name := formats.recognise(path)) in TEXT} == {}
+
+
+# prime-rl
+
+
+def prime(step, time_s, **cells):
+    return {"step": step, "time": 1.7e9 + time_s, **{name.replace("__", "/"): v for name, v in cells.items()}}
+
+
+def jsonl(path, told):
+    return write(path, "".join(json.dumps(row) + "\n" for row in told))
+
+
+def test_prime_rl_writes_several_rows_a_step(tmp_path):
+    told = [
+        prime(0, 1, loss__mean=0.5),
+        prime(0, 2, time__step=30.0),
+        prime(1, 3, loss__mean=0.25),
+        prime(1, 4, time__step=31.0),
+    ]
+    found = read(jsonl(tmp_path / "mine_seed2" / "metrics.jsonl", told), "prime-rl")
+    assert rows(found) == [
+        {"step": 0, "time": 1.7e9 + 2, "loss/mean": 0.5, "time/step": 30.0},
+        {"step": 1, "time": 1.7e9 + 4, "loss/mean": 0.25, "time/step": 31.0},
+    ]
+    assert (found.label.recipe, found.label.seed) == ("mine", 2)
+
+
+def test_prime_rls_trainer_and_orchestrator_are_one_run(tmp_path):
+    """The orchestrator is a step ahead; its second attempt begins at step 2, and only one row has no partner."""
+    orchestrator = [(0, 0), (1, 10), (2, 20), (3, 30), (2, 100), (3, 110)]
+    trainer = [(0, 9), (1, 19), (2, 29), (2, 109), (3, 119)]
+    jsonl(
+        tmp_path / "run_default" / "metrics.jsonl",
+        [prime(s, t, reward__all__mean=t, time__step=1) for s, t in orchestrator],
+    )
+    jsonl(tmp_path / "metrics.jsonl", [prime(s, t, loss__mean=t, time__step=2) for s, t in trainer])
+    found = read(tmp_path, "prime-rl")
+    told = [(row["step"], row.get("loss/mean"), row.get("reward/all/mean")) for row in rows(found)]
+    assert told == [(0, 9, 0), (1, 19, 10), (2, 29, 20), (3, None, 30), (2, 109, 100), (3, 119, 110)]
+    assert found.table.columns["time/step"] == [2, 2, 2, None, 2, 2]
+    assert found.table.columns["orchestrator/time/step"] == [1, 1, 1, 1, 1, 1]
+    assert found.header["files"] == ["metrics.jsonl", "run_default/metrics.jsonl"]
+    both = (tmp_path / "metrics.jsonl").read_bytes() + (tmp_path / "run_default" / "metrics.jsonl").read_bytes()
+    assert found.sha256 == hashlib.sha256(both).hexdigest()
+
+
+def test_runs_side_by_side_are_not_one_run(tmp_path):
+    for name in ("a", "b"):
+        jsonl(tmp_path / name / "metrics.jsonl", [prime(0, 1, loss__mean=0.5)])
+    assert formats.recognise(tmp_path) not in TEXT
+
+
+# JSON lines
+
+BAD = [
+    ('{"step": 2, "a": 0.5', "not JSON"),
+    ("[1, 2]", "not an object"),
+    ('{"step": 3, "a": 1, "a": 2}', "a name stands twice"),
+    ('{"step": 4, "a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deep"),
+    ('{"step": 5} {"step": 6}', "not JSON"),
+    ("loading ...", "not JSON"),
+]
+
+
+def test_every_line_is_a_row_or_is_counted(tmp_path):
+    good = '{"step": 1, "a": 0.25}'
+    lines = [good] * 30 + [*(part for text, _ in BAD for part in (text, good)), "", good, '{"step": 9, "a": 0.']
+    found = read(write(tmp_path / "a.jsonl", "\n".join(lines)), "jsonl")
+    assert rows(found) == [{"step": 1, "a": 0.25}] * 37
+    assert found.dropped == {
+        "not JSON": 3,
+        "not an object": 1,
+        "a name stands twice": 1,
+        "nested too deep": 1,
+        "half a last line": 1,
+    }
+    assert found.table.cut
+    told = {f.code: f.message for f in found.findings}
+    assert "not JSON (line 31, 39, 41)" in told["rows-dropped"]
+    assert "a name stands twice (line 35)" in told["rows-dropped"]
+    assert "the 37 rows before it are used" in told["log-cut"]
+
+
+def test_numbers_that_are_none_stay_what_they_are(tmp_path):
+    text = '{"step": 1, "a": 1e999, "b": NaN, "c": -Infinity, "d": ' + "9" * 5000 + ', "e": 123456789012345678901}\n'
+    (row,) = rows(read(write(tmp_path / "a.jsonl", text * 1), "jsonl"))
+    assert [number(row[name]) for name in "abcd"] == [None] * 4  # left out later, with a finding
+    assert row["e"] == 123456789012345678901.0
+
+
+def test_nested_objects_become_names_and_runs_are_told_apart(tmp_path):
+    told = [{"step": i, "seed": i % 2, "eval": {"math": {"acc": i / 8}}} for i in range(6)]
+    found = formats.read_as("jsonl", jsonl(tmp_path / "mine.jsonl", told))
+    assert [(one.label.name, one.table.columns["eval/math/acc"]) for one in found] == [
+        ("mine/seed0", [0.0, 0.25, 0.5]),
+        ("mine/seed1", [0.125, 0.375, 0.625]),
+    ]
+    assert found[0].rates == ("eval/math/acc",)
+
+
+@given(st.lists(st.dictionaries(names, numbers | st.text(max_size=5), min_size=1), min_size=1, max_size=8))
+def test_json_lines_are_read_as_they_were_written(tmp_path_factory, cells):
+    told = [{"step": i, "loss": 0.5, **row} for i, row in enumerate(cells)]
+    path = jsonl(tmp_path_factory.mktemp("lines") / "a.jsonl", told)
+    (found,) = formats.read_as("jsonl", path)
+    assert rows(found) == [{name: v for name, v in row.items() if v is not None} for row in told]
+    # and each of the formats that are the same cells in other words
+    path = jsonl(path.with_name("b.jsonl"), [{"step": i, "data": row} for i, row in enumerate(cells)])
+    (found,) = formats.read_as("verl-file", path)
+    assert rows(found) == [
+        {"step": i, **{k: v for k, v in row.items() if v is not None}} for i, row in enumerate(cells)
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("reader", TEXT)
+def test_marks_and_line_ends_change_nothing(tmp_path, encoding, end, reader):
+    sample = SAMPLES[reader]()
+    tables = []
+    for folder, code, mark in ((tmp_path / "a", "utf-8", "\n"), (tmp_path / "b", encoding, end)):
+        for name, data in sample.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data.decode().replace("\n", mark).encode(code))
+        found = read(folder if len(sample) > 1 else folder / next(iter(sample)), reader)
+        tables.append((rows(found), list(found.table.lines)))
+    assert tables[0] == tables[1]
+
+
+def test_samples_of_people_are_no_log(tmp_path):
+    """Prompts and completions with a step, as this trainer keeps some to read."""
+    told = [{"step": i, "prompt": "1+1=", "completion": "2", "reward": 1.0} for i in range(3)]
+    assert formats.recognise(jsonl(tmp_path / "samples.jsonl", told)) not in TEXT
+
+
+# Hostile input
+
+
+@pytest.mark.parametrize("reader", TEXT)
+def test_nearly_right_files_are_read_or_refused_in_one_line(tmp_path, reader):
+    told = fuzz(reader, 2000 // len(TEXT) + 1, 20261128, tmp_path)
+    assert told["read"] > 50  # most mutations leave something to read
+    assert sum(told.values()) == 2000 // len(TEXT) + 1
+
+
+@pytest.mark.parametrize("reader", TEXT)
+def test_what_is_no_file_is_refused_and_nothing_waits(tmp_path, reader):
+    fifo, loop = tmp_path / "fifo", tmp_path / "loop"
+    os.mkfifo(fifo)
+    loop.symlink_to(loop)
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "trainer_state.json").symlink_to(tmp_path / "inside" / "trainer_state.json")
+    os.mkfifo(tmp_path / "inside" / "metrics.jsonl")
+    for path in (fifo, loop, tmp_path / "inside", tmp_path / "none", Path("/dev/zero"), Path("a\0b")):
+        assert not formats._module(formats.FORMATS[reader]).recognise(path, formats.head_of(path))
+        with pytest.raises(UserError, match=r"cannot be read|no trainer_state|no metrics"):
+            formats.read_as(reader, path)
+
+
+@pytest.mark.parametrize("reader", TEXT)
+def test_an_empty_file_is_one_error(tmp_path, reader):
+    path = write(tmp_path / "a", "")
+    assert formats.recognise(path) not in TEXT
+    with pytest.raises(UserError, match=r"^.*/a:1: "):
+        formats.read_as(reader, path)
+
+
+def test_names_are_only_text(tmp_path):
+    names = ["<script>alert(1)</script>", "=cmd|' /C calc'!A0", "\x1b[31mred", "a\nb", "\ud800"]
+    told = [{"step": 0, "run": "../../etc/passwd", **dict.fromkeys(names, 0.5)}, {"step": 1, "run": "../x\x1b[2J"}]
+    found = formats.read_as("jsonl", jsonl(tmp_path / "a.jsonl", [told[0], told[0], told[1], told[1]]))
+    assert [one.label.name for one in found] == ["../../etc/passwd", "../x?[2J"]
+    assert list(found[0].table.columns)[2:] == [*names[:2], "?[31mred", "a?b", "?"]
+    assert found[0].table.columns[names[0]] == [0.5, 0.5]
+
+
+def test_a_line_without_end_costs_no_more_than_its_bytes(tmp_path):
+    bars = "\r 1%|#| 1/100 [00:50<14:12, 9.1s/it]" * (2 * LONGEST // 36)  # hours of a progress bar
+    text = f"{{'loss': 0.5, 'epoch': 0.1}}\n{bars}\r{{'loss': 0.25, 'epoch': 0.2}}\n"
+    text += f"{'x' * (3 * LONGEST)}\n{{'loss': 1, 'epoch': 1}}\n"
+    found = formats.read_as("trl-console", write(tmp_path / "a.log", text))[0]
+    assert found.table.columns["loss"] == [0.5, 0.25, 1]
+    assert list(found.table.lines) == [1, 2, 4]
+    assert found.dropped["too long"] == 1
+
+
+def test_memory_stays_below_ten_times_the_file(tmp_path):
+    draw = random.Random(1)  # noqa: S311
+    wide = "".join(json.dumps({"step": i, f"a{draw.random()}": 1, f"b{i}": [1, 2]}) + "\n" for i in range(50_000))
+    path = write(tmp_path / "a.jsonl", wide)
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        (found,) = formats.read_as("jsonl", path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * size
+    assert found.table.columns["step"] == list(range(50_000))  # no row is lost with the columns
+    assert "columns that hold few cells are left out" in found.findings[0].message
