@@ -31,6 +31,7 @@ def test_there_are_notebooks():
         "02_fit_and_doubt.ipynb",
         "03_the_paper_redone.ipynb",
         "04_decide.ipynb",
+        "05_your_own_logs.ipynb",
     ]
 
 
@@ -82,3 +83,11 @@ def test_notebooks_ship_with_outputs_and_without_errors(path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)
     assert not [o for cell in code for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_fifth_notebook_compares_three_programs_and_shows_no_path_of_a_machine():
+    shipped = outputs(nbformat.read(NOTEBOOKS[4], as_version=4))
+    for promised in ("trainer-state", "verl-console", "wandb", "work were taken back", "as the log says", "--devices"):
+        assert promised in shipped
+    assert "/home/" not in shipped and str(Path.cwd()) not in shipped
