@@ -7,7 +7,7 @@ fainter, and its half-width dotted. Artists carry ids such as ``mean-band-0``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from analysis.curves.solver import Array
 from analysis.fits.tables import in_percent, unit
 from analysis.plots.captions import short_name
 from analysis.plots.looks import looks_of
-from analysis.plots.output import shown_axes
+from analysis.plots.output import legend_below, shown_axes
 from analysis.plots.plotting import plot_curves
 from analysis.predict.ahead import CALIBRATED
 from analysis.predict.forecasts import Forecast, Forecasts
@@ -102,10 +102,7 @@ def _legend(ax: Axes, given: Sequence[Forecast]) -> None:
         if any(not row.calibrated for one in some for row in one.rows if row.method == one.method):
             handles.append(Line2D([], [], color="0.3", alpha=0.45, lw=3.2))
             labels.append(" pale bar: no earlier forecasts of the run stand behind it")
-    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "borderaxespad": 0.0}
-    legend = ax.legend(handles, labels, frameon=False, fontsize="small", ncols=1 if len(given) < 4 else 2, **below)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    legend_below(ax, handles, labels, ncols=1 if len(given) < 4 else 2)
 
 
 def _draw(ax: Axes, one: Forecast, look: Look) -> tuple[float, float]:
@@ -188,18 +185,8 @@ def plot_reach(forecasts: Forecast | Forecasts | Sequence[Forecast], ax: Axes | 
         fontsize="small",
         color="0.4",
     )
-    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "borderaxespad": 0.0}
-    legend = ax.legend(
-        title="point: reach; dotted: no earlier forecasts stand behind it",
-        frameon=False,
-        fontsize="small",
-        title_fontsize="small",
-        ncols=1 if len(given) < 4 else 2,
-        alignment="left",
-        **below,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    title = "point: reach; dotted: no earlier forecasts stand behind it"
+    legend_below(ax, *ax.get_legend_handles_labels(), ncols=1 if len(given) < 4 else 2, title=title)
     return ax
 
 

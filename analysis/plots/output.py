@@ -13,7 +13,7 @@ import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.readers.cleaning import printable
 from scalerl.runlog import UserError
@@ -21,6 +21,9 @@ from scalerl.runlog import UserError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+LEGEND_DROP = 0.55  # inches from the axis to a legend below it: ticks and label lie between
 
 
 def new_figure(width: float = 7.0, height: float = 4.6) -> Figure:
@@ -46,6 +49,35 @@ def shown_axes(ax: Axes | None, width: float, height: float) -> Axes:
 
     made: Axes = plt.subplots(figsize=(width, height), layout="constrained")[1]
     return made
+
+
+def legend_below(
+    ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, ncols: int = 1, title: str | None = None
+) -> None:
+    """Put the legend under the axis label: inside, no corner is free of points for every set of runs.
+
+    It hangs at a distance in points, not in parts of the axes, so that it meets the label at no height of theirs.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    figure: Any = ax.get_figure(root=True)
+    down = ax.transAxes + ScaledTranslation(0.0, -LEGEND_DROP, figure.dpi_scale_trans)
+    legend = ax.legend(
+        handles,
+        labels,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 0.0),
+        bbox_transform=down,
+        borderaxespad=0.0,
+        frameon=False,
+        fontsize="small",
+        ncols=ncols,
+        title=title,
+        title_fontsize="small",
+        alignment="left" if title else "center",
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name with $ in it is a name, not a formula
 
 
 def save(ax: Axes, path: str | os.PathLike[str], *, force: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.budgets.plans import Plan, Plans
 from analysis.plots.captions import short_name
 from analysis.plots.looks import looks_of_names
-from analysis.plots.output import shown_axes
+from analysis.plots.output import legend_below, shown_axes
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
@@ -60,8 +60,5 @@ def plot_plan(plans: Plan | Plans | Sequence[Plan], ax: Axes | None = None) -> A
     ax.set_xlabel("total compute, multiple of today's")
     ax.set_ylabel("width, in pass rate")
     ax.spines[["top", "right"]].set_visible(False)
-    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16), "borderaxespad": 0.0}
-    legend = ax.legend(handles, labels, frameon=False, fontsize="small", ncols=2, **below)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    legend_below(ax, handles, labels, ncols=2)
     return ax

@@ -18,7 +18,7 @@ import numpy as np
 from analysis.fits.results import Fit
 from analysis.plots.captions import band_level, band_name, has_band, label
 from analysis.plots.looks import Look, looks_of
-from analysis.plots.output import new_axes, save, shown_axes
+from analysis.plots.output import legend_below, new_axes, save, shown_axes
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ BAND_POINTS = 60  # each costs a weighted quantile of all draws
 BAND_ALPHA = 0.15
 BAND_ROOM = 0.5  # a band widens the axis of pass rates by this share of what points, curves and bars span, at most
 DRAWABLE = (1e-200, 1e200)  # beyond, the room that a log axis needs left and right is no number any more
+MANY = 7  # entries from which on a legend has two columns
 LEGEND_RUNS = 15  # more than these are counted and not named; twice as many would leave the axes no room
 
 
@@ -121,18 +122,7 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
     if shaded:
         handles.append(Patch(facecolor="0.5", alpha=2.0 * BAND_ALPHA, lw=0.0))
         labels.append(f" shaded: {band_name([fit for fit, _ in shaded])}")
-    # Below the axes: no corner is free of points for every set of runs.
-    legend = ax.legend(
-        handles,
-        labels,
-        loc="upper left",
-        bbox_to_anchor=(0.0, -0.16),
-        borderaxespad=0.0,
-        frameon=False,
-        fontsize="small",
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a name with $ in it is a name, not a formula
+    legend_below(ax, handles, labels, ncols=1 if len(labels) < MANY else 2)
     return ax
 
 
