@@ -125,8 +125,7 @@ def measured(correct: Counts | None, k: Any, pass_rate: Any, n_prompts: Any) -> 
         return {"pass_rate": rate(pass_rate, "pass_rate"), **row}
     if k is None:
         raise RunLogError("correct needs k, the number of completions a prompt")
-    listed = correct.tolist() if hasattr(correct, "tolist") else list(correct)
-    counts = [whole(count, "correct") for count in listed] if isinstance(listed, list) else []
+    counts = [whole(count, "correct") for count in _listed(correct, "correct")]
     if not counts or max(counts) > row["k"]:
         raise RunLogError(f"correct must hold at least one count, each between 0 and k={row['k']}")
     if row.setdefault("n_prompts", len(counts)) != len(counts):
@@ -146,14 +145,20 @@ def summed(rewards: Counts) -> dict[str, float | int]:
     {'reward_sum': 2.0, 'reward_count': 4, 'reward_var': 0.75}
     """
     not_finite: dict[str, str] = {}
-    listed = plain(rewards if hasattr(rewards, "tolist") else list(rewards), "rewards", not_finite)
-    values = _flat(listed)
+    values = _flat(plain(_listed(rewards, "rewards"), "rewards", not_finite))
     if not_finite or not values or not all(type(v) in (int, float) for v in values):
         raise RunLogError("rewards must hold at least one number, and only finite ones")
     total = math.fsum(values)
     mean = total / len(values)
     variance = math.fsum((v - mean) ** 2 for v in values) / len(values)
     return {"reward_sum": total, "reward_count": len(values), "reward_var": variance}
+
+
+def _listed(values: Counts, name: str) -> list[Any]:
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(listed, (str, bytes, Mapping)) or not isinstance(listed, Iterable):
+        raise RunLogError(f"{name} is {values!r:.60}; it must be a list of numbers")
+    return list(listed)
 
 
 def _flat(value: Any) -> list[Any]:
