@@ -76,7 +76,7 @@ class OpenFolder:
         if self._report_to:
             from scalerl.mirrors import check_names
 
-            check_names(self._report_to)
+            check_names(report_to)
         self._header = {
             "schema_version": SCHEMA_VERSION,
             "recipe": recipe,

@@ -67,6 +67,11 @@ class RunLog(OpenFolder):
     _evaluating: float | None = None
     _evaluate_s: float | None = None
 
+    @property
+    def last_step(self) -> int:
+        """Step of the last step row; 0 before the first."""
+        return max(self._reached.step, 0)
+
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Count the wall seconds of the block as ``NAME_s`` of the next step row; they stay in `gpu_hours`."""
         return self.meter.phase(name)
