@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -69,6 +70,23 @@ def test_wall_seconds_count_and_pauses_do_not(tmp_path):
     assert (first["step"], first["pass_rate"], first["n_prompts"]) == (0, 0.75, 2) and first["evaluate_s"] >= 0
     assert (second["step"], second["pass_rate"], second["k"]) == (2, 0.75, 16)
     assert "evaluate_s" not in second and "correct" not in second
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_an_evaluation_before_all_else_is_at_compute_0(tmp_path, paused):
+    clock = Clock()
+    log = opened(tmp_path, clock)
+    clock.now += 5  # set-up
+    log.count(tokens_generated=0)
+    with log.pause("evaluate") if paused else nullcontext():
+        clock.now += 600
+        log.evaluate(pass_rate=0.1)
+    clock.now += 3600
+    log.step(1)
+    log.close()
+    (row,) = rows_of(tmp_path, "eval")
+    assert row["gpu_hours"] == row["cpu_s"] == row["tokens_generated"] == row["step"] == 0
+    assert rows_of(tmp_path, "step")[0]["gpu_hours"] == 8
 
 
 @pytest.mark.parametrize("inside", [True, False])

@@ -71,6 +71,7 @@ class OpenFolder:
         self._reached = Reached()
         self._axes: dict[str, float] = {}
         self._told: set[str] = set()
+        self._untouched = True  # nothing was metered but set-up
         self._mirrors: Mirrors | None = None
         self._report_to = tuple(report_to)
         if self._report_to:
@@ -147,6 +148,7 @@ class OpenFolder:
             self.meter.restore(wall_s, where.axes.get("cpu_s", 0.0), {})
             if cut.rows and at.mark is None:
                 _say.warning("%s: begins anew; %d rows of it moved to %s/", self.folder, cut.rows, LOST_FOLDER)
+        self._untouched = at.mark is None
         self._reached, self._axes = where, {a: v for a, v in where.axes.items() if a in COUNTED}
         lost = {"gpu_hours_lost": cut.gpu_hours_lost, "rows_lost": cut.rows}
         self.event("resume", step=at.step, **lost, **changed, **at.fields)

@@ -74,6 +74,7 @@ class RunLog(OpenFolder):
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Count the wall seconds of the block as ``NAME_s`` of the next step row; they stay in `gpu_hours`."""
+        self._untouched = False
         return self.meter.phase(name)
 
     @contextmanager
@@ -81,6 +82,8 @@ class RunLog(OpenFolder):
         """Leave the block out of `gpu_hours` and `cpu_s`: an evaluation (``"evaluate"``), a checkpoint, a wait."""
         if name == EVALUATE:
             self._evaluating = time.perf_counter()
+        else:
+            self._untouched = False
         try:
             with self.meter.apart(name):
                 yield
@@ -122,6 +125,7 @@ class RunLog(OpenFolder):
         if number <= self._reached.step or number < self._reached.point:
             was = max(self._reached.step, self._reached.point)
             raise RunLogError(f"{self.folder}: step is {number} after {was}; steps only go up{self._hint()}")
+        self._untouched = False
         self._append("step", number, given, phases=True)
 
     def evaluate(
@@ -137,7 +141,7 @@ class RunLog(OpenFolder):
         """Append an eval row: the number of correct completions of each prompt, of `k` each, or the pass rate alone.
 
         The counts say more: with them the noise of the prompts is known. The time goes into `gpu_hours` unless the
-        evaluation ran inside ``with log.pause("evaluate")``, as it should.
+        evaluation ran inside ``with log.pause("evaluate")``, as it should. One before all else is at compute 0.
 
         Parameters
         ----------
@@ -158,6 +162,8 @@ class RunLog(OpenFolder):
             If a count is not between 0 and `k`, there is no prompt, or the pass rate is no fraction.
         """
         row = measured(correct, k, pass_rate, n_prompts)
+        if self._untouched:
+            self.meter.reset()
         number = max(self._reached.point, 0) if step is None else whole(step, "step")
         if number < self._reached.point:
             raise RunLogError(
