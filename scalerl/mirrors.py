@@ -64,7 +64,8 @@ def check_names(names: Sequence[str]) -> None:
             raise UserError(f"report_to: there is no {name!r:.40}; there are {', '.join(PACKAGES)}")
         if names.count(name) > 1:
             raise UserError(f"report_to: {name} stands there twice")
-        if importlib.util.find_spec(PACKAGES[name]) is None:
+        spec = importlib.util.find_spec(PACKAGES[name])
+        if spec is None or spec.origin is None:  # without an origin it is a folder of that name, as these tools make
             raise UserError(f"report_to: {name} is not installed; pip install 'scalerl[{name}]', or leave it out")
 
 

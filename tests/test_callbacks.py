@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import analysis as an
-from scalerl.runlog import read_header, read_log
+from scalerl.runlog import UserError, read_header, read_log
 
 ROOT = Path(__file__).parent.parent
 STEPS, KILLED, SAVED = 6, 5, 4
@@ -176,3 +176,23 @@ def test_the_analysis_reads_it_as_any_run(place):
     assert run.name == "mine/seed3" and len(run.data["pass_rate"]) == STEPS
     assert run.data["gpu_hours"].tolist() == [row["gpu_hours"] for row in rows_of(place / "run", "eval")]
     assert "resumed" in {finding.code for finding in run.findings} and run.end_time is not None
+
+
+def test_other_processes_than_the_first_write_nothing(tmp_path):
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from scalerl.callbacks import ScaleRLCallback
+
+    args, control = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, seed=7), TrainerControl()
+    log = ScaleRLCallback(tmp_path / "run", recipe="mine", pass_rate="eval_right")
+    state = TrainerState(is_world_process_zero=False)
+    for event in ("train_begin", "step_begin", "step_end", "log", "evaluate", "save", "train_end"):
+        getattr(log, f"on_{event}")(args, state, control)
+    assert not (tmp_path / "run").exists()
+    state = TrainerState(is_world_process_zero=True)
+    log.on_train_begin(args, state, control)
+    with pytest.raises(UserError, match="no metric 'eval_right'; it has eval_loss, eval_wrong"):
+        log.on_evaluate(args, state, control, metrics={"eval_wrong": 0.5, "eval_loss": 1.0})
+    log.on_train_end(args, state, control)
+    header = read_header(tmp_path / "run")
+    assert header["devices"]["count"] == 1 and header["seed"] == 7 and header["config"]["learning_rate"] == 5e-5

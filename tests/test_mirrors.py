@@ -171,6 +171,8 @@ def test_a_mirror_that_cannot_begin_does_not_stop_the_run(tmp_path, caplog):
     ],
 )
 def test_a_name_that_cannot_be_is_one_line_before_anything_is_written(tmp_path, monkeypatch, names, message):
+    (tmp_path / "a_package_that_nobody_has").mkdir()  # a folder such as wandb/ is no package
+    monkeypatch.syspath_prepend(str(tmp_path))
     if names == ["absent"]:
         monkeypatch.setitem(mirrors.PACKAGES, "absent", "a_package_that_nobody_has")
     with pytest.raises(UserError, match=message):

@@ -104,6 +104,8 @@ class OpenFolder:
                 self._go_on(self._fd)
         except BaseException as error:
             self._close()
+            if isinstance(error, FileExistsError) and anew:
+                raise RunLogError(f"{self.folder}: another process began a run here meanwhile") from error
             if isinstance(error, OSError):
                 raise RunLogError(f"{self.folder}: cannot be written: {error.strerror}") from error
             raise
@@ -218,8 +220,13 @@ class OpenFolder:
 
     def samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append to ``samples.jsonl``; meant to be read by people, so it is not flushed row by row."""
-        with (self.folder / SAMPLES_FILE).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path = self.folder / SAMPLES_FILE
+        lines = [json.dumps(plain(row, "samples", {}), ensure_ascii=False) + "\n" for row in rows]
+        try:
+            with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(lines)
+        except OSError as error:
+            raise RunLogError(f"{path}: cannot be written: {error.strerror}") from error
 
     def _write(self, row: dict[str, Any], fields: Mapping[str, Any]) -> None:
         if self._fd is None:
