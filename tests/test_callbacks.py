@@ -184,7 +184,7 @@ def test_other_processes_than_the_first_write_nothing(tmp_path):
     from scalerl.callbacks import ScaleRLCallback
 
     args, control = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, seed=7), TrainerControl()
-    log = ScaleRLCallback(tmp_path / "run", recipe="mine", pass_rate="eval_right")
+    log = ScaleRLCallback(tmp_path / "run", recipe="mine", pass_rate="eval_right")  # noqa: S106
     state = TrainerState(is_world_process_zero=False)
     for event in ("train_begin", "step_begin", "step_end", "log", "evaluate", "save", "train_end"):
         getattr(log, f"on_{event}")(args, state, control)
