@@ -89,6 +89,15 @@ def test_an_evaluation_before_all_else_is_at_compute_0(tmp_path, paused):
     assert rows_of(tmp_path, "step")[0]["gpu_hours"] == 8
 
 
+def test_only_the_first_of_evaluations_without_updates_is_at_compute_0(tmp_path):
+    with RunLog(tmp_path, recipe="mine") as log:
+        for _ in range(3):
+            log.evaluate(pass_rate=0.1)
+            time.sleep(0.001)
+    first, *others = [row["gpu_hours"] for row in rows_of(tmp_path, "eval")]
+    assert first == 0 and all(hours >= 0.001 / 3600 for hours in others)
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_the_seconds_of_an_evaluation_are_its_own(tmp_path, inside):
     with RunLog(tmp_path, recipe="mine") as log:
@@ -345,20 +354,23 @@ def test_a_second_writer_is_told_and_writes_nothing(tmp_path):
 def test_a_child_that_outlives_its_parent_does_not_keep_the_folder(tmp_path):
     """A data loader forked inside the loop; only the writer's own process holds the run."""
     log = opened(tmp_path)
-    come, go = os.pipe()
+    (come, go), (hear, say) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
         os.close(go)
+        os.write(say, b"!")
         os.read(come, 1)
         os._exit(0)
     try:
+        assert os.read(hear, 1) == b"!"  # it is there, and waits
         log.step(1)
         log.close()
         opened(tmp_path, resume_step=1).close()
     finally:
         os.close(go)
         os.waitpid(child, 0)
-        os.close(come)
+        for end in (come, hear, say):
+            os.close(end)
 
 
 class Odd:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from scalerl.runlog.files import RunLogError
@@ -162,8 +162,6 @@ class RunLog(OpenFolder):
             If a count is not between 0 and `k`, there is no prompt, or the pass rate is no fraction.
         """
         row = measured(correct, k, pass_rate, n_prompts)
-        if self._untouched:
-            self.meter.reset()
         number = max(self._reached.point, 0) if step is None else whole(step, "step")
         if number < self._reached.point:
             raise RunLogError(
@@ -171,7 +169,11 @@ class RunLog(OpenFolder):
             )
         seconds = self._seconds_of_evaluation()
         timed = {} if seconds is None else {"evaluate_s": seconds}
-        self._append("eval", number, {**row, **timed, **fields})
+        first, self._untouched = self._untouched and number == 0, False
+        with self.meter.apart(EVALUATE) if first else nullcontext():
+            if first:
+                self.meter.reset()
+            self._append("eval", number, {**row, **timed, **fields})
         self._evaluate_s = self._evaluating = None
 
     def _seconds_of_evaluation(self) -> float | None:
