@@ -284,7 +284,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_and_says_so(tmp_pa
     log = opened(tmp_path, resume_step=0)
     log.step(1)
     log.close()
-    assert "begins anew; 2 rows of it moved to lost/" in caplog.text
+    assert "begins anew; updates and evaluations moved to lost/: 1" in caplog.text
     assert [row.get("event", row.get("step")) for row in read_log(tmp_path / "log.jsonl").rows] == ["resume", 1]
     assert len(list((tmp_path / "lost").iterdir())) == 1
 
