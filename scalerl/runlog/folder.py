@@ -149,7 +149,9 @@ class OpenFolder:
             wall_s = where.axes.get("gpu_hours", 0.0) * 3600 / self.meter.devices
             self.meter.restore(wall_s, where.axes.get("cpu_s", 0.0), {})
             if cut.rows and at.mark is None:
-                _say.warning("%s: begins anew; updates and evaluations moved to %s/: %d", self.folder, LOST_FOLDER, cut.rows)
+                _say.warning(
+                    "%s: begins anew; updates and evaluations moved to %s/: %d", self.folder, LOST_FOLDER, cut.rows
+                )
         self._untouched = at.mark is None
         self._reached, self._axes = where, {a: v for a, v in where.axes.items() if a in COUNTED}
         lost = {"gpu_hours_lost": cut.gpu_hours_lost, "rows_lost": cut.rows}
