@@ -208,6 +208,8 @@ class ScaleRLConfig(BaseModel):
     """Stop after so many passes over the train prompts."""
     max_gpu_hours: float | None = Field(None, gt=0)
     """Stop at the first update that reaches so many GPU-hours."""
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(default_factory=list)
+    """Tools that the rows of the log are mirrored to, each in a run of its own for every attempt."""
     seed: int = Field(0, ge=0, lt=2**63)
 
     @property

@@ -112,6 +112,12 @@ class Meter:
         self._wall_total, self._cpu_total, self._since = wall_s, cpu_s, None
         self.apart_s.update(apart_s)
 
+    def reset(self) -> None:
+        """Forget what was metered, and go on from zero; a meter that stands still goes on standing."""
+        self._wall_total = self._cpu_total = 0.0
+        if self._since is not None:
+            self._since = (self._wall(), self._cpu())
+
     def take_phases(self) -> dict[str, float]:
         """Return the seconds by phase since the last call, and begin a new breakdown."""
         phases, self._phase_s = dict(self._phase_s), defaultdict(float)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from scalerl import lost
 from scalerl.architectures import beyond_positions, beyond_text
 from scalerl.checkpoint import Checkpoint, drop_newer, read_checkpoint
 from scalerl.completions import Generation
@@ -35,6 +34,7 @@ from scalerl.runlog import (
     Resume,
     RunLog,
     UserError,
+    lost,
     read_header,
     refuse_if_held,
 )
@@ -50,7 +50,7 @@ CHANGEABLE = frozenset(
     {
         *("max_steps", "max_epochs", "max_gpu_hours", "early_stopping_patience"),
         *("keep_checkpoints", "checkpoint_every", "threads", "model_name"),
-        *("reward_path", "reward_workers"),
+        *("reward_path", "reward_workers", "report_to"),
     }
 )
 
@@ -316,6 +316,7 @@ def _assemble(
         header={**about, "log_file": csv_path},
         start_meter=False,
         resume=at,
+        report_to=config.report_to,
     )
     if isinstance(generator, GeneratorProcess):
         log.meter = JointMeter(generator, log.meter.devices)

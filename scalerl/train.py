@@ -36,11 +36,11 @@ from scalerl.evaluate import evaluate
 from scalerl.guards import Guards
 from scalerl.kept import pack, unpack
 from scalerl.learner import Batch, Learner
-from scalerl.lost import mark, rows_of
 from scalerl.modelcard import count_evaluations, facts, take_place, write_best, write_card
 from scalerl.policy import Policy
 from scalerl.rewards import Failed, Score, Scorer
 from scalerl.runlog import MODEL_FOLDER, RunLog, read_header
+from scalerl.runlog.lost import mark, rows_of
 from scalerl.schedule import Schedule
 from scalerl.tasks import Thinking
 

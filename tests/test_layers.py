@@ -86,9 +86,11 @@ def test_only_the_command_line_knows_analysis():
 
 
 def test_the_run_log_is_standard_library_only():
-    for name in ("runlog.py", "meter.py", "lost.py"):
-        roots = {module.split(".")[0] for module in imports(ROOT / "scalerl" / name)}
-        assert roots - {"scalerl"} <= set(sys.stdlib_module_names), name
+    for path in (*(ROOT / "scalerl" / "runlog").glob("*.py"), ROOT / "scalerl" / "meter.py"):
+        known = imports(path)
+        assert {name.split(".")[0] for name in known} - {"scalerl"} <= set(sys.stdlib_module_names), path
+        inside = {name for name in known if name.startswith("scalerl")}
+        assert all(name.startswith(("scalerl.runlog", "scalerl.meter", "scalerl.mirrors")) for name in inside), path
 
 
 def test_the_schedule_and_all_that_a_run_keeps_or_watches_besides_tensors_need_no_torch():
@@ -97,7 +99,7 @@ def test_the_schedule_and_all_that_a_run_keeps_or_watches_besides_tensors_need_n
         "completions.py",
         "curriculum.py",
         "guards.py",
-        "lost.py",
+        "runlog/lost.py",
         "data.py",
         "config.py",
         "controllers.py",

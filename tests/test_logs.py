@@ -130,7 +130,8 @@ def test_a_log_without_header_is_read_and_says_so(tmp_path):
 def test_a_resumed_run_and_a_changed_prompt_set_are_said(tmp_path):
     with RunLog(tmp_path / "mine", recipe="r") as log:
         for i in range(3):
-            log.evaluate(step=i, correct=[1], k=2, gpu_hours=float(i), cpu_s=0.0, attempt=1 + i // 2, prompt_set=str(i))
+            log.attempt = 1 + i // 2
+            log.evaluate(step=i, correct=[1], k=2, gpu_hours=float(i), cpu_s=0.0, prompt_set=str(i))
     run = an.read(tmp_path / "mine")[0]
     assert {"resumed", "prompt-set-changed"} <= set(codes(run))
     said = next(f for f in run.findings if f.code == "resumed")

@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from scalerl import lost
 from scalerl.checkpoint import read_checkpoint
 from scalerl.generate import Generator
-from scalerl.runlog import TIME_FIELDS, RunLog, UserError, read_log
+from scalerl.runlog import TIME_FIELDS, RunLog, UserError, lost, read_log
 from scalerl.start import CHANGEABLE, resume, train
 
 CHAIN = Path(__file__).parent.parent / "data" / "checkpoints" / "chain"

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scalerl.runlog import LOG_FILE, LOST_FOLDER, SAMPLES_FILE, RunLogError, read_regular
+from scalerl.runlog.files import RunLogError, read_regular
+from scalerl.runlog.schema import LOG_FILE, LOST_FOLDER, SAMPLES_FILE
 
 
 class Cut(NamedTuple):
