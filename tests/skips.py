@@ -18,7 +18,6 @@ ALLOWED = {
     "tests/test_rewards_code.py::test_the_numbers_of_calls_are_those_of_the_kernel*": "needs kernel headers",
     "tests/test_readers_stores.py::test_trackio_every_pair_*": "needs trackio, which wants pillow under 13",
     "tests/test_gpu*.py::*": "needs a CUDA device",
-    "tests/test_readers_text.py::test_trl_*": "needs the extra peers (trl)",
 }
 """Patterns of test names, and why these may be skipped."""
 
