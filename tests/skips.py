@@ -19,7 +19,6 @@ ALLOWED = {
     "tests/test_readers_stores.py::test_trackio_every_pair_*": "needs trackio, which wants pillow under 13",
     "tests/test_mirrors.py::test_trackio_*": "needs trackio, which wants pillow under 13",
     "tests/test_gpu*.py::*": "needs a CUDA device",
-    "tests/test_readers_text.py::test_trl_*": "needs the extra peers (trl)",
 }
 """Patterns of test names, and why these may be skipped."""
 
