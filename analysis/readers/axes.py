@@ -20,9 +20,17 @@ from analysis.readers.cleaning import Table, number
 from analysis.readers.found import Found
 
 # Names in logs, without a leading train/: seconds of one step; seconds so far; a clock, in seconds since 1970; tokens.
-STEP_SECONDS = ("step_time", "timing_s/step", "timing/step", "perf/time_per_step", "time/step", "time_per_step_s")
+STEP_SECONDS = (
+    "step_time",  # TRL
+    "timing_s/step",  # verl
+    "timing/step",  # verl of 2024, SkyRL
+    "timing/step_total",  # OpenRLHF
+    "perf/time_per_step",  # verl
+    "time/step",  # prime-rl
+    "time_per_step_s",
+)
 SECONDS_SO_FAR = ("_runtime", "elapsed_s", "relative time (process)")
-CLOCKS = ("wall_time", "_timestamp", "wall time")
+CLOCKS = ("wall_time", "_timestamp", "wall time", "time")  # prime-rl says time
 TOKENS_SO_FAR = ("num_tokens", "num_input_tokens_seen", "total_tokens", "progress/total_tokens")
 TOKENS_OF_STEP = ("perf/total_num_tokens",)
 EPOCH_1985 = 5e8  # a clock that shows less counts from something else

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, number, printable
@@ -83,60 +84,86 @@ def read_csv(path: Path) -> tuple[bytes, Table]:
         raise UserError(f"{path}: the file is empty")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8-sig")
     try:
-        text = data.decode(encoding)
+        nulls = "\0" in data.decode(encoding)
     except UnicodeDecodeError as error:
         shown = encoding.upper().removesuffix("-SIG")
         raise UserError(f"{path}: not a text file in {shown} (byte {error.start}); save it as CSV in UTF-8") from error
-    if "\0" in text and data[:200].count(0) * 3 >= len(data[:200]):
+    if nulls and data[:200].count(0) * 3 >= len(data[:200]):
         raise UserError(
             f"{path}: not a text file in UTF-8, but like UTF-16 or UTF-32 unmarked; save it as CSV in UTF-8"
         )
-    if "\0" in text:
+    if nulls:
         raise UserError(f"{path}: not a text file (it holds null bytes); give a CSV file or a run folder")
-    lines, rows = _rows(path, text)
-    names = [name.strip() for name in rows[0]]
-    if len(rows) == 1:
+    names, columns, lines, widths = _cells(path, data, encoding)
+    if not names:
+        raise UserError(f"{path}: the file is empty")
+    if not lines:
         raise UserError(f"{path}: a header and no rows (columns: {', '.join(names)})")
-    cut = len(rows) > 2 and _is_cut(text, rows)
-    lines, rows = (lines[:-1], rows[:-1]) if cut else (lines, rows)
+    cut = len(lines) > 1 and not data.endswith((b"\n", b"\r", b"\n\0", b"\r\0", b"\0\n", b"\0\r")) and _is_cut(widths)
+    if cut:
+        lines.pop()
+        for column in columns:
+            column.pop()
     taken = Counter(names)
-    columns = {
-        # a short row reads as empty cells there; a name that stands twice is left out, since neither can be meant
-        name: [row[i] if i < len(row) else "" for row in rows[1:]]
-        for i, name in enumerate(names)
-        if taken[name] == 1 and name
-    }
-    return data, Table(printable(str(path)), columns, lines[1:], cut)
+    # a name that stands twice is left out, since neither can be meant
+    kept = {name: column for name, column in zip(names, columns, strict=True) if taken[name] == 1 and name}
+    return data, Table(printable(str(path)), kept, lines, cut)
 
 
-def _is_cut(text: str, rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the last line was still being written: no line end, and cells missing or a last one shorter than all."""
-    if text.endswith(("\n", "\r")):
-        return False
-    *whole, last = rows[1:]
-    usual = max(map(len, whole))
-    if len(last) != usual:
-        return len(last) < usual
-    return len(whole) > 2 and len(last[-1].strip()) < min(len(row[-1].strip()) for row in whole if len(row) == usual)
+class _Widths(NamedTuple):
+    """Of all rows but the last, the shortest last cell by number of cells; and of the last row."""
+
+    shortest: dict[int, int]
+    count: int
+    last: tuple[int, int]
 
 
-def _rows(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
-    """Non-empty rows and the line on which each ends."""
-    header = text.lstrip("\r\n").split("\n", 1)[0]
+def _is_cut(widths: _Widths) -> bool:
+    """Whether the last line was still being written: cells missing, or a last one shorter than all of a usual row."""
+    usual = max(widths.shortest)
+    cells, end = widths.last
+    if cells != usual:
+        return cells < usual
+    return widths.count > 2 and end < widths.shortest[usual]
+
+
+def _cells(path: Path, data: bytes, encoding: str) -> tuple[list[str], list[list[str]], list[int], _Widths]:
+    """Names, cells by column, the line on which each row ends, and how wide rows are.
+
+    Decoded as it is read: a text of a hundred megabytes beside its bytes and its cells would be too much.
+    """
+    text = io.TextIOWrapper(io.BytesIO(data), encoding=encoding, newline="")
+    header = next((line for line in text if line.strip("\r\n")), "")
     delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    lines, rows = [], []
+    text.seek(0)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    names: list[str] = []
+    columns: list[list[str]] = []
+    lines: list[int] = []
+    shortest: dict[int, int] = {}
+    last = (0, 0)
     begin = 1
     try:
         for row in reader:
-            if any(cell.strip() for cell in row):
+            if not any(map(str.strip, row)):
+                pass
+            elif not names:
+                names = [name.strip() for name in row]
+                columns = [[] for _ in names]
+            else:
+                if lines:
+                    shortest[last[0]] = min(shortest.get(last[0], last[1]), last[1])
+                last = (len(row), len(row[-1].strip()))
                 lines.append(reader.line_num)
-                rows.append(row)
+                for column, cell in zip(columns, row, strict=False):
+                    column.append(cell)
+                for column in columns[len(row) :]:  # a short row reads as empty cells there
+                    column.append("")
             begin = reader.line_num + 1
     except csv.Error as error:
         what = "a quote opens and does not close" if "unexpected end" in str(error) else str(error)
         raise UserError(f"{path}:{begin}: not CSV: {what}") from error
-    return lines, rows
+    return names, columns, lines, _Widths(shortest, len(lines) - 1, last)
 
 
 def choose_compute(table: Table, x: str | None, known: Sequence[str]) -> str:
