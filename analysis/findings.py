@@ -37,6 +37,7 @@ CODES: dict[str, tuple[str, str]] = {
     "steps-repeated": ("note", "a step was logged more than once; the last value counts"),
     "axis-derived": ("note", "the compute axis is not in the log, it was made from what is"),
     "axis-steps": ("note", "compute is training steps: the log holds neither time nor tokens"),
+    "log-begins-late": ("warning", "the log begins in the middle of a run: what was spent before is not in it"),
     "metric-chosen": ("note", "the pass rate is a column that the format is known to hold evaluations in"),
     "metric-training": ("warning", "the pass rate is of training completions, not of an evaluation on fixed prompts"),
     "busy-machine": ("warning", "wall time is far above CPU time on a CPU: the machine was busy with other work"),

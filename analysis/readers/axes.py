@@ -7,17 +7,18 @@ it held (``devices=``, ``--devices``). Where a later attempt went on from a chec
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, number
 from analysis.readers.found import Found
+from scalerl.runlog import COMPUTE_AXES
 
 # Names in logs, without a leading train/: seconds of one step; seconds so far; a clock, in seconds since 1970; tokens.
 STEP_SECONDS = (
@@ -33,6 +34,7 @@ SECONDS_SO_FAR = ("_runtime", "elapsed_s", "relative time (process)")
 CLOCKS = ("wall_time", "_timestamp", "wall time", "time")  # prime-rl says time
 TOKENS_SO_FAR = ("num_tokens", "num_input_tokens_seen", "total_tokens", "progress/total_tokens")
 TOKENS_OF_STEP = ("perf/total_num_tokens",)
+PAUSE_S, LONG_PAUSE = 600.0, 20.0  # a gap of the clock over both, in seconds and in usual gaps, is no work
 EPOCH_1985 = 5e8  # a clock that shows less counts from something else
 DERIVED = ("gpu_hours", "wall_hours", "tokens")
 
@@ -45,11 +47,12 @@ class Axes(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """How an axis is made: its column, what kind of figure that holds, and a sentence for people."""
+    """How an axis is made: its column, what kind of figure that holds, a sentence for people, hours in its unit."""
 
     column: str
-    kind: str  # "each": of one step; "so far": a running total; "clock"
+    kind: str  # "each": of one step; "so far": a running total; "runtime": one that may run through; "clock"
     says: str
+    hours: float = 1 / 3600.0
 
 
 def derive(found: Found, devices: float | None = None) -> Axes:
@@ -81,30 +84,50 @@ def derive(found: Found, devices: float | None = None) -> Axes:
     said: dict[str, tuple[Finding, ...]] = {}
     held = found.devices if devices is None else devices
     steps = None if found.step is None or found.step not in columns else _numbers(columns[found.step])
+    for name in (*COMPUTE_AXES, *DERIVED):
+        if name in columns and name != "step" and _falls(_numbers(columns[name]), found.starts):
+            columns[name] = list(_so_far(_numbers(columns[name]), set(found.starts), ()))
+            what = f"{name} begins again at a resume; it is moved to go on from the checkpoint"
+            said[name] = (finding("axis-derived", what),)
+    if "gpu_hours" in columns and devices is not None:
+        what = f"gpu_hours is in the log and is taken as it is; {devices:g} devices, as asked, change nothing"
+        said["gpu_hours"] = (*said.get("gpu_hours", ()), finding("axis-chosen", what))
     if "gpu_hours" not in columns and (rule := _time_rule(columns)) is not None:
-        axis, factor = ("gpu_hours", held / 3600.0) if held else ("wall_hours", 1 / 3600.0)
-        seconds, lost_s = _total(found, rule, steps)
-        columns[axis] = [s * factor for s in seconds]
-        what = (
-            f"gpu_hours: {rule.says} x {held:g} device{'s' if held != 1 else ''}"
-            if held
-            else f"wall_hours: {rule.says}"
-        )
-        what += (", as asked" if devices is not None else ", as the log says") if held else ""
-        what += "" if held else "; how many devices is not in the log (--devices N makes gpu_hours of it)"
-        said[axis] = (finding("axis-derived", what),)
-        if lost_s > 0.0:
-            what = f"{lost_s * factor:.3g} {axis} of work were taken back by later attempts: not in the curve"
-            said[axis] += (finding("work-lost", what, lost_s * factor),)
+        axis, factor = ("gpu_hours", held * rule.hours) if held else ("wall_hours", rule.hours)
+        amounts, lost = _total(found, rule, steps)
+        pauses = _pauses(_numbers(columns[rule.column]), found.starts) if rule.kind == "clock" else 0
+        if axis not in columns:
+            columns[axis] = [v * factor for v in amounts]
+            devices_of = f"x {held:g} device{'s' if held != 1 else ''}" if held else ""
+            source = "as asked" if devices is not None else "as the log says"
+            what = f"gpu_hours: {rule.says} {devices_of}, {source}" if held else f"wall_hours: {rule.says}"
+            what += f"; {pauses} pauses of the clock count as the usual gap" if pauses else ""
+            what += "" if held else "; how many devices is not in the log (--devices N makes gpu_hours of it)"
+            said[axis] = (finding("axis-derived", what),)
+        if lost > 0.0:
+            what = f"{lost * factor:.3g} {axis} of work were taken back by later attempts: not in the curve"
+            said[axis] = (*said.get(axis, ()), finding("work-lost", what, lost * factor))
     if "tokens" not in columns and (rule := _token_rule(columns)) is not None:
         columns["tokens"] = list(_total(found, rule, steps)[0])
         said["tokens"] = (finding("axis-derived", f"tokens: {rule.says}"),)
     if steps is not None:
+        own = found.step is not None and found.step.rsplit("/", maxsplit=1)[-1] == "_step"
         columns.setdefault("step", columns[found.step or ""])
-        said["step"] = (finding("axis-steps", "compute is training steps: the log holds neither time nor tokens"),)
-        if len(said) > 1:
-            said["step"] = ()
-    return Axes(replace(found.table, columns=columns), said)
+        what = "compute is training steps: the log holds neither time nor tokens"
+        what = "compute is _step, which counts calls of log() and not updates: name another (--x)" if own else what
+        said["step"] = () if set(said) - {"step"} and not own else (finding("axis-steps", what),)
+    return Axes(replace(found.table, columns=columns), _begun_late(steps, said))
+
+
+def _begun_late(steps: Sequence[float] | None, said: dict[str, tuple[Finding, ...]]) -> dict[str, tuple[Finding, ...]]:
+    """Say of derived axes that a log which begins in the middle of a run does not know what was spent before."""
+    known = [s for s in steps or () if not math.isnan(s)]
+    gaps = [b - a for a, b in pairwise(known) if b > a]
+    if not gaps or known[0] <= 2.0 * max(gaps[0], median(gaps), 1.0):
+        return said
+    what = f"the log begins at step {known[0]:g}: what was spent before is not in it; the part before is another file?"
+    late = finding("log-begins-late", what, known[0])
+    return {axis: (*findings, late) if axis in DERIVED else findings for axis, findings in said.items()}
 
 
 def _find(columns: Mapping[str, Sequence[object]], known: Sequence[str]) -> str | None:
@@ -117,15 +140,15 @@ def _find(columns: Mapping[str, Sequence[object]], known: Sequence[str]) -> str 
 
 
 def _time_rule(columns: Mapping[str, Sequence[object]]) -> _Rule | None:
+    if "wall_hours" in columns and _known(columns["wall_hours"]):
+        return _Rule("wall_hours", "so far", "wall_hours, as logged", 1.0)
     if (name := _find(columns, STEP_SECONDS)) is not None:
         return _Rule(name, "each", f"{name}, seconds a step, added up")
     if (name := _find(columns, SECONDS_SO_FAR)) is not None:
-        return _Rule(name, "so far", f"{name}, seconds since the start, pauses and evaluations included")
+        return _Rule(name, "runtime", f"{name}, seconds since the start, pauses and evaluations included")
     name = _find(columns, CLOCKS)
-    if name is not None and min(v for v in _numbers(columns[name]) if not math.isnan(v)) > EPOCH_1985:
-        return _Rule(
-            name, "clock", f"time between rows by {name}, pauses and evaluations included, gaps at restarts not"
-        )
+    if name is not None and min(_known(columns[name])) > EPOCH_1985:
+        return _Rule(name, "clock", f"time between rows by {name}, evaluations included, gaps between attempts not")
     return None
 
 
@@ -146,18 +169,18 @@ def _total(found: Found, rule: _Rule, steps: Sequence[float] | None) -> tuple[li
         lost_steps = [_numbers(t.columns[found.step]) if found.step else None for t in found.lost]
         gone = sum(_added(v, s)[-1] if v else 0.0 for v, s in zip(lost, lost_steps, strict=True))
         return _added(values, steps), gone
-    spans = [_span(v) for v in lost]
+    gone = sum(_span(v, _usual_gap(values, starts)) for v in lost)
     if rule.kind == "clock":
-        return _by_clock(values, starts, steps), sum(spans)
+        return _by_clock(values, starts, steps), gone
     ends = [max((v for v in one if not math.isnan(v)), default=-math.inf) for one in lost]
-    return _so_far(values, starts, ends), sum(spans)
+    return _so_far(values, starts, ends if rule.kind == "runtime" else ()), gone
 
 
 def _added(values: Sequence[float], steps: Sequence[float] | None) -> list[float]:
     """Sum of figures of one step each; one that is logged every n steps stands for n."""
     total, out = 0.0, []
     at = [s for v, s in zip(values, steps, strict=True) if not math.isnan(v + s)] if steps is not None else []
-    gaps = [b - a for a, b in itertools.pairwise(at) if b > a]
+    gaps = [b - a for a, b in pairwise(at) if b > a]
     before = at[0] - min(median(gaps), max(at[0], 1.0)) if gaps else (at[0] - 1.0 if at else 0.0)
     for i, value in enumerate(values):
         if not math.isnan(value) and value >= 0.0:
@@ -169,45 +192,73 @@ def _added(values: Sequence[float], steps: Sequence[float] | None) -> list[float
     return out
 
 
+def _falls(values: Sequence[float], starts: Sequence[int]) -> bool:
+    """Whether a running total is lower where an attempt begins than it was before."""
+    for start in starts:
+        before = [v for v in values[:start] if not math.isnan(v)]
+        after = next((v for v in values[start:] if not math.isnan(v)), math.inf)
+        if before and after < before[-1]:
+            return True
+    return False
+
+
 def _so_far(values: Sequence[float], starts: set[int], ends: Sequence[float]) -> list[float]:
-    """A running total as logged; where it begins again or counts given-up work, it is moved to go on from before."""
+    """A running total as logged; where it begins again or counts given-up work, it is moved to go on from before.
+
+    `ends` are the last values of given-up work that the total may have run through.
+    """
     out: list[float] = []
-    offset, raw_before = 0.0, 0.0
+    offset, raw_before, begins = 0.0, 0.0, False
     for i, value in enumerate(values):
+        begins = begins or i in starts
         if math.isnan(value):
             out.append(out[-1] if out else math.nan)
             continue
-        if i in starts and out:
+        if begins and out and not math.isnan(out[-1]):
             end = max((e for e in ends if raw_before <= e <= value), default=raw_before)
             offset = out[-1] if value < raw_before else offset - (end - raw_before)
         out.append(value + offset)
-        raw_before = value
+        raw_before, begins = value, False
     return out
 
 
 def _by_clock(values: Sequence[float], starts: set[int], steps: Sequence[float] | None) -> list[float]:
-    """Time between rows of one attempt; the way to an attempt's first row is taken to be the median one."""
-    gaps = [
-        b - a
-        for i, (a, b) in enumerate(itertools.pairwise(values), start=1)
-        if i not in starts and b >= a and not math.isnan(a + b)
-    ]
-    usual = median(gaps) if gaps else 0.0
-    total, out, before = 0.0, [], math.nan
+    """Time between rows of one attempt; the way to its first row, and a pause of the clock, is the median one."""
+    usual = _usual_gap(values, starts)
+    total, out, before, begins = 0.0, [], math.nan, False
     for i, value in enumerate(values):
+        begins = begins or i in starts
         if not math.isnan(value):
             if math.isnan(before):
                 total += usual if steps is None or not steps[i] <= 0.0 else 0.0
             else:
-                total += usual if i in starts else max(value - before, 0.0)
-            before = value
+                gap = max(value - before, 0.0)
+                total += usual if begins or _is_pause(gap, usual) else gap
+            before, begins = value, False
         out.append(total)
     return out
 
 
-def _span(values: Sequence[float]) -> float:
+def _usual_gap(values: Sequence[float], starts: set[int]) -> float:
+    known = [(i, v) for i, v in enumerate(values) if not math.isnan(v)]
+    gaps = [b - a for (_, a), (i, b) in pairwise(known) if i not in starts and b >= a]
+    return median(gaps) if gaps else 0.0
+
+
+def _is_pause(gap: float, usual: float) -> bool:
+    return gap > max(PAUSE_S, LONG_PAUSE * usual)
+
+
+def _pauses(values: Sequence[float], starts: Sequence[int]) -> int:
+    usual = _usual_gap(values, set(starts))
+    known = [(i, v) for i, v in enumerate(values) if not math.isnan(v)]
+    return sum(_is_pause(b - a, usual) for (_, a), (i, b) in pairwise(known) if i not in starts)
+
+
+def _span(values: Sequence[float], usual: float) -> float:
+    """What the rows of given-up work took: from first to last, and the way to the first."""
     known = [v for v in values if not math.isnan(v)]
-    return known[-1] - known[0] if known else 0.0
+    return known[-1] - known[0] + usual if known else 0.0
 
 
 def _known(cells: Sequence[object]) -> list[float]:

@@ -10,7 +10,7 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.findings import Finding, finding
@@ -18,10 +18,6 @@ from analysis.readers.cleaning import Table, printable
 
 DEPTH = 8  # levels of objects in objects that become names joined by "/"
 ROOM = 1 << 20  # empty cells that any file may have
-STEPS = (
-    *("step", "global_step", "_step", "training_step", "train_step", "trainer/global_step", "train/global_step"),
-    *("training/global_step", "train/step", "trainer/step", "iteration", "iter", "update", "progress/batch"),
-)
 _NAMED = 5  # lines that a finding names
 
 
@@ -172,18 +168,6 @@ def flat(row: Mapping[str, Any], before: str = "", depth: int = DEPTH) -> dict[s
             for inner, cell in flat(value, f"{before}{name}/", depth - 1).items():
                 cells.setdefault(inner, cell)
     return cells
-
-
-def step_of(names: Iterable[str]) -> str | None:
-    """Return the column of the training step among the names of columns.
-
-    Examples
-    --------
-    >>> step_of(["loss", "Global_Step"]), step_of(["loss", "time"])
-    ('Global_Step', None)
-    """
-    low = {name.lower(): name for name in names}
-    return next((low[name] for name in STEPS if name in low), None)
 
 
 def rates_of(columns: Mapping[str, Sequence[Any]], patterns: Sequence[re.Pattern[str]]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, number, printable
-from analysis.readers.found import Found
+from analysis.readers.found import Found, step_of
 from analysis.readers.labels import label_of_path, parts_of
 from scalerl.runlog import UserError, read_regular
 
@@ -32,9 +32,6 @@ _COMPUTE_WORD = re.compile(
     r"(?:^|[^a-z])(?:gpus?|cpus?|hours?|hrs?|h|seconds?|secs?|s|time|wall|walltime|tokens?|flops?|compute|steps?|"
     r"epochs?|iterations?|iters?|updates?|samples?|examples?)(?![a-z])"
 )
-
-
-STEPS = ("step", "global_step", "_step", "training_step", "iteration", "update", "trainer/global_step")
 
 
 class ColumnError(UserError):
@@ -61,14 +58,9 @@ def read(path: Path) -> list[Found]:
         what = f"the last line of the file has no end and is cut; the {len(table.lines)} rows before it are used"
         said = (finding("log-cut", what),)
     return [
-        Found(label, part, path, sha256, "table", step=step_of(part), findings=said)
+        Found(label, part, path, sha256, "table", step=step_of(part.columns), findings=said)
         for label, part in parts_of(table, label_of_path(path))
     ]
-
-
-def step_of(table: Table) -> str | None:
-    """Return the column of the training step, by its name."""
-    return next((name for known in STEPS for name in table.columns if name.strip().lower() == known), None)
 
 
 def read_csv(path: Path) -> tuple[bytes, Table]:
@@ -114,7 +106,7 @@ class _Widths(NamedTuple):
     """Of all rows but the last, the shortest last cell by number of cells; and of the last row."""
 
     shortest: dict[int, int]
-    count: int
+    whole: int
     last: tuple[int, int]
 
 
@@ -124,7 +116,7 @@ def _is_cut(widths: _Widths) -> bool:
     cells, end = widths.last
     if cells != usual:
         return cells < usual
-    return widths.count > 2 and end < widths.shortest[usual]
+    return widths.whole > 2 and end < widths.shortest[usual]
 
 
 def _cells(path: Path, data: bytes, encoding: str) -> tuple[list[str], list[list[str]], list[int], _Widths]:

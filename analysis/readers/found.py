@@ -17,6 +17,12 @@ from analysis.readers.cleaning import Table
 from analysis.readers.labels import Label
 from analysis.schema import Event
 
+# Names of the training step, the best first. W&B's own `_step` counts calls of log(): it is the last resort.
+STEPS = (
+    *("step", "global_step", "training_step", "train_step", "trainer/global_step", "train/global_step"),
+    *("training/global_step", "train/step", "trainer/step", "iteration", "iter", "update", "progress/batch", "_step"),
+)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -66,6 +72,18 @@ class Found:
     start_time: str | None = None
     end_time: str | None = None
     events: tuple[Event, ...] = ()
+
+
+def step_of(names: Iterable[str]) -> str | None:
+    """Return the column of the training step among the names of columns.
+
+    Examples
+    --------
+    >>> step_of(["_step", "loss", "train/global_step"]), step_of(["loss", "Global_Step"]), step_of(["loss", "time"])
+    ('train/global_step', 'Global_Step', None)
+    """
+    low = {name.strip().lower(): name for name in names}
+    return next((low[name] for name in STEPS if name in low), None)
 
 
 def table_of_rows(where: str, rows: Iterable[Mapping[str, Any]], lines: Iterable[int] | None = None) -> Table:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.readers.cleaning import Table, printable
-from analysis.readers.csvfile import step_of
-from analysis.readers.found import Found
+from analysis.readers.found import Found, step_of
 from analysis.readers.labels import COLUMNS as LABELS
 from analysis.readers.labels import Label, parts_of
 from analysis.readers.lineage import lineages
@@ -93,7 +92,7 @@ def read_frame(
     said = parts[0][0]
     recipe, seed = said.recipe if recipe is None else recipe, said.seed if seed is None else seed
     label = Label(name, name if recipe is None else printable(recipe), seed)
-    found = lineages(Found(label, table, Path(name), "", "table", step=step_of(table)))
+    found = lineages(Found(label, table, Path(name), "", "table", step=step_of(table.columns)))
     if len(found) > 1:
         raise UserError(
             f"{name}: {found[0].step} starts again: {len(found)} runs one after the other; give one at a time"

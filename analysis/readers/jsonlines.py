@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.findings import Finding, finding
-from analysis.readers.columns import STEPS, Columns, Dropped, rates_of, step_of
-from analysis.readers.found import Found
+from analysis.readers.columns import Columns, Dropped, rates_of
+from analysis.readers.found import STEPS, Found, step_of
 from analysis.readers.labels import Label, label_of_path, parts_of
 from analysis.readers.textfile import TextFile, text_of
 from scalerl.runlog import COMPUTE_AXES, UserError

@@ -20,13 +20,21 @@ from itertools import pairwise
 from typing import Any
 
 from analysis.findings import Finding, finding
+from analysis.readers.axes import CLOCKS, DERIVED, SECONDS_SO_FAR, STEP_SECONDS, TOKENS_OF_STEP, TOKENS_SO_FAR
 from analysis.readers.cleaning import RESTARTS, Table, number
-from analysis.readers.found import Found, some_rows
+from analysis.readers.found import STEPS, Found, some_rows
 from analysis.readers.labels import Label
+from scalerl.runlog import COMPUTE_AXES
 
 # Columns that stand in every row, whatever it logs: they tell nothing about whether two rows are the same.
-BOOKKEEPING = frozenset({"epoch", "time", "timestamp", "wall_time", "_timestamp", "_runtime", "_step", "run", "seed"})
-DISORDER = 0.2  # share of rows whose step falls from which on a file is out of order, not resumed
+BOOKKEEPING = frozenset(
+    {
+        *("epoch", "run", "seed", "recipe", "learning_rate", "lr", "timestamp", "runtime", "total_steps", "max_steps"),
+        *(name.rsplit("/", maxsplit=1)[-1] for name in (*STEPS, *SECONDS_SO_FAR, *CLOCKS, *TOKENS_SO_FAR)),
+        *(name.rsplit("/", maxsplit=1)[-1] for name in (*STEP_SECONDS, *TOKENS_OF_STEP, *COMPUTE_AXES, *DERIVED)),
+    }
+)
+DISORDER = 0.34  # share of rows whose step falls from which on a file is out of order: one in two of a shuffled one
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,7 @@ def _branch(found: Found, attempts: Sequence[_Attempt]) -> Found:
     lost: list[Table] = []
     begins: list[float] = []
     for n, attempt in enumerate(attempts):
-        until = min((later.first for later in attempts[n + 1 :]), default=math.inf)
+        until = min((s for later in attempts[n + 1 :] if not math.isnan(s := later.first)), default=math.inf)
         order = sorted(zip(attempt.rows, attempt.steps, strict=True), key=lambda pair: _place(pair[1]))
         if any(math.isnan(s) for s in attempt.steps):
             order = list(zip(attempt.rows, attempt.steps, strict=True))

@@ -14,8 +14,7 @@ from typing import Any
 from analysis.findings import Finding
 from analysis.readers.axes import derive
 from analysis.readers.cleaning import Table, number, printable
-from analysis.readers.csvfile import STEPS
-from analysis.readers.found import Found
+from analysis.readers.found import STEPS, Found
 from analysis.readers.logs import AXES, found_at, several
 from analysis.readers.metrics import PASS_RATE_COLUMNS, Candidate, candidates
 from analysis.readers.places import PathLike, places

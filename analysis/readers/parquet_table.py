@@ -12,14 +12,13 @@ from typing import Any
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, printable
-from analysis.readers.found import Found
+from analysis.readers.found import Found, step_of
 from analysis.readers.labels import label_of_path, parts_of
 from analysis.readers.scalars import MOST_CELLS
 from scalerl.runlog import UserError, read_regular
 
 NAME = "parquet"
 MAGIC = b"PAR1"
-STEPS = ("step", "global_step", "_step", "training_step", "iteration", "update", "trainer/global_step")
 _MOST_BYTES = 4 << 30  # uncompressed
 _ENOUGH = "'scalerl[data]'"  # the extra that holds pyarrow
 
@@ -42,8 +41,7 @@ def read(path: Path) -> list[Found]:
     if left_out:
         what = f"{len(left_out)} columns are left out, as they hold no numbers: {', '.join(left_out[:4])}"
         findings = (finding("columns-left-out", what, float(len(left_out))),)
-    low = {name.strip().lower(): name for name in reversed(list(table.columns))}
-    step = next((low[name] for name in STEPS if name in low), None)
+    step = step_of(table.columns)
     return [
         Found(label, part, path, sha256, NAME, step=step, findings=findings)
         for label, part in parts_of(table, label_of_path(path))

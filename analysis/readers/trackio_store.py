@@ -18,7 +18,7 @@ from typing import Any
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import printable
-from analysis.readers.found import Found
+from analysis.readers.found import Found, step_of
 from analysis.readers.labels import label_of_name
 from analysis.readers.scalars import Scalars, flat
 from analysis.readers.sqlitecopy import names_table, opened
@@ -92,7 +92,7 @@ def _run(path: Path, sha256: str, rows: Iterator[tuple[Any, ...]], config: dict[
         path,
         sha256,
         NAME,
-        step="step" if "step" not in scalars else "_step",
+        step=step_of(table.columns),
         header={"config": config} if config else {},
         findings=findings,
         dropped={"not a JSON object": len(bad)} if bad else {},

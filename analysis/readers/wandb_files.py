@@ -20,7 +20,7 @@ from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, number, printable
 from analysis.readers.csvfile import read_csv
 from analysis.readers.formats import head_of
-from analysis.readers.found import Found
+from analysis.readers.found import Found, step_of
 from analysis.readers.labels import label_of_name, label_of_path, parts_of
 from analysis.readers.parquet_table import MAGIC as PARQUET
 from analysis.readers.parquet_table import read_parquet
@@ -130,7 +130,7 @@ def _differs(table: Table, name: str, i: int) -> bool:
 
 def _history(path: Path, table: Table, sha256: str) -> list[Found]:
     return [
-        Found(label, part, path, sha256, NAME, step="_step", findings=_pauses(part))
+        Found(label, part, path, sha256, NAME, step=step_of(part.columns), findings=_pauses(part))
         for label, part in parts_of(table, label_of_path(path))
     ]
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import printable
-from analysis.readers.found import Found
+from analysis.readers.found import Found, step_of
 from analysis.readers.labels import label_of_name
 from analysis.readers.scalars import Scalars, flat
 from scalerl.runlog import UserError, read_regular
@@ -102,7 +102,7 @@ def _run(attempts: list[_Offline]) -> Found:
         last.path if len(attempts) == 1 else last.path.parent.parent,
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
         NAME,
-        step="_step" if "_step" in table.columns else None,
+        step=step_of(table.columns),
         starts=starts,
         header={"run_id": printable(last.run), "config": last.config},
         findings=tuple(one.fault for one in attempts if one.fault is not None),
