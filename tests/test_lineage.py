@@ -89,6 +89,27 @@ def test_a_late_evaluation_of_a_step_that_was_not_logged_is_no_restart():
     assert column(run, "step") == [10, 15, 20, 30] and run.lost == ()
 
 
+def test_late_evaluations_of_steps_that_training_did_not_log_are_no_restart():
+    rows = [{"step": s, "loss": 1.0} for s in (10, 20, 30)] + [{"step": s, "val": s / 100} for s in (20, 30, 15, 25)]
+    (run,) = lineages(found([*rows, {"step": 40, "loss": 1.0}]))
+    assert column(run, "step") == [10, 15, 20, 25, 30, 40] and run.lost == ()
+    assert column(run, "val") == [None, 0.15, 0.2, 0.25, 0.3, None]
+
+
+def test_an_evaluation_that_repeats_what_was_spent_is_late_and_no_restart():
+    rows = [{"step": i, "gpu_hours": i, "loss": 1.0} for i in range(1, 30)]
+    rows.insert(12, {"step": 10, "gpu_hours": 10, "pass_rate": 0.3})
+    (run,) = lineages(found(rows))
+    assert column(run, "step") == list(range(1, 30)) and column(run, "pass_rate")[9] == 0.3
+    assert run.lost == () and run.findings == ()
+
+
+def test_rows_of_two_data_sets_a_step_are_a_warning():
+    rows = [{"step": i, "dataset": d, "acc": 0.1} for i in range(5) for d in ("math", "aime")]
+    (run,) = lineages(found(rows))
+    assert [(f.code, f.severity) for f in run.findings] == [("steps-repeated", "warning")]
+
+
 def test_a_step_that_is_logged_twice_counts_once_and_is_said():
     (run,) = lineages(found(stepped(1, 2, 2, 3)))
     assert column(run, "acc") == [0.00, 0.02, 0.03]
@@ -148,10 +169,10 @@ def test_a_time_that_is_logged_every_fifth_step_stands_for_five():
     assert made.table.columns["gpu_hours"] == [5.0, 10.0, 15.0]
 
 
-def test_rows_without_a_time_of_their_own_stand_at_what_was_spent_by_then():
+def test_rows_without_a_time_of_their_own_stand_where_their_step_lies():
     rows = [{"step": 0, "val": 0.1}, {"step": 1, "step_time": 3600.0}, {"step": 2, "step_time": 3600.0}]
     rows += [{"step": 2.5, "val": 0.2}, {"step": 3, "step_time": 3600.0}]
-    assert derive(found(rows, devices=2)).table.columns["gpu_hours"] == [0.0, 2.0, 4.0, 4.0, 6.0]
+    assert derive(found(rows, devices=2)).table.columns["gpu_hours"] == [0.0, 2.0, 4.0, 5.0, 6.0]
 
 
 def test_the_axis_goes_on_from_the_checkpoint_and_the_lost_work_is_in_the_bill():
@@ -182,6 +203,83 @@ def test_a_clock_counts_the_time_between_rows_and_not_the_night_between_attempts
     assert "wall_hours" not in derive(found([{"step": 1, "wall_time": 5.0}])).table.columns  # no clock, something else
 
 
+def test_a_clock_leaves_out_a_night_in_which_nothing_ran_even_if_no_step_was_lost():
+    clock = [1.7e9 + t for t in (0, 60, 120, 120 + 43200, 180 + 43200)]
+    rows = [{"step": i, "wall_time": t, "a": 1} for i, t in enumerate(clock, start=1)]
+    (run,) = lineages(found(rows, devices=60))
+    made = derive(run)
+    assert made.table.columns["gpu_hours"] == pytest.approx([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert "1 pauses of the clock" in made.said["gpu_hours"][0].message
+
+
+def test_the_clock_of_a_late_evaluation_moves_nothing():
+    rows = [{"step": i, "wall_time": 1.7e9 + 100 * i, "loss": 1} for i in range(1, 21)]
+    rows += [{"step": i, "wall_time": 1.7e9 + 90000 + 1000 * i, "eval_acc": i / 40} for i in (5, 10, 12.5, 20)]
+    (run,) = lineages(found(rows, devices=36))
+    hours = derive(run).table.columns["gpu_hours"]
+    at = [hours[i] for i, v in enumerate(column(run, "eval_acc")) if v is not None]
+    assert at == pytest.approx([5.0, 10.0, 12.0, 20.0]) and hours[-1] == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        ([110, 210, 310], "begins again"),
+        ([200, 300, 400], "goes on"),
+        ([400, 500, 600], "ran through"),
+    ],
+)
+def test_which_of_three_things_a_total_did_is_read_from_its_first_step(second, why):
+    rows = [{"step": i, "_runtime": 100.0 * i, "a": 1} for i in (1, 2, 3)]
+    rows += [{"step": i, "_runtime": float(v), "a": 1} for i, v in zip((2, 3, 4), second, strict=True)]
+    (run,) = lineages(found(rows, devices=36))
+    expected = [1.0, 2.1, 3.1, 4.1] if second[0] == 110 else [1.0, 2.0, 3.0, 4.0]
+    assert derive(run).table.columns["gpu_hours"] == pytest.approx(expected), why
+
+
+def test_totals_that_begin_again_without_a_lost_step_go_on():
+    rows = [
+        {"step": i, "_runtime": 3600.0 * ((i - 1) % 3 + 1), "num_tokens": 10.0 * ((i - 1) % 3 + 1)} for i in range(1, 7)
+    ]
+    made = derive(lineages(found(rows, devices=1))[0])
+    assert made.table.columns["gpu_hours"] == pytest.approx([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    assert made.table.columns["tokens"] == pytest.approx([10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
+
+
+def test_logged_gpu_hours_that_begin_again_at_a_resume_go_on_and_it_is_said():
+    rows = [
+        {"step": s, "gpu_hours": h, "acc": 0.1} for s, h in zip((1, 2, 3, 2, 3, 4), (1, 2, 3, 1, 2, 3), strict=True)
+    ]
+    made = derive(lineages(found(rows))[0])
+    assert made.table.columns["gpu_hours"] == pytest.approx([1.0, 2.0, 3.0, 4.0])
+    assert "begins again" in made.said["gpu_hours"][0].message
+
+
+def test_a_log_that_begins_in_the_middle_of_a_run_says_so():
+    made = derive(found([{"step": s, "step_time": 3600.0} for s in range(101, 110)], devices=1))
+    assert "log-begins-late" in [f.code for f in made.said["gpu_hours"]]
+    made = derive(found([{"step": s, "step_time": 3600.0} for s in range(10, 100, 10)], devices=1))
+    assert "log-begins-late" not in [f.code for f in made.said["gpu_hours"]]
+
+
+def test_hours_that_the_log_has_are_kept_and_make_gpu_hours():
+    rows = [{"step": i, "wall_hours": 2.0 * i, "_runtime": 5.0 * i} for i in (1, 2)]
+    assert derive(found(rows)).table.columns["wall_hours"] == [2.0, 4.0]
+    assert derive(found(rows), devices=8).table.columns["gpu_hours"] == [16.0, 32.0]
+
+
+def test_seconds_a_step_without_steps_make_no_hours():
+    made = derive(found([{"epoch": 0.1 * i, "step_time": 36.0} for i in range(5)], step=None))
+    assert made.said == {}
+
+
+def test_the_step_of_w_and_b_is_that_of_the_trainer_and_not_the_count_of_log_calls(tmp_path):
+    rows = [(i, 10 * (i + 1), 36.0, 0.1 * (i + 1), 1.7e9 + i) for i in range(5)]
+    file = write_csv(tmp_path / "a.csv", "_step,train/global_step,train/step_time,eval/accuracy,_timestamp", rows)
+    run = an.read(file, devices=1)[0]
+    assert run.data["gpu_hours"].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+
+
 def test_tokens_so_far_and_tokens_a_step_are_told_apart():
     so_far = found([{"step": i, "train/num_tokens": 100.0 * i} for i in (1, 2, 3)])
     assert derive(so_far).table.columns["tokens"] == [100.0, 200.0, 300.0]
@@ -191,11 +289,19 @@ def test_tokens_so_far_and_tokens_a_step_are_told_apart():
     assert "tokens" not in derive(none).table.columns
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1e5) | st.none()), min_size=1, max_size=40))
-def test_whatever_the_steps_an_axis_never_falls(pairs):
-    for run in lineages(found([{"step": s, "step_time": t, "acc": 0.5} for s, t in pairs], devices=4)):
+@pytest.mark.parametrize("name", ["step_time", "_runtime", "wall_time", "wall_hours"])
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1e5) | st.none()), min_size=1, max_size=40),
+    st.sets(st.integers(1, 39), max_size=3),
+)
+def test_whatever_the_steps_an_axis_never_falls(name, pairs, starts):
+    base = 1.7e9 if name == "wall_time" else 0.0
+    rows = [{"step": s, name: None if t is None else base + t, "acc": 0.5} for s, t in pairs]
+    begins = tuple(sorted(i for i in starts if i < len(rows)))
+    for run in lineages(found(rows, devices=4, starts=begins)):
         hours = derive(run).table.columns.get("gpu_hours", [])
-        assert all(a <= b for a, b in itertools.pairwise(hours)) and all(math.isfinite(h) for h in hours)
+        known = [h for h in hours if not math.isnan(h)]
+        assert all(a <= b + 1e-9 * abs(b) for a, b in itertools.pairwise(known)) and all(map(math.isfinite, known))
 
 
 # ---- from a file to a curve
@@ -267,3 +373,67 @@ def test_what_is_converted_reads_back_as_the_same_runs(tmp_path, to):
 def test_every_table_tells_rows_apart_by_its_lines():
     table = table_of_rows("log", [{"a": 1}, {"b": 2}, {"a": 3, "b": 4}], lines=[10, 12, 13])
     assert table == Table("log", {"a": [1, None, 3], "b": [None, 2, 4]}, [10, 12, 13])
+
+
+def test_a_run_of_ours_is_converted_whole_and_reads_back_as_itself(tmp_path):
+    from scalerl.runlog import read_log
+
+    ours = Path("data/runs")
+    out = tmp_path / "all.jsonl"
+    assert main(["logs", str(ours), "--to", "jsonl", "-o", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    logged = [r for run in ("grpo", "scalerl") for r in read_log(ours / run / "log.jsonl").rows]
+    assert len(rows) == sum(r["kind"] in ("step", "eval") for r in logged)
+    again = an.read(out)
+    assert [(r.name, r.recipe, r.seed) for r in again] == [("grpo/seed0", "grpo", 0), ("scalerl/seed0", "scalerl", 0)]
+    for before, after in zip(an.read(ours), again, strict=True):
+        assert after.data["pass_rate"].tolist() == before.data["pass_rate"].tolist()
+        # a step and its evaluation are one row there, at the compute of the step
+        assert after.data["gpu_hours"].tolist() == pytest.approx(before.data["gpu_hours"].tolist(), rel=0.01)
+
+
+def test_numbers_that_are_none_and_names_of_digits_are_converted_as_they_are(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"step": 1, "gpu_hours": 1, "pass_rate": 0.5, "id": "007", "l": [NaN, 1]}\n{"step": 2}\n')
+    out = tmp_path / "b.jsonl"
+    assert main(["logs", str(file), "--to", "jsonl", "-o", str(out)]) == 0
+    assert json.loads(out.read_text().splitlines()[0])["id"] == "007"
+
+
+def test_a_run_that_died_before_its_first_evaluation_hides_no_other_in_its_file(tmp_path):
+    rows = [(1, 0.1, "", 9), (2, 0.2, "", 9), *((i, 0.1 * i, 0.1 * i, 9) for i in range(1, 8))]
+    (run,) = an.read(write_csv(tmp_path / "a.csv", "step,gpu_hours,accuracy,loss", rows))
+    assert len(run) == 7 and any("have no evaluation and are left out" in f.message for f in run.findings)
+
+
+def test_an_evaluation_beside_a_column_called_accuracy_is_named(tmp_path):
+    file = write_csv(tmp_path / "a.csv", "gpu_hours,accuracy,eval/accuracy", [(0, 0.8, 0.1), (1, 0.8, 0.2)])
+    found_it = next(f for f in an.read(file)[0].findings if f.code == "metric-chosen")
+    assert found_it.severity == "warning" and "--y eval/accuracy" in found_it.message
+
+
+def test_three_programs_are_compared_on_the_command_line(capsys):
+    names = ["val-core/math/acc/mean@4", "eval_rewards/accuracy/mean", "eval/pass_rate"]
+    asked = [part for name in names for part in ("--y", name)]
+    assert main(["compare", "data/logs", "--devices", "8", *asked, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found_there = {(row["recipe"], row["seeds"]) for row in told["rows"]}
+    assert found_there == {("trl-grpo", 3), ("verl-dapo", 3), ("wandb-cispo", 3)}
+
+
+def test_a_table_beside_run_folders_is_named_as_left_out(tmp_path, capsys):
+    import shutil
+
+    shutil.copytree("data/runs/grpo", tmp_path / "grpo")
+    write_csv(tmp_path / "other.csv", "gpu_hours,accuracy", [(0, 0.1), (1, 0.2)])
+    assert main(["logs", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert "other.csv" in shown.err and "grpo/seed0" in shown.out
+
+
+def test_nested_json_lines_are_known_by_their_content(tmp_path):
+    rows = [{"step": i, "eval": {"math": {"avg@8": 0.1 * i}}} for i in range(1, 6)]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = an.read(file, y="eval/math/avg@8")[0]
+    assert run.format == "jsonl" and run.data["pass_rate"].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])

@@ -37,7 +37,13 @@ def add_columns(parser: argparse.ArgumentParser, metavar: str = "PATH", what: st
     """Add where runs are and which of their columns are compute and pass rate."""
     add_places(parser, metavar, what)
     parser.add_argument("--x", metavar="COL", help="compute column (default: gpu_hours, or the first axis there is)")
-    parser.add_argument("--y", metavar="COL", help="pass-rate column (default: pass_rate or accuracy)")
+    parser.add_argument(
+        "--y",
+        action="append",
+        metavar="COL",
+        help="pass-rate column (default: pass_rate, accuracy, or the one evaluation that the format knows); "
+        "repeatable: each run has the first that it holds",
+    )
     parser.add_argument("--scale", type=number_of, metavar="F", help="factor that makes a fraction of the pass rate")
     parser.add_argument(
         "--y-range", type=range_of, metavar="LO:HI", help="in its place: the values that mean none and all right"

@@ -94,6 +94,7 @@ def _of_table(path: Path, args: argparse.Namespace) -> tuple[Any, Any]:
     from analysis.readers.cleaning import as_fraction, number
     from analysis.readers.csvfile import choose, read_csv
     from analysis.readers.labels import label_of_path, parts_of
+    from analysis.readers.logs import first_of
     from analysis.readers.metrics import PASS_RATE_COLUMNS, scale_of
 
     table = read_csv(path)[1]
@@ -110,7 +111,7 @@ def _of_table(path: Path, args: argparse.Namespace) -> tuple[Any, Any]:
         raise UserError(f"{what}; scalerl compare sets their recipes side by side, fit without --by fits each run")
     frame: Any = pd.DataFrame(dict(table.columns))
     if args.y is not None or args.scale is not None or args.y_range is not None:
-        rate = choose(table, args.y, PASS_RATE_COLUMNS, "pass-rate", "--y")
+        rate = choose(table, first_of(table, args.y), PASS_RATE_COLUMNS, "pass-rate", "--y")
         frame = frame.drop(columns=[name for name in PASS_RATE_COLUMNS if name in frame and name != rate])
         frame = frame.rename(columns={rate: "pass_rate"})
         factor, zero = scale_of(table.where, args.scale, args.y_range)

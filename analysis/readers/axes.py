@@ -15,6 +15,8 @@ from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
+
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, number
 from analysis.readers.found import Found
@@ -50,7 +52,7 @@ class _Rule(NamedTuple):
     """How an axis is made: its column, what kind of figure that holds, a sentence for people, hours in its unit."""
 
     column: str
-    kind: str  # "each": of one step; "so far": a running total; "runtime": one that may run through; "clock"
+    kind: str  # "each": of one step; "so far": a running total; "clock"
     says: str
     hours: float = 1 / 3600.0
 
@@ -92,7 +94,7 @@ def derive(found: Found, devices: float | None = None) -> Axes:
     if "gpu_hours" in columns and devices is not None:
         what = f"gpu_hours is in the log and is taken as it is; {devices:g} devices, as asked, change nothing"
         said["gpu_hours"] = (*said.get("gpu_hours", ()), finding("axis-chosen", what))
-    if "gpu_hours" not in columns and (rule := _time_rule(columns)) is not None:
+    if "gpu_hours" not in columns and (rule := _time_rule(columns, steps is not None)) is not None:
         axis, factor = ("gpu_hours", held * rule.hours) if held else ("wall_hours", rule.hours)
         amounts, lost = _total(found, rule, steps)
         pauses = _pauses(_numbers(columns[rule.column]), found.starts) if rule.kind == "clock" else 0
@@ -107,7 +109,7 @@ def derive(found: Found, devices: float | None = None) -> Axes:
         if lost > 0.0:
             what = f"{lost * factor:.3g} {axis} of work were taken back by later attempts: not in the curve"
             said[axis] = (*said.get(axis, ()), finding("work-lost", what, lost * factor))
-    if "tokens" not in columns and (rule := _token_rule(columns)) is not None:
+    if "tokens" not in columns and (rule := _token_rule(columns, steps is not None)) is not None:
         columns["tokens"] = list(_total(found, rule, steps)[0])
         said["tokens"] = (finding("axis-derived", f"tokens: {rule.says}"),)
     if steps is not None:
@@ -139,23 +141,23 @@ def _find(columns: Mapping[str, Sequence[object]], known: Sequence[str]) -> str 
     return None
 
 
-def _time_rule(columns: Mapping[str, Sequence[object]]) -> _Rule | None:
+def _time_rule(columns: Mapping[str, Sequence[object]], steps: bool) -> _Rule | None:
     if "wall_hours" in columns and _known(columns["wall_hours"]):
         return _Rule("wall_hours", "so far", "wall_hours, as logged", 1.0)
-    if (name := _find(columns, STEP_SECONDS)) is not None:
+    if steps and (name := _find(columns, STEP_SECONDS)) is not None:
         return _Rule(name, "each", f"{name}, seconds a step, added up")
     if (name := _find(columns, SECONDS_SO_FAR)) is not None:
-        return _Rule(name, "runtime", f"{name}, seconds since the start, pauses and evaluations included")
+        return _Rule(name, "so far", f"{name}, seconds since the start, pauses and evaluations included")
     name = _find(columns, CLOCKS)
     if name is not None and min(_known(columns[name])) > EPOCH_1985:
         return _Rule(name, "clock", f"time between rows by {name}, evaluations included, gaps between attempts not")
     return None
 
 
-def _token_rule(columns: Mapping[str, Sequence[object]]) -> _Rule | None:
+def _token_rule(columns: Mapping[str, Sequence[object]], steps: bool) -> _Rule | None:
     if (name := _find(columns, TOKENS_SO_FAR)) is not None and max(_known(columns[name]), default=0.0) > 0.0:
         return _Rule(name, "so far", f"{name}, which counts them from the start")
-    if (name := _find(columns, TOKENS_OF_STEP)) is not None:
+    if steps and (name := _find(columns, TOKENS_OF_STEP)) is not None:
         return _Rule(name, "each", f"{name}, tokens a step, added up")
     return None
 
@@ -163,32 +165,60 @@ def _token_rule(columns: Mapping[str, Sequence[object]]) -> _Rule | None:
 def _total(found: Found, rule: _Rule, steps: Sequence[float] | None) -> tuple[list[float], float]:
     """Running total at each row of the surviving branch, and what the given-up rows add to the bill."""
     values = _numbers(found.table.columns[rule.column])
-    starts = set(found.starts)
     lost = [_numbers(table.columns[rule.column]) for table in found.lost]
     if rule.kind == "each":
         lost_steps = [_numbers(t.columns[found.step]) if found.step else None for t in found.lost]
         gone = sum(_added(v, s)[-1] if v else 0.0 for v, s in zip(lost, lost_steps, strict=True))
         return _added(values, steps), gone
+    values = _in_turn(values, found.table.lines)
+    starts = {*found.starts, *(() if rule.kind == "clock" else _resets(values))}
     gone = sum(_span(v, _usual_gap(values, starts)) for v in lost)
     if rule.kind == "clock":
         return _by_clock(values, starts, steps), gone
     ends = [max((v for v in one if not math.isnan(v)), default=-math.inf) for one in lost]
-    return _so_far(values, starts, ends if rule.kind == "runtime" else ()), gone
+    return _so_far(values, starts, ends), gone
+
+
+def _in_turn(values: Sequence[float], lines: Sequence[int]) -> list[float]:
+    """The figures without those of rows that were logged after rows of later steps: a late evaluation's clock."""
+    out = list(values)
+    first = math.inf
+    for i in range(len(values) - 1, -1, -1):
+        if lines[i] > first:
+            out[i] = math.nan
+        first = min(first, lines[i])
+    return out
+
+
+def _resets(values: Sequence[float]) -> set[int]:
+    """Rows at which a running total is lower than before: its program was started again, with no step lost."""
+    found, before = set(), -math.inf
+    for i, value in enumerate(values):
+        if value < before:
+            found.add(i)
+        before = before if math.isnan(value) else value
+    return found
 
 
 def _added(values: Sequence[float], steps: Sequence[float] | None) -> list[float]:
-    """Sum of figures of one step each; one that is logged every n steps stands for n."""
-    total, out = 0.0, []
-    at = [s for v, s in zip(values, steps, strict=True) if not math.isnan(v + s)] if steps is not None else []
-    gaps = [b - a for a, b in pairwise(at) if b > a]
-    before = at[0] - min(median(gaps), max(at[0], 1.0)) if gaps else (at[0] - 1.0 if at else 0.0)
-    for i, value in enumerate(values):
-        if not math.isnan(value) and value >= 0.0:
-            count = 1.0
-            if steps is not None and not math.isnan(steps[i]):
-                count, before = max(steps[i] - before, 0.0), steps[i]
-            total += value * count
-        out.append(total)
+    """Sum of figures of one step each; one that is logged every n steps stands for n, rows between lie between."""
+    if steps is None:
+        return list(np.cumsum([v if v >= 0.0 else 0.0 for v in values]))
+    at = [(s, v) for v, s in zip(values, steps, strict=True) if not math.isnan(v + s) and v >= 0.0]
+    if not at:
+        return [0.0] * len(values)
+    gaps = [b - a for (a, _), (b, _) in pairwise(at) if b > a]
+    first = at[0][0]
+    before = first - min(median(gaps), max(first, 1.0)) if gaps else first - 1.0
+    where, total = [before], [0.0]
+    for step, value in at:
+        total.append(total[-1] + value * max(step - where[-1], 0.0))
+        where.append(max(step, where[-1]))
+    known = np.interp([where[0] if math.isnan(s) else s for s in steps], where, total)
+    out, last = [], 0.0
+    for step, value in zip(steps, known, strict=True):  # a row without a step stands at what was spent by then
+        last = last if math.isnan(step) else max(float(value), last)
+        out.append(last)
     return out
 
 
@@ -197,7 +227,7 @@ def _falls(values: Sequence[float], starts: Sequence[int]) -> bool:
     for start in starts:
         before = [v for v in values[:start] if not math.isnan(v)]
         after = next((v for v in values[start:] if not math.isnan(v)), math.inf)
-        if before and after < before[-1]:
+        if before and after <= before[-1]:
             return True
     return False
 
@@ -205,8 +235,10 @@ def _falls(values: Sequence[float], starts: Sequence[int]) -> bool:
 def _so_far(values: Sequence[float], starts: set[int], ends: Sequence[float]) -> list[float]:
     """A running total as logged; where it begins again or counts given-up work, it is moved to go on from before.
 
-    `ends` are the last values of given-up work that the total may have run through.
+    At the start of an attempt a total goes on from the checkpoint, begins again at 0, or ran through the given-up work
+    (`ends`: its last values). Of what is possible, the one counts whose first increment is most like the usual one.
     """
+    usual = max(_usual_gap(values, starts), 1e-12)
     out: list[float] = []
     offset, raw_before, begins = 0.0, 0.0, False
     for i, value in enumerate(values):
@@ -216,7 +248,9 @@ def _so_far(values: Sequence[float], starts: set[int], ends: Sequence[float]) ->
             continue
         if begins and out and not math.isnan(out[-1]):
             end = max((e for e in ends if raw_before <= e <= value), default=raw_before)
-            offset = out[-1] if value < raw_before else offset - (end - raw_before)
+            steps = [value, *(value - base for base in (raw_before, end) if value >= base)]
+            taken = min(steps, key=lambda step: abs(math.log(max(step, 1e-12) / usual)))
+            offset = out[-1] + taken - value
         out.append(value + offset)
         raw_before, begins = value, False
     return out

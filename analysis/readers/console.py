@@ -37,7 +37,7 @@ _BEFORE = re.compile(
     re.I | re.S,
 )
 _EVALUATED = re.compile(r"\bglobal_step (\d{1,15}), eval_metrics: (?=\{)")
-_BETWEEN = re.compile(r"\s*[|,;]\s*|\s+-\s+|\s+(?=[A-Za-z_][\w./@%-]*+=)")
+_BETWEEN = re.compile(r"\s{0,8}+[|,;]\s{0,8}|\s{1,8}-\s{1,8}|\s{1,8}(?=[A-Za-z_][\w./@%-]*+=)")
 _NAME = re.compile(r"[A-Za-z_][\w./@%()-]*+")
 _PAIR = re.compile(r"([A-Za-z_][\w./@%()-]*+(?: [\w./@%()-]{1,40}+){0,3}?)\s?[=:]\s?(\S.{0,80})")
 _UNITS = re.compile(r"(?: ?(?:s|ms|sec|seconds|tok/s|tokens/s|it/s|GB|MB|%))?$")
@@ -153,6 +153,8 @@ def _cells(text: str) -> dict[str, Any]:
             if start is None or not _UNITS.fullmatch(found[start.end() :]):
                 return {}
             if found.endswith("%"):
-                cells[pair[1]] = cell(start[0])  # others stay: one line may say 40ms and the next 1.2s
+                percent = cell(start[0])
+                cells[pair[1]] = percent / 100.0 if isinstance(percent, (int, float)) else found
+            # other units stay: one line may say 40ms and the next 1.2s
     numbers = sum(isinstance(value, (int, float)) for value in cells.values())
     return cells if numbers > 1 or (numbers and "=" in text) else {}

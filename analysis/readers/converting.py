@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.readers.cleaning import number
 from analysis.readers.listing import Listed
-from scalerl.runlog import UserError
+from scalerl.runlog import UserError, read_log
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,15 +27,23 @@ FRONT = ("run", "recipe", "seed")
 
 def rows_of(runs: Sequence[Listed]) -> tuple[list[str], list[dict[str, Any]]]:
     """Return the names of all columns and the rows of all runs; a cell that is missing is None."""
-    names = list(dict.fromkeys((*FRONT, *(name for run in runs for name in run.table.columns))))
     rows = []
+    seeded = all(run.found.label.seed is not None for run in runs)  # a table with a seed says one in every row
     for run in runs:
         label = run.found.label
-        front = {"run": label.name, "recipe": label.recipe or label.name, "seed": label.seed}
+        front: dict[str, Any] = {"run": label.name, "recipe": label.recipe or label.name}
+        front |= {"seed": label.seed} if seeded else {}
+        if run.found.format == "scalerl":
+            logged = read_log(run.found.path).rows
+            for row in logged:
+                if row.get("kind") in ("step", "eval"):
+                    cells = {name: _cell(cell) for name, cell in row.items() if name not in (*FRONT, "kind")}
+                    rows.append(front | {"row": row["kind"]} | cells)
+            continue
         columns = {name: cells for name, cells in run.table.columns.items() if name not in FRONT}
         for i in range(len(run.table.lines)):
             rows.append(front | {name: _cell(cells[i]) for name, cells in columns.items()})
-    return names, rows
+    return list(dict.fromkeys(name for row in rows for name in row)), rows
 
 
 def convert(runs: Sequence[Listed], to: str) -> bytes:
@@ -62,14 +70,22 @@ def convert(runs: Sequence[Listed], to: str) -> bytes:
 
 def _cell(cell: Any) -> Any:
     """The number that a cell holds, its text where it is none; None where it is empty or not finite."""
+    if isinstance(cell, bool):
+        return cell
     value = number(cell)
     if value is not None:
         if math.isnan(value):
             return None
+        if isinstance(cell, str) and repr(value) != cell.strip() and str(int(value)) != cell.strip():
+            return value if not cell.strip().startswith("0") or "." in cell else cell  # 007 is a name
         return int(cell) if isinstance(cell, int) else value
     if isinstance(cell, float):
         return None
-    return cell if isinstance(cell, (str, bool, list, dict)) else str(cell)
+    if isinstance(cell, list):
+        return [_cell(inner) for inner in cell]
+    if isinstance(cell, dict):
+        return {name: _cell(inner) for name, inner in cell.items()}
+    return cell if isinstance(cell, (str, bool)) else str(cell)
 
 
 def _inert(cell: Any) -> Any:

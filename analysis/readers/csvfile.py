@@ -90,7 +90,9 @@ def read_csv(path: Path) -> tuple[bytes, Table]:
     if not names:
         raise UserError(f"{path}: the file is empty")
     if not lines:
-        raise UserError(f"{path}: a header and no rows (columns: {', '.join(names)})")
+        shown = ", ".join(names)
+        shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+        raise UserError(f"{path}: a header and no rows (columns: {printable(shown)})")
     cut = len(lines) > 1 and not data.endswith((b"\n", b"\r", b"\n\0", b"\r\0", b"\0\n", b"\0\r")) and _is_cut(widths)
     if cut:
         lines.pop()

@@ -89,7 +89,7 @@ def read_as(name: str, path: Path) -> list[Found]:
     except ModuleNotFoundError as error:
         if known.extra is None:
             raise
-        what = f"{known.what} needs the package {error.name}"
+        what = f"{known.what} needs the package {str(error.name).split('.')[0]}"
         raise UserError(f"{os.fspath(path)}: {what}: pip install 'scalerl[{known.extra}]'") from error
     return found
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.findings import Finding, finding
-from analysis.readers.columns import Columns, Dropped, rates_of
+from analysis.readers.columns import Columns, Dropped, flat, rates_of
 from analysis.readers.found import STEPS, Found, step_of
 from analysis.readers.labels import Label, label_of_path, parts_of
 from analysis.readers.textfile import TextFile, text_of
@@ -35,7 +35,7 @@ _DIGITS = 18  # of a whole number that is kept as one
 def recognise(path: Path, head: bytes) -> bool:  # noqa: ARG001, every format has the two
     """Whether a file holds JSON objects, one a line, with a step or a compute column."""
     rows = rows_of_head(head)
-    return any(_is_row(row) for row in rows) and not any(_PROMPTS & row.keys() for row in rows)
+    return any(_is_row(flat(row)) for row in rows) and not any(_PROMPTS & row.keys() for row in rows)
 
 
 def read(path: Path) -> list[Found]:

@@ -6,14 +6,16 @@ The rule, for every format with a training step: steps of a run only rise. Where
 - to a later step, the run went on from a checkpoint: what had been logged from that step on was taken back. It leaves
   the curve and stays in the bill (`Found.lost`).
 
-Rows of one step that fill different columns are one row (training and validation are logged apart, and a slow
-evaluation comes late); of rows that fill the same column the last one counts, and that is said. Rows without a step
-keep their place and belong to the attempt around them.
+A row behind its turn is another attempt only if it fills what nearly every step fills (`DOMINANT`): an evaluation that
+comes late does not. Rows of one step that fill different columns are one row, at the compute of the first; of rows that
+fill the same column the last one counts, and that is said. Rows without a step keep their place and belong to the
+attempt around them.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -34,6 +36,7 @@ BOOKKEEPING = frozenset(
         *(name.rsplit("/", maxsplit=1)[-1] for name in (*STEP_SECONDS, *TOKENS_OF_STEP, *COMPUTE_AXES, *DERIVED)),
     }
 )
+DOMINANT = 0.9  # share of the steps of the commonest column from which on a column is one that every step fills
 DISORDER = 0.34  # share of rows whose step falls from which on a file is out of order: one in two of a shuffled one
 
 
@@ -100,7 +103,7 @@ def _sorted(found: Found, steps: Sequence[float], falls: int) -> Found:
     order = sorted(range(len(steps)), key=lambda i: (math.isnan(steps[i]), steps[i]))
     table, doubled = _merged(found, order, [steps[i] for i in order])
     what = f"{found.step} falls in {falls} places: the rows are out of order and are sorted by it"
-    said = (finding("compute-unordered", what, float(falls)), *_doubled(doubled))
+    said = (finding("compute-unordered", what, float(falls)), *_doubled(doubled, len(table.lines)))
     return replace(found, table=table, starts=(), findings=(*found.findings, *said))
 
 
@@ -114,19 +117,24 @@ def _attempts(found: Found, steps: Sequence[float]) -> list[_Attempt]:
     columns = [(name, cells) for name, cells in found.table.columns.items() if _tells(name, found)]
     attempts = [_Attempt([], [])]
     filled: dict[float, set[str]] = {}
+    counts: Counter[str] = Counter()
     last = -math.inf
     for i, step in enumerate(steps):
         content = {name for name, cells in columns if not _empty(cells[i])}
         new = i in starts
         if not new and step < last:  # what is late fills other columns, or stands alone between rows that go on
-            new = bool(content & filled[step]) if step in filled else following.get(i, -math.inf) <= last
+            most = DOMINANT * max(counts.values(), default=0)
+            again = {name for name in content if counts[name] >= most}
+            new = bool(again & filled[step]) if step in filled else bool(again) and following.get(i, -math.inf) <= last
         if new and attempts[-1].rows:
             attempts.append(_Attempt([], []))
-            filled, last = {}, -math.inf
+            filled, counts, last = {}, Counter(), -math.inf
         attempts[-1].rows.append(i)
         attempts[-1].steps.append(step)
         if not math.isnan(step):
-            filled.setdefault(step, set()).update(content)
+            here = filled.setdefault(step, set())
+            counts.update(content - here)
+            here.update(content)
             last = max(last, step)
     return attempts
 
@@ -172,7 +180,7 @@ def _branch(found: Found, attempts: Sequence[_Attempt]) -> Found:
     table, doubled = _merged(found, rows, steps)
     merged_steps = [number(cell) for cell in table.columns[found.step or ""]]
     starts = tuple(merged_steps.index(s) for s in begins if s in merged_steps)
-    said: list[Finding] = _doubled(doubled)
+    said: list[Finding] = _doubled(doubled, len(table.lines))
     if len(attempts) > 1:
         count = sum(len(one.lines) for one in lost)
         what = f"{len(attempts)} attempts; the branch that the last one went on from is the curve"
@@ -204,15 +212,18 @@ def _merged(found: Found, rows: Sequence[int], steps: Sequence[float]) -> tuple[
         tells = _tells(name, found)
         for at, group in enumerate(groups):
             values = [cells[i] for i in group if not _empty(cells[i])]
-            column.append(values[-1] if values else cells[group[-1]])
+            column.append((values[-1] if tells else values[0]) if values else cells[group[-1]])
             if tells and len(values) > 1:
                 replaced.add(at)
         columns[name] = column
-    return Table(found.table.where, columns, [found.table.lines[group[-1]] for group in groups]), len(replaced)
+    return Table(found.table.where, columns, [found.table.lines[group[0]] for group in groups]), len(replaced)
 
 
-def _doubled(count: int) -> list[Finding]:
+def _doubled(count: int, steps: int) -> list[Finding]:
     if not count:
         return []
-    what = f"{count} steps were logged more than once; the last value counts"
-    return [finding("steps-repeated", what, float(count))]
+    what = f"{count} of {steps} steps were logged more than once; the last value counts"
+    if 2 * count < steps:
+        return [finding("steps-repeated", what, float(count))]
+    what += "; if the rows of a step are of several data sets, models or ranks, give the rows of one"
+    return [finding("steps-repeated", what, float(count), severity="warning")]

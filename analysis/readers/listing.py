@@ -18,7 +18,7 @@ from analysis.readers.found import STEPS, Found
 from analysis.readers.logs import AXES, found_at, several
 from analysis.readers.metrics import PASS_RATE_COLUMNS, Candidate, candidates
 from analysis.readers.places import PathLike, places
-from scalerl.runlog import UserError
+from scalerl.runlog import UserError, read_log
 
 MOST = 8  # candidates that are listed
 
@@ -43,6 +43,9 @@ class Listed:
     @property
     def lost_rows(self) -> int:
         """Rows of work that later attempts took back."""
+        if self.found.format == "scalerl":
+            told = [row.get("rows_lost") for row in read_log(self.found.path).rows if row.get("event") == "resume"]
+            return sum(rows for rows in told if isinstance(rows, int))
         return sum(len(table.lines) for table in self.found.lost)
 
     def to_dict(self) -> dict[str, Any]:

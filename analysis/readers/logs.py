@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.findings import Finding
+from analysis.findings import Finding, finding
 from analysis.readers.axes import derive
 from analysis.readers.cleaning import Table, UnitError, as_fraction, clean, number, printable
 from analysis.readers.csvfile import ColumnError, choose_compute, other_axes
@@ -45,7 +45,7 @@ def read(
     paths: PathLike | Iterable[PathLike],
     *,
     x: str | None = None,
-    y: str | None = None,
+    y: str | Sequence[str] | None = None,
     scale: float | None = None,
     y_range: tuple[float, float] | None = None,
     recipes: Mapping[str, str | Sequence[str]] | None = None,
@@ -62,8 +62,9 @@ def read(
         ``run``; names such as ``grpo_seed1.csv``, ``grpo-s1.csv`` and ``grpo/seed1.csv`` say recipe and seed.
     x : str, optional
         Compute column; by default the first of `AXES` that is there or follows from what is.
-    y : str, optional
-        Pass-rate column; by default ``pass_rate``, ``accuracy``, or the one evaluation that the format knows.
+    y : str or sequence of str, optional
+        Pass-rate column, or several of which each run has the first that it holds; by default ``pass_rate``,
+        ``accuracy``, or the one evaluation that the format knows.
     scale : float, optional
         Factor that makes a fraction of `y`, where the unit cannot be told from the values.
     y_range : (float, float), optional
@@ -109,6 +110,7 @@ def read(
             refused.append(error)
             skipped.append(place.path)
             continue
+        chosen = _with_evaluations(chosen)
         unit = _common_unit(chosen, scale, y_range)
         told += [(_run(one, scale, y_range, unit), one.found.label.recipe is not None) for one in chosen]
     if refused and not told:
@@ -140,13 +142,13 @@ class _Chosen(NamedTuple):
     said: tuple[Finding, ...]
 
 
-def _chosen(found: Found, x: str | None, y: str | None, devices: float | None) -> _Chosen:
+def _chosen(found: Found, x: str | None, y: str | Sequence[str] | None, devices: float | None) -> _Chosen:
     own = found.format == "scalerl"
     derived = derive(found, devices)
     table = found.table if own else derived.table
     try:
         main = choose_compute(table, x, AXES)
-        rate, said = choose_rate(replace(found, table=table), y)
+        rate, said = choose_rate(replace(found, table=table), first_of(table, y))
     except ColumnError as error:
         if found.format in FIXED:
             raise
@@ -159,10 +161,33 @@ def _chosen(found: Found, x: str | None, y: str | None, devices: float | None) -
     others = []
     if found.format == "table" and x is None:
         others = other_axes(table, main, ignored=(rate, *LABELS, *derived.said))
+    if own and devices is not None:
+        said.append(finding("axis-chosen", f"{devices:g} devices, as asked, change nothing: the log has its own"))
     if not own and not (others and main == "step"):
         said += [f for f in derived.said.get(main, ()) if x is None or f.code != "axis-steps"]
     said += others
     return _Chosen(found, table, axes, rate, tuple(said))
+
+
+def first_of(table: Table, names: str | Sequence[str] | None) -> str | None:
+    """Return the first of several names that the table has; the first of all where it has none."""
+    if names is None or isinstance(names, str):
+        return names
+    return next((name for name in names if name in table.columns), names[0] if names else None)
+
+
+def _with_evaluations(runs: list[_Chosen]) -> list[_Chosen]:
+    """Of several runs in one file, those with an evaluation: one that died before its first is no reason to refuse."""
+    good = [one for one in runs if any(map(_is_number, one.table.columns[one.rate]))]
+    if not good or len(good) == len(runs):
+        return runs
+    what = f"{len(runs) - len(good)} of {len(runs)} runs in the file have no evaluation and are left out"
+    return [one._replace(said=(*one.said, finding("rows-empty", what))) for one in good]
+
+
+def _is_number(cell: object) -> bool:
+    value = number(cell)
+    return value is not None and not np.isnan(value)
 
 
 def _common_unit(runs: Sequence[_Chosen], scale: float | None, y_range: tuple[float, float] | None) -> Finding | None:

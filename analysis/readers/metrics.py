@@ -19,10 +19,23 @@ from analysis.readers.found import Found
 from scalerl.runlog import UserError
 
 PASS_RATE_COLUMNS = ("pass_rate", "accuracy")
+# Names that trainers give evaluations in stores, which do not say who wrote them: verl, SkyRL, OpenRLHF, prime-rl.
+STORED = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"^val-core/.*/(?:acc|reward)/mean@\d+$",
+        r"^val/test_score/",
+        r"^eval/(?:.*/)?(?:pass_at_1|pass@1|avg_score|avg@\d+|pass_rate|accuracy)$",
+        r"^eval_.*_pass1$",
+    )
+)
 _EVALUATED = re.compile(r"(^|[^a-z])(eval|evaluation|val|valid|validation|test|heldout)([^a-z]|$)")
 _RIGHT = re.compile(r"(^|[^a-z])(acc|accuracy|pass|pass_?rate|correct|correctness|solve|solved|success|win)([^a-z]|$)")
 _SCORE = re.compile(r"(^|[^a-z])(score|rewards?|mean)([^a-z]|$)")
-_OTHER = re.compile(r"loss|std|(^|[^a-z])(lr|min|max|kl|format|length|len|time|tokens?)([^a-z]|$)|pass_?through")
+_OTHER = re.compile(
+    r"loss|std|incorrect|wrong|error|brevity|penalty|pass_?through"
+    r"|(^|[^a-z])(lr|min|max|kl|format|length|len|time|tokens?)([^a-z]|$)"
+)
 
 
 class Candidate(NamedTuple):
@@ -64,6 +77,22 @@ def candidates(table: Table, ignored: Sequence[str] = ()) -> list[Candidate]:
     return sorted(found, key=lambda c: -c.points)
 
 
+def _stored(found: Found) -> list[str]:
+    """Columns of a store that some trainer is known to keep fractions of an evaluation in."""
+    if found.format in {"scalerl", "table"}:
+        return []
+    named = [name for name in found.table.columns if any(pattern.search(name) for pattern in STORED)]
+    return [
+        name
+        for name in named
+        if (known := _known(found.table.columns[name])) and 0.0 <= min(known) <= max(known) <= 1.0
+    ]
+
+
+def _is_rate(name: str, table: Table) -> bool:
+    return name in table.columns and not _OTHER.search(name.lower()) and bool(_known(table.columns[name]))
+
+
 def _known(cells: Sequence[object]) -> list[float]:
     return [v for cell in cells if (v := number(cell)) is not None and not math.isnan(v)]
 
@@ -86,9 +115,13 @@ def choose_rate(found: Found, y: str | None) -> tuple[str, list[Finding]]:
     if y is not None:
         column = choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y")
         return column, _of_training(found, column)
+    rates = [name for name in found.rates or _stored(found) if _is_rate(name, table)]
     if there := [name for name in PASS_RATE_COLUMNS if name in table.columns]:
-        return there[0], []
-    rates = [name for name in found.rates if name in table.columns and _known(table.columns[name])]
+        others = [c.column for c in candidates(table, ignored=there) if c.evaluated and _RIGHT.search(c.column.lower())]
+        if found.format == "scalerl" or not others:
+            return there[0], []
+        what = f"pass rate is {there[0]}; {printable(others[0])} could be it too (--y {printable(others[0])})"
+        return there[0], [finding("metric-chosen", what, severity="warning")]
     if len(rates) == 1:
         what = f"pass rate is {printable(rates[0])}, the one evaluation in the log (--y names another column)"
         return rates[0], [finding("metric-chosen", what)]

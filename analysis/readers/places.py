@@ -18,7 +18,6 @@ from analysis.readers.formats import FORMATS, recognise
 from scalerl.runlog import HEADER_FILE, LOG_FILE, SAMPLES_FILE, UserError
 
 DEPTH = 4  # levels of folders that are searched for runs
-LOOSE = ("scalerl", "table")  # of files that lie in a folder of runs, these are read by their name alone
 _ENDINGS = {".jsonl", ".csv", ".tsv"}
 # Files of other programs are looked into where they lie in a folder only if their name could be of a log.
 _LOOKED_INTO = _ENDINGS | {".json", ".parquet", ".txt", ".log", ".out", ".db", ".sqlite", ".sqlite3", ".wandb"}
@@ -95,7 +94,11 @@ def _in_folder(folder: Path, closed: list[Path]) -> list[Place]:
     before = len(closed)
     found = _folders(folder, DEPTH, closed)
     if found:
-        return found
+        roots = {place.path.parent if place.path.name == LOG_FILE else place.path for place in found}
+        beside = [place for place in _files(folder) if not roots & set(place.path.parents)]
+        # A table beside runs may be a copy of one of them (--log-file): it is read where it is named.
+        closed += [place.path for place in beside if place.format == "table"]
+        return [*found, *(place for place in beside if place.format != "table")]
     if len(closed) > before:
         raise UserError(f"{closed[before]}: cannot be opened, and no other run lies in {folder}")
     if (folder / HEADER_FILE).exists():
@@ -111,11 +114,14 @@ def _folders(folder: Path, depth: int, closed: list[Path]) -> list[Place]:
         fmt = recognise(folder)
         if fmt == "scalerl":
             return [Place(folder / LOG_FILE, fmt, False)]
-        if fmt is not None:
+        if fmt is not None and depth == 0:
             return [Place(folder, fmt, False)]
         if depth == 0:
             return []
         below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if fmt is not None:  # a trainer's folder may hold the log that our callback keeps of the same run
+            ours = [p for p in below if recognise(p) == "scalerl"]
+            return [Place(p / LOG_FILE, "scalerl", False) for p in ours] or [Place(folder, fmt, False)]
     except OSError:  # one closed folder must not hide the runs beside it
         closed.append(folder)
         return []
