@@ -9,7 +9,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize(("in_flight", "kills"), [("kv", 15), ("refresh", 6)])
+@pytest.mark.parametrize(("in_flight", "kills"), [("kv", 15), ("refresh", 8)])
 def test_a_killed_and_resumed_run_equals_the_unkilled_one_bit_for_bit(in_flight, kills):
     command = [sys.executable, "-m", "benchmarks.kills", "--kills", str(kills), "--seed", "1", "--in-flight", in_flight]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)

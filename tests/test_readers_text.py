@@ -450,7 +450,7 @@ def test_skyrl_prints_dicts_over_several_lines(tmp_path):
         ("step: 3, loss: 0.5, lr: 1e-6", {"step": 3, "loss": 0.5, "lr": 1e-6}),
         ("Step 3 | loss=0.5 | reward=.25", {"step": 3, "loss": 0.5, "reward": 0.25}),
         ("[iter 3/10] loss=nan reward=0.5", {"step": 3, "total_steps": 10, "loss": math.nan, "reward": 0.5}),
-        ("step=3,loss=0.5,acc=65%", {"step": 3, "loss": 0.5, "acc": 65}),
+        ("step=3,loss=0.5,acc=65%", {"step": 3, "loss": 0.5, "acc": 0.65}),
         ("2026-01-01 10:00:00 INFO train step 3: loss: 0.5 - acc: 0.25", {"step": 3, "loss": 0.5, "acc": 0.25}),
         ("update 3: loss: 0.5, took: 40ms, kl: 0.1", {"step": 3, "loss": 0.5, "took": "40ms", "kl": 0.1}),
     ],
