@@ -1,5 +1,6 @@
 # make demo   train two small recipes, fit, compare, report       make test   the tests
 # make lab    JupyterLab on the notebooks                         make lint   ruff and mypy
+# make study  the recipes over seeds, hours of machine time
 PYTHON ?= python3
 SEED ?= 0
 # Extra arguments for pip, for example an index that has a CPU-only torch (see README).
@@ -8,12 +9,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: demo test lint lab clean
+.PHONY: demo test lint lab study clean
 demo: $(VENV)/.train
 	$(BIN)/scalerl demo --seed $(SEED) $(if $(STEPS),--steps $(STEPS)) $(if $(OUTPUT),--output $(OUTPUT))
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2
+
+# Hours of two cores; resumable, skips what data/study holds. QUICK=1 trains a slice again and compares it with that.
+study: $(VENV)/.train
+	$(BIN)/python -m benchmarks.study $(if $(QUICK),--quick)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -490,3 +490,33 @@ def test_half_a_last_line_of_a_table_is_no_evaluation(tmp_path, tail, cut):
     (run,) = an.read(write_csv(tmp_path / "t.csv", text + tail))
     assert len(run) == (4 if cut else 5)
     assert ("log-cut" in [f.code for f in run.findings]) is cut
+
+
+def test_a_packed_log_is_the_log(tmp_path):
+    import gzip
+
+    folder = write_run(tmp_path / "mine")
+    before = an.read(folder)[0]
+    (folder / "log.jsonl.gz").write_bytes(gzip.compress((folder / "log.jsonl").read_bytes()))
+    (folder / "log.jsonl").unlink()
+    for path in (folder, tmp_path, folder / "log.jsonl.gz"):
+        after = an.read(path)[0]
+        assert after.name == before.name and after.data["pass_rate"].tolist() == before.data["pass_rate"].tolist()
+    whole = (folder / "log.jsonl.gz").read_bytes()
+    for bad, why in ((whole[:-9], "cut"), (b"\x1f\x8b" + whole[3:], "unpacked"), (gzip.compress(b""), "empty")):
+        (folder / "log.jsonl.gz").write_bytes(bad)
+        with pytest.raises(UserError, match=why):
+            an.read(folder)
+
+
+def test_a_packed_log_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    import gzip
+
+    from scalerl.runlog import files
+
+    monkeypatch.setattr(files, "MOST_UNPACKED", 1000)
+    folder = write_run(tmp_path / "mine")
+    (folder / "log.jsonl.gz").write_bytes(gzip.compress((folder / "log.jsonl").read_bytes() * 9))
+    (folder / "log.jsonl").unlink()
+    with pytest.raises(UserError, match="unpacks to more"):
+        an.read(folder)

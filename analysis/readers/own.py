@@ -18,6 +18,7 @@ from analysis.readers.regimes import read_events
 from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, read_header, read_log, read_regular
 
 BUSY = 1.3  # wall seconds a CPU-second from which on a run on a CPU is said to have shared its machine
+PACKED = f"{LOG_FILE}.gz"
 KINDS = ("step", "eval", "event", "downstream")
 DESCRIBING = ("n_prompts", "k", "correct", "prompt_set", "attempt")
 _ENDINGS = ("end", "interrupted", "failed")
@@ -26,14 +27,20 @@ _ENDINGS = ("end", "interrupted", "failed")
 def recognise(path: Path, head: bytes) -> bool:
     """Return whether a folder holds a log of ours, or a file is one."""
     if not head:
-        return path.is_dir() and (path / LOG_FILE).exists()
-    if path.name == LOG_FILE:
+        return path.is_dir() and log_in(path).exists()
+    if path.name in {LOG_FILE, PACKED}:
         return True
     try:
         first = json.loads(head.split(b"\n", 1)[0])
     except (ValueError, RecursionError):
         return False
     return isinstance(first, dict) and first.get("kind") in KINDS
+
+
+def log_in(folder: Path) -> Path:
+    """Return the log of a run folder; of one that was shipped, packed."""
+    packed = folder / PACKED
+    return packed if packed.exists() and not (folder / LOG_FILE).exists() else folder / LOG_FILE
 
 
 def read(path: Path) -> list[Found]:
@@ -44,7 +51,7 @@ def read(path: Path) -> list[Found]:
     UserError
         If the log is broken or holds no evaluation.
     """
-    path = path / LOG_FILE if path.is_dir() else path
+    path = log_in(path) if path.is_dir() else path
     content = read_log(path)
     rows = [row for row in content.rows if row.get("kind") == "eval"]
     if not rows:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from analysis.readers.cleaning import printable
 from analysis.readers.formats import FORMATS, recognise
+from analysis.readers.own import PACKED, log_in
 from scalerl.runlog import HEADER_FILE, LOG_FILE, SAMPLES_FILE, UserError
 
 DEPTH = 4  # levels of folders that are searched for runs
@@ -94,7 +95,7 @@ def _in_folder(folder: Path, closed: list[Path]) -> list[Place]:
     before = len(closed)
     found = _folders(folder, DEPTH, closed)
     if found:
-        roots = {place.path.parent if place.path.name == LOG_FILE else place.path for place in found}
+        roots = {place.path.parent if place.path.name in {LOG_FILE, PACKED} else place.path for place in found}
         beside = [place for place in _files(folder) if not roots & set(place.path.parents)]
         # A table beside runs may be a copy of one of them (--log-file): it is read where it is named.
         closed += [place.path for place in beside if place.format == "table"]
@@ -113,7 +114,7 @@ def _folders(folder: Path, depth: int, closed: list[Path]) -> list[Place]:
     try:
         fmt = recognise(folder)
         if fmt == "scalerl":
-            return [Place(folder / LOG_FILE, fmt, False)]
+            return [Place(log_in(folder), fmt, False)]
         if fmt is not None and depth == 0:
             return [Place(folder, fmt, False)]
         if depth == 0:
@@ -121,7 +122,7 @@ def _folders(folder: Path, depth: int, closed: list[Path]) -> list[Place]:
         below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         if fmt is not None:  # a trainer's folder may hold the log that our callback keeps of the same run
             ours = [p for p in below if recognise(p) == "scalerl"]
-            return [Place(p / LOG_FILE, "scalerl", False) for p in ours] or [Place(folder, fmt, False)]
+            return [Place(log_in(p), "scalerl", False) for p in ours] or [Place(folder, fmt, False)]
     except OSError:  # one closed folder must not hide the runs beside it
         closed.append(folder)
         return []

@@ -7,10 +7,13 @@ import errno
 import json
 import os
 import stat
+import zlib
 from pathlib import Path
 from typing import Any
 
 from scalerl.runlog.schema import LOG_FILE
+
+MOST_UNPACKED = 1 << 30
 
 
 class UserError(Exception):
@@ -89,8 +92,30 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
             kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
             raise RunLogError(f"{path}: cannot be read: it is {kind}")
         return Path(path).read_bytes()
+    except MemoryError as error:
+        raise RunLogError(f"{path}: cannot be read: it is larger than the memory that is left") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise RunLogError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def unpacked(path: str | os.PathLike[str], data: bytes) -> bytes:
+    """Return the content of a gzip file of at most `MOST_UNPACKED` bytes.
+
+    Raises
+    ------
+    RunLogError
+        If it is damaged, cut or larger.
+    """
+    reader = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        content = reader.decompress(data, MOST_UNPACKED)
+    except zlib.error as error:
+        raise RunLogError(f"{path}: cannot be unpacked: {error}") from error
+    if reader.unconsumed_tail:
+        raise RunLogError(f"{path}: unpacks to more than {MOST_UNPACKED >> 20} MiB; unpack it by hand")
+    if not reader.eof:
+        raise RunLogError(f"{path}: cannot be unpacked: the file is cut")
+    return content
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scalerl.runlog.files import RunLogError, read_regular
+from scalerl.runlog.files import RunLogError, read_regular, unpacked
 from scalerl.runlog.schema import HEADER_FILE, SCHEMA_VERSION
 
 
@@ -19,7 +19,7 @@ class LogContent(NamedTuple):
 
 
 def read_log(path: str | os.PathLike[str]) -> LogContent:
-    """Read a ``log.jsonl``.
+    """Read a ``log.jsonl``, or a ``log.jsonl.gz`` as shipped runs have it.
 
     A process that dies can leave half a last line: that one is left out and reported in `cut`. Damage anywhere
     else is an error.
@@ -30,6 +30,8 @@ def read_log(path: str | os.PathLike[str]) -> LogContent:
         With path and line, if the file cannot be read, is empty, or a line is not a JSON object.
     """
     data = read_regular(path)
+    if Path(path).suffix == ".gz":
+        data = unpacked(path, data)
     if not data.strip():
         raise RunLogError(f"{path}: the log is empty")
     lines = data.split(b"\n")
