@@ -7,13 +7,15 @@
 Promises: every figure that the trainer logs is in a step row, every evaluation is an eval row, with GPU-hours beside it
 that count wall time x devices from the start of training and leave out evaluations and checkpoints. A run that was
 killed and goes on from the trainer's own checkpoint has its axis where it was; rows behind the checkpoint move to
-``lost/`` and are billed. ``trainer_state.json`` keeps none of these: no time, and no row of the branch that died.
+``lost/`` and are billed. ``trainer_state.json`` has seconds of evaluations (``eval_runtime``) and with TRL of
+steps (``step_time``): no total, no time of saves or between steps, and nothing of the branch that was given up.
 
 Does not promise: the seconds between the trainer's last log of a step and a kill; nothing saw them.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +39,7 @@ NAMES = {
     "sampling/sampling_logp_difference/max": "logprob_diff_max",
 }
 TAKEN = RESERVED | COMPUTE_AXES.keys() | {"rewards"}  # names of figures that the log's own fields have
+_say = logging.getLogger("scalerl.callbacks")
 PassRate = str | Callable[[Mapping[str, Any]], float | Mapping[str, Any] | None]
 
 
@@ -52,7 +55,9 @@ class ScaleRLCallback(TrainerCallback):
     pass_rate : str or callable
         Which metric of an evaluation is the pass rate, a fraction, such as ``"eval_rewards/right/mean"`` for a reward
         function ``right`` that gives 0 or 1; or a function of all metrics of an evaluation that returns the pass rate,
-        a mapping of arguments of `RunLog.evaluate` (``correct`` and ``k`` say more), or None for no row.
+        a mapping of arguments of `RunLog.evaluate` (``correct`` and ``k`` say more), or None for no row. Of several
+        evaluation data sets the first that has it is the curve, one row a step: name one by its metric
+        (``"eval_NAME_hits"``). TRL's rewards have no name of a data set in theirs, so there it is the first.
     seed : int, optional
         That of the trainer's arguments if not given.
     devices : int, optional
@@ -66,7 +71,7 @@ class ScaleRLCallback(TrainerCallback):
     Raises
     ------
     UserError
-        In training: if the folder holds another run, or an evaluation has no such metric.
+        In training: if the folder holds another run, or no evaluation of the first ones has such a metric.
     """
 
     def __init__(
@@ -87,6 +92,8 @@ class ScaleRLCallback(TrainerCallback):
         self.log: RunLog | None = None
         self._extra: dict[str, Any] = {}
         self._metrics: dict[str, Any] = {}
+        self._evaluated: int | None = None  # step of the last eval row
+        self._seen: set[str] = set()  # metrics of evaluations before the first row
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -108,13 +115,15 @@ class ScaleRLCallback(TrainerCallback):
             report_to=self.report_to,
         )
         self.log = log.__enter__()
-        self._extra, self._metrics = {}, {}
+        self._extra, self._metrics, self._evaluated, self._seen = {}, {}, None, set()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Count time from here; it stood still if there was an evaluation or a checkpoint."""
         if self.log is not None:
+            if self._seen:  # all data sets had their turn
+                raise UserError(self._missing())
             self.log.meter.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -163,11 +172,11 @@ class ScaleRLCallback(TrainerCallback):
         metrics: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write an eval row."""
+        """Write an eval row; of several data sets, each with a call of its own, the first that has the pass rate."""
         if self.log is None:
             return
         found, self._metrics = {**self._metrics, **(metrics or {})}, {}
-        told = self._told(found)
+        told = None if self._evaluated == state.global_step else self._told(found)
         if told is None:
             return
         counts: dict[str, Any] = {}
@@ -175,18 +184,23 @@ class ScaleRLCallback(TrainerCallback):
             k = self.k or getattr(args, "num_generations_eval", None) or getattr(args, "num_generations", None)
             counts = {"n_prompts": self.n_prompts or _prompts(kwargs.get("eval_dataloader"))}
             counts |= {} if k is None else {"k": k}
-        seconds = {"evaluate_s": found["eval_runtime"]} if "eval_runtime" in found else {}
+        runtime = [value for name, value in found.items() if name.startswith("eval_") and name.endswith("_runtime")]
+        seconds = {"evaluate_s": runtime[0]} if runtime else {}
         self.log.evaluate(**{**counts, **seconds, "step": state.global_step, **told})
+        self._evaluated, self._seen = state.global_step, set()
 
     def _told(self, found: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if callable(self.pass_rate):
             told = self.pass_rate(found)
             return told if told is None or isinstance(told, Mapping) else {"pass_rate": told}
-        if self.pass_rate not in found:
-            raise UserError(
-                f"pass_rate: an evaluation has no metric {self.pass_rate!r:.80}; it has {', '.join(sorted(found))}"
-            )
-        return {"pass_rate": found[self.pass_rate]}
+        if self.pass_rate in found:
+            return {"pass_rate": found[self.pass_rate]}
+        if self._evaluated is None:
+            self._seen |= found.keys()
+        return None
+
+    def _missing(self) -> str:
+        return f"pass_rate: an evaluation has no metric {self.pass_rate!r:.80}; it has {', '.join(sorted(self._seen))}"
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note what was spent by this checkpoint."""
@@ -200,6 +214,8 @@ class ScaleRLCallback(TrainerCallback):
         if self.log is not None:
             self.log.__exit__(None, None, None)
             self.log = None
+            if self._seen:  # too late to refuse: the training is done
+                _say.warning("%s: %s", self.folder, self._missing())
 
 
 def _prompts(loader: Any) -> int | None:

@@ -15,6 +15,7 @@ from scalerl.runlog import UserError, read_header, read_log
 
 ROOT = Path(__file__).parent.parent
 STEPS, KILLED, SAVED = 6, 5, 4
+RATES = {"transformers": "eval_half_hits", "trl": "eval_rewards/right/mean"}
 
 # One process imports once and forks: the first child is killed in a step, the second goes on from the checkpoint.
 SCRIPT = """
@@ -55,10 +56,10 @@ def make(kind, place, callbacks):
     out = str(place / "out")
     if kind == "trl":
         config = GRPOConfig(output_dir=out, **common, num_generations=4, max_completion_length=8)
-        data = Dataset.from_list(prompts)
+        data = Dataset.from_list(prompts)  # its metrics of the two sets have one name: the first is the curve
         return GRPOTrainer(
             model=policy, processing_class=tokenizer, reward_funcs=right, args=config, train_dataset=data,
-            eval_dataset=data, callbacks=callbacks,
+            eval_dataset={"all": data, "half": data.select(range(2))}, callbacks=callbacks,
         )
     ids = [tokenizer(p["prompt"] + p["answer"])["input_ids"][:5] for p in prompts]
     data = [{"input_ids": i, "labels": i} for i in ids if len(i) == 5] * 4
@@ -66,11 +67,12 @@ def make(kind, place, callbacks):
         return {"hits": float((found.predictions.argmax(-1)[:, :-1] == found.label_ids[:, 1:]).mean())}
     args = TrainingArguments(output_dir=out, **common)
     return Trainer(
-        model=policy, args=args, train_dataset=data, eval_dataset=data, callbacks=callbacks, compute_metrics=hits
+        model=policy, args=args, train_dataset=data, eval_dataset={"all": data, "half": data[:2]}, callbacks=callbacks,
+        compute_metrics=hits,
     )
 
 def train(kind, place, **more):
-    rate = "eval_rewards/right/mean" if kind == "trl" else lambda found: found["eval_hits"]
+    rate = "eval_half_hits" if kind == "transformers" else lambda found: found["eval_rewards/right/mean"]
     own = Own()
     log = ScaleRLCallback(place / "run", recipe="mine", pass_rate=rate, devices=4)
     own.trainer = trainer = make(kind, place, [log, own, *([] if more else [Kill()])])
@@ -158,13 +160,33 @@ def test_trl_figures_have_the_names_of_the_log(both):
     assert {(row["n_prompts"], row["k"]) for row in rows_of(both / "trl" / "run", "eval")} == {(4, 4)}
 
 
-def test_trainer_state_alone_has_no_time_and_not_what_was_lost(place):
-    """What another reader has to say of such a file: steps and figures, one branch of them, and that is all."""
+def test_of_several_data_sets_one_is_the_curve(both):
+    """The second where its metric is named; the first where both have the same, as in TRL."""
+    assert {row["n_prompts"] for row in rows_of(both / "transformers" / "run", "eval")} == {2}
+    assert {row["n_prompts"] for row in rows_of(both / "trl" / "run", "eval")} == {4}
+
+
+def test_trainer_state_alone_has_no_total_and_not_what_was_lost(place):
+    """What the reader of such a file makes of it: steps of one branch, and with TRL their seconds added up."""
     state = json.loads((place / "out" / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
     rows = state["log_history"]
     assert {row["step"] for row in rows if any(name.startswith("eval_") for name in row)} == set(range(1, STEPS + 1))
-    names = {name for row in rows for name in row}
-    assert not names & {"gpu_hours", "cpu_s", "attempt", "evaluate_s", "generate_s"}
+    (run,) = an.read(place / "run")
+    rate = RATES[place.name]
+    (alone,) = an.read(place / "out" / f"checkpoint-{STEPS}" / "trainer_state.json", devices=4, y=rate)
+    first = {row["step"]: row[rate] for row in reversed(rows) if rate in row}
+    assert [first[step] for step in sorted(first)] == run.data["pass_rate"].tolist()
+    repeated = "steps-repeated" in {finding.code for finding in alone.findings}
+    if place.name == "transformers":  # no time of steps at all
+        assert not repeated and alone.data["pass_rate"].tolist() == run.data["pass_rate"].tolist()
+        assert "gpu_hours" not in alone.data and "step" in alone.data
+    else:
+        assert repeated  # TRL's metrics of two data sets have one name there
+        seconds = sum(row.get("step_time", 0.0) for row in rows)
+        assert alone.data["gpu_hours"][-1] == pytest.approx(seconds * 4 / 3600)
+        assert 0 < alone.data["gpu_hours"][-1] < run.data["gpu_hours"][-1]  # the time between steps is missing
+    assert "resumed" in {found.code for found in run.findings}
+    assert not {"resumed", "work-lost"} & {found.code for found in alone.findings}
     assert sum(row["step"] == KILLED and "loss" in row for row in rows) == 1  # of two updates that were made
     lost = [json.loads(line) for line in (place / "run" / "lost" / "attempt-1.jsonl").read_text().splitlines()]
     assert [(row["kind"], row.get("step")) for row in lost] == [("lost", None), ("step", KILLED), ("eval", KILLED)]
@@ -178,7 +200,7 @@ def test_the_analysis_reads_it_as_any_run(place):
     assert "resumed" in {finding.code for finding in run.findings} and run.end_time is not None
 
 
-def test_other_processes_than_the_first_write_nothing(tmp_path):
+def test_other_processes_than_the_first_write_nothing(tmp_path, caplog):
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from scalerl.callbacks import ScaleRLCallback
@@ -191,8 +213,36 @@ def test_other_processes_than_the_first_write_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
     state = TrainerState(is_world_process_zero=True)
     log.on_train_begin(args, state, control)
+    log.on_evaluate(args, state, control, metrics={"eval_wrong": 0.5, "eval_loss": 1.0})
     with pytest.raises(UserError, match="no metric 'eval_right'; it has eval_loss, eval_wrong"):
-        log.on_evaluate(args, state, control, metrics={"eval_wrong": 0.5, "eval_loss": 1.0})
+        log.on_step_begin(args, state, control)
     log.on_train_end(args, state, control)
+    assert "no metric 'eval_right'" in caplog.text
     header = read_header(tmp_path / "run")
     assert header["devices"]["count"] == 1 and header["seed"] == 7 and header["config"]["learning_rate"] == 5e-5
+
+
+def test_once_the_metric_was_there_evaluations_without_it_are_passed_over(tmp_path):
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from scalerl.callbacks import ScaleRLCallback
+
+    args, control = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True), TrainerControl()
+    state = TrainerState(is_world_process_zero=True)
+    log = ScaleRLCallback(tmp_path / "run", recipe="mine", pass_rate="eval_b_right")  # noqa: S106
+    log.on_train_begin(args, state, control)
+    for step, found in [
+        (0, {"eval_a_right": 0.5}),
+        (0, {"eval_b_right": 0.25, "eval_b_runtime": 1.5}),
+        (0, {"eval_b_right": 0.75}),  # again at the same step
+        (1, {"eval_a_right": 0.5}),
+        (2, {"eval_a_right": 0.5}),
+        (2, {"eval_b_right": 0.5, "eval_b_runtime": 2.5}),
+    ]:
+        state.global_step = step
+        log.on_evaluate(args, state, control, metrics=found)
+        if "eval_b_runtime" in found or step == 1:
+            log.on_step_begin(args, state, control)
+    log.on_train_end(args, state, control)
+    evals = rows_of(tmp_path / "run", "eval")
+    assert [(row["step"], row["pass_rate"], row["evaluate_s"]) for row in evals] == [(0, 0.25, 1.5), (2, 0.5, 2.5)]

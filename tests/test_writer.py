@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from fractions import Fraction
@@ -519,3 +520,138 @@ def test_the_report_and_the_other_axes_work_too(loops, tmp_path):
     assert run.data["tokens_generated"].tolist() == [8000.0 * i for i in range(21)]
     (run,) = an.read(loops / "mine")
     assert run.data["gpu_hours"][-1] == pytest.approx(40 * 90 * 8 / 3600) and not run.findings
+
+
+@pytest.mark.parametrize("at", [5, 3, 8])
+def test_a_log_without_its_last_newline_goes_on_whole(tmp_path, at):
+    log = opened(tmp_path)
+    for step in range(1, 6):
+        log.step(step)
+    log.close()
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    log = opened(tmp_path, resume_step=at)
+    log.step(at + 1)
+    log.close()
+    assert [row["step"] for row in rows_of(tmp_path, "step")] == [*range(1, min(at, 5) + 1), at + 1]
+    assert b"\0" not in path.read_bytes() and b"\n\n" not in path.read_bytes()
+
+
+def test_compute_that_the_loop_gave_stands_until_it_gives_more(tmp_path):
+    """Never back to the meter's figure, in no row and no event; a resume goes on from it."""
+    clock = Clock()
+    log = opened(tmp_path, clock)
+    log.step(1, gpu_hours=5.0)
+    log.evaluate(pass_rate=0.1)
+    clock.now += 3600  # 8 GPU-hours by the meter
+    log.saved(1)
+    log.step(2, gpu_hours=None)
+    with pytest.raises(RunLogError, match=r"gpu_hours is 4 after 5\.0; it is a sum over the run, which never falls"):
+        log.step(3, gpu_hours=4)
+    log.step(3, gpu_hours=6)
+    log.saved(3, gpu_hours=6.5)
+    log.__exit__(ValueError, ValueError("x"), None)
+    rows = read_log(tmp_path / "log.jsonl").rows
+    assert [row["gpu_hours"] for row in rows if "gpu_hours" in row] == [5.0, 5.0, 5.0, 5.0, 6, 6.5, 6.5]
+    assert [row["cpu_s"] for row in rows_of(tmp_path, "step")] == [0, 3600, 3600]  # that one was not given
+    log = opened(tmp_path, clock, resume_step=3)
+    clock.now += 360
+    log.step(4)
+    log.close()
+    assert rows_of(tmp_path, "step")[-1]["gpu_hours"] == pytest.approx(6.5 + 0.8)
+
+
+def test_no_rounding_of_a_resume_lets_an_axis_fall(tmp_path):
+    hours, devices = next(
+        (i / 10, n) for n in range(1, 9) for i in range(1, 100) if i / 10 * 3600 / n * n / 3600 < i / 10
+    )
+    log = opened(tmp_path, devices=devices)
+    log.step(1, gpu_hours=hours)
+    log.close()
+    log = opened(tmp_path, devices=devices, resume_step=1, start_meter=False)
+    log.step(2)
+    log.close()
+    assert [row["gpu_hours"] for row in rows_of(tmp_path, "step")] == [hours, hours]
+
+
+def in_a_thread(call) -> list[Exception]:
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised
+
+
+def test_another_thread_is_refused_and_the_clock_goes_on(tmp_path):
+    clock = Clock()
+    log = opened(tmp_path, clock)
+    log.step(1)
+    before = (tmp_path / "log.jsonl").read_bytes()
+
+    def pause() -> None:
+        with log.pause("evaluate"):
+            clock.now += 3600
+
+    calls = {
+        "pause": pause,
+        "phase": lambda: log.phase("generate"),
+        "count": lambda: log.count(flops=1),
+        "step": lambda: log.step(2),
+        "evaluate": lambda: log.evaluate(pass_rate=0.5),
+        "saved": lambda: log.saved(1),
+        "event": lambda: log.event("mine"),
+        "samples": lambda: log.samples([{"step": 1}]),
+        "__exit__": lambda: log.__exit__(None, None, None),
+        "close": log.close,
+    }
+    for name, call in calls.items():
+        (error,) = in_a_thread(call)
+        assert isinstance(error, RunLogError) and f"log.{name} was called in another thread" in str(error)
+    assert (tmp_path / "log.jsonl").read_bytes() == before and {p.name for p in tmp_path.iterdir()} == {
+        "log.jsonl",
+        "run.json",
+    }
+    clock.now += 3600
+    log.step(2)
+    log.close()
+    assert rows_of(tmp_path, "step")[-1]["gpu_hours"] == 8 and "flops" not in rows_of(tmp_path, "step")[-1]
+
+
+def test_a_log_whose_thread_died_can_be_let_go_of(tmp_path):
+    logs: list[RunLog] = []
+    assert in_a_thread(lambda: logs.append(opened(tmp_path))) == []
+    logs[0].close()
+    opened(tmp_path, resume_step=0).close()
+
+
+def test_a_step_behind_a_checkpoint_that_was_told_is_refused(tmp_path):
+    """Rows may be rarer than checkpoints; a resume would move a row of an earlier step away."""
+    log = opened(tmp_path)
+    log.step(5)
+    log.saved(8)
+    log.step(10)
+    log.saved(50)
+    for call in (lambda: log.step(11), lambda: log.evaluate(pass_rate=0.5, step=11)):
+        with pytest.raises(RunLogError, match=r"step is 11 after 50; steps only go up \(log\.saved\(50\) said so\)"):
+            call()
+    log.step(50)
+    log.evaluate(pass_rate=0.5)
+    log.close()
+    log = opened(tmp_path, resume_step=50)
+    assert [row["step"] for row in rows_of(tmp_path, "step")] == [5, 10, 50] and last_event(tmp_path)["rows_lost"] == 0
+    log.close()
+
+
+def test_a_resume_beyond_the_last_row_says_that_there_is_none(tmp_path):
+    finished(tmp_path, steps=11)
+    opened(tmp_path, resume_step=50).close()
+    estimated = last_event(tmp_path)["estimated"]
+    assert "no row of step 50" in estimated and "is that of the last row, at step 11" in estimated
+    assert "around" not in estimated

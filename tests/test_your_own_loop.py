@@ -72,12 +72,15 @@ def test_the_plain_loop_killed_in_step_17_and_started_again(tmp_path, monkeypatc
     assert len(an.read("runs/mine")[0].data["pass_rate"]) == 7
 
 
-def test_the_loop_in_verls_style(tmp_path, monkeypatch):
+def test_the_loop_in_verls_style_killed_and_started_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    step = 0
+    step = made = 0
 
     def fit_one_step(log):
-        nonlocal step
+        nonlocal step, made
+        made += 1
+        if made == 13:
+            raise Killed
         step += 1
         metrics = {"actor/pg_loss": 0.1, "critic/rewards/mean": 0.4, "timing_s/step": 1.5}
         if step % 5 == 0:
@@ -85,7 +88,15 @@ def test_the_loop_in_verls_style(tmp_path, monkeypatch):
                 metrics["val-core/math/acc/mean@16"] = step / 40
         return metrics
 
-    exec(compile(VERL, str(PAGE), "exec"), {"fit_one_step": fit_one_step})  # noqa: S102
+    names = {"fit_one_step": fit_one_step, "load_checkpoint": lambda: step // 10 * 10}
+    code = compile(VERL, str(PAGE), "exec")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("scalerl.runlog.RunLog.__exit__", lambda log, *_: log.close())  # a kill writes no row
+        exec(code, dict(names))  # noqa: S102
+    step = 10  # as its checkpoint has it
+    exec(code, dict(names))  # noqa: S102
+    rows = [row for row in read_log("runs/verl/log.jsonl").rows if row["kind"] == "step"]
+    assert [(row["step"], row["attempt"]) for row in rows] == [(n, 1 if n <= 10 else 2) for n in range(1, 21)]
     (run,) = an.read("runs/verl")
     assert run.recipe == "verl-grpo" and run.data["pass_rate"].tolist() == [0.125, 0.25, 0.375, 0.5]
     row = next(row for row in read_log("runs/verl/log.jsonl").rows if row["kind"] == "step")

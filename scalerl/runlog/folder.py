@@ -2,7 +2,8 @@
 
 Promises: a row is one write and one fsync, and on disk before the call that wrote it returns, so that a kill at any
 moment loses no row that was told; a full disk takes half a row back. One process at a time writes, and the system frees
-the folder when that process dies. A run that goes on has its axes where they were; what is cut off is billed.
+the folder when that process dies. In it one thread writes, the one that opened the log: another is refused, so that
+rows keep their order. A run that goes on has its axes where they were; what is cut off is billed.
 
 Does not promise: that ``samples.jsonl`` or a mirror (`scalerl.mirrors`) outlive a power cut.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,8 +70,9 @@ class OpenFolder:
         self.meter = Meter(whole(devices, "devices", 1))
         self.attempt = 1
         self._fd: int | None = None
+        self._thread = threading.current_thread()
         self._reached = Reached()
-        self._axes: dict[str, float] = {}
+        self._axes: dict[str, float] = {}  # counted, or given by the loop; others are metered
         self._told: set[str] = set()
         self._untouched = True  # nothing was metered but set-up
         self._mirrors: Mirrors | None = None
@@ -89,6 +92,7 @@ class OpenFolder:
 
     def __enter__(self) -> Self:
         """Make the folder and write the header, or cut back a run to go on with; begin to meter unless told not to."""
+        self._thread = threading.current_thread()
         anew = self._resume is None and self._resume_step is None
         if anew:
             self.refuse_if_taken()
@@ -173,14 +177,16 @@ class OpenFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Close the log with an event that says how the run ended."""
+        self._one_thread("__exit__")
         self.meter.stop()
         try:
             if kind is None:
                 self.event("end")
             elif issubclass(kind, KeyboardInterrupt):
-                self.event("interrupted", gpu_hours=self.meter.gpu_hours)
+                self.event("interrupted", gpu_hours=self._spent()["gpu_hours"])
             else:
-                self.event("failed", gpu_hours=self.meter.gpu_hours, error=f"{kind.__name__}: {error}")
+                said = f"{kind.__name__}: {error}"
+                self.event("failed", gpu_hours=self._spent()["gpu_hours"], error=said)
         except RunLogError:
             if error is None:
                 raise  # otherwise the log is closed already by what went wrong before, and that is what to report
@@ -189,6 +195,8 @@ class OpenFolder:
 
     def close(self) -> None:
         """Leave the folder as it is, without an event, as a kill would; the run can go on. Once is enough."""
+        if self._thread.is_alive():  # another thread may tidy up behind one that died
+            self._one_thread("close")
         self.meter.stop()
         self._close()
 
@@ -204,6 +212,18 @@ class OpenFolder:
             os.close(self._fd)
             self._fd = None
 
+    def _one_thread(self, method: str) -> None:
+        if threading.current_thread() is not self._thread:
+            raise RunLogError(
+                f"{self.folder}: log.{method} was called in another thread than the one that opened the log; hand the "
+                "figures over to that one"
+            )
+
+    def _spent(self) -> dict[str, float]:
+        """Return the compute so far on every axis; a meter set back by a rounding at a resume does not show."""
+        metered = {"gpu_hours": self.meter.gpu_hours, "cpu_s": self.meter.cpu_s}
+        return {**{a: max(v, self._reached.axes.get(a, 0.0)) for a, v in metered.items()}, **self._axes}
+
     def refuse_if_taken(self) -> None:
         """Raise `RunLogError` if the folder holds a file of a run."""
         if self.folder.exists() and not self.folder.is_dir():
@@ -217,11 +237,13 @@ class OpenFolder:
 
     def event(self, event: str, **fields: Any) -> None:
         """Append an event row with the time of day."""
+        self._one_thread("event")
         row = {"kind": "event", "event": event, "attempt": self.attempt, "time": now()}
         self._write(row, fields)
 
     def samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append to ``samples.jsonl``; meant to be read by people, so it is not flushed row by row."""
+        self._one_thread("samples")
         path = self.folder / SAMPLES_FILE
         lines = [json.dumps(plain(row, "samples", {}), ensure_ascii=False) + "\n" for row in rows]
         try:

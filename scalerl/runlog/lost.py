@@ -84,6 +84,8 @@ def cut_back(folder: Path, fd: int, at: Mapping[str, Any] | None) -> Cut:
         _cut_samples(folder, number, at["samples_bytes"] if at else 0)
     os.ftruncate(fd, end)
     still_true = _downstream(tail, at["gpu_hours"] if at else 0.0)
+    if kept and not kept.endswith(b"\n"):  # an editor may strip it; the next row would be glued on
+        still_true = b"\n" + still_true
     if still_true:  # killed before this line, they are in `lost/` alone
         os.pwrite(fd, still_true, end)
     os.fsync(fd)

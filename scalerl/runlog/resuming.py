@@ -58,7 +58,8 @@ def find(folder: Path, step: int) -> tuple[Resume, Reached]:
     """Return where in its log a run stood at a step, and what it had spent.
 
     The cut is behind the last row of that step or an earlier one. Where the log has no row of the step itself, because
-    it is not written at every step, the axes are read off the line between the rows around it, and the event says so.
+    it is not written at every step, the axes are read off the line between the rows around it, or are those of the last
+    row where none comes behind it, and the event says so.
 
     Raises
     ------
@@ -69,8 +70,9 @@ def find(folder: Path, step: int) -> tuple[Resume, Reached]:
     beyond: Mapping[str, Any] | None = None
     last: Mapping[str, Any] | None = None
     position = end = damaged = 0
-    for number, line in enumerate(read_regular(folder / LOG_FILE).split(b"\n"), start=1):
-        position += len(line) + 1
+    log = read_regular(folder / LOG_FILE)
+    for number, line in enumerate(log.split(b"\n"), start=1):
+        position = min(position + len(line) + 1, len(log))  # the last line may have no newline
         row = _row(line)
         if row is None:
             damaged = damaged or (number if line.strip() else 0)
@@ -94,7 +96,10 @@ def find(folder: Path, step: int) -> tuple[Resume, Reached]:
     axes, fields = dict(found.axes), {}
     if found.point < step:
         axes = _between(found, beyond, step)
-        fields = {"estimated": f"the log has no row of step {step}: its compute is read off the rows around it"}
+        how = "is read off the rows around it"
+        if beyond is None:
+            how = f"is that of the last row, at step {found.point}; what came behind it was never written down"
+        fields = {"estimated": f"the log has no row of step {step}: its compute {how}"}
     mark = {"log_bytes": end, "samples_bytes": _samples_end(folder, step), "gpu_hours": axes.get("gpu_hours", 0.0)}
     return Resume(step, mark, fields), found._replace(axes=axes)
 
@@ -116,7 +121,7 @@ def _is_point(row: Mapping[str, Any]) -> bool:
 def _between(before: Reached, beyond: Mapping[str, Any] | None, step: int) -> dict[str, float]:
     axes = dict(before.axes)
     if beyond is None:
-        return axes  # what was spent since the last row was never written down
+        return axes
     share = (step - before.point) / (beyond["step"] - before.point)
     for axis, value in before.axes.items():
         ahead = beyond.get(axis)

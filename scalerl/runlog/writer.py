@@ -16,7 +16,7 @@ EVALUATE = "evaluate"
 
 
 class RunLog(OpenFolder):
-    """Write a run folder. One process at a time: a second one on the same folder is refused.
+    """Write a run folder. One process at a time, and in it the thread that opened the log: a second one is refused.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ class RunLog(OpenFolder):
     Raises
     ------
     RunLogError
-        If the folder holds a log already, another process writes to it, it cannot be written or gone on with, or a
-        value cannot stand in a log.
+        If the folder holds a log already, another process writes to it, it cannot be written or gone on with, a value
+        cannot stand in a log, or another thread calls.
 
     Examples
     --------
@@ -66,6 +66,7 @@ class RunLog(OpenFolder):
 
     _evaluating: float | None = None
     _evaluate_s: float | None = None
+    _saved: int | None = None
 
     @property
     def last_step(self) -> int:
@@ -74,12 +75,14 @@ class RunLog(OpenFolder):
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Count the wall seconds of the block as ``NAME_s`` of the next step row; they stay in `gpu_hours`."""
+        self._one_thread("phase")
         self._untouched = False
         return self.meter.phase(name)
 
     @contextmanager
     def pause(self, name: str = "pause") -> Iterator[None]:
         """Leave the block out of `gpu_hours` and `cpu_s`: an evaluation (``"evaluate"``), a checkpoint, a wait."""
+        self._one_thread("pause")
         if name == EVALUATE:
             self._evaluating = time.perf_counter()
         else:
@@ -99,6 +102,7 @@ class RunLog(OpenFolder):
         RunLogError
             If a name is none of these, or a number is below 0 or not finite.
         """
+        self._one_thread("count")
         for name, value in more.items():
             if name not in COUNTED:
                 raise RunLogError(f"{name} is not counted; what is: {', '.join(COUNTED)}")
@@ -118,13 +122,15 @@ class RunLog(OpenFolder):
             Rewards of all completions of the update, kept as sum, count and variance.
         fields
             Figures by name (docs/log-format.md has those that `scalerl check` knows); NaN and infinity become null. The
-            compute axes are sums over the run; `count` keeps them.
+            compute axes are sums over the run; `count` keeps them. One that is given here is the loop's own from then
+            on: rows without it have the figure given last.
         """
+        self._one_thread("step")
         given = fields if rewards is None else {**summed(rewards), **fields}
         number = whole(step, "step")
         if number <= self._reached.step or number < self._reached.point:
             was = max(self._reached.step, self._reached.point)
-            raise RunLogError(f"{self.folder}: step is {number} after {was}; steps only go up{self._hint()}")
+            raise RunLogError(f"{self.folder}: step is {number} after {was}; steps only go up{self._hint(was)}")
         self._untouched = False
         self._append("step", number, given, phases=True)
 
@@ -161,12 +167,12 @@ class RunLog(OpenFolder):
         RunLogError
             If a count is not between 0 and `k`, there is no prompt, or the pass rate is no fraction.
         """
+        self._one_thread("evaluate")
         row = measured(correct, k, pass_rate, n_prompts)
         number = max(self._reached.point, 0) if step is None else whole(step, "step")
         if number < self._reached.point:
-            raise RunLogError(
-                f"{self.folder}: step is {number} after {self._reached.point}; steps only go up{self._hint()}"
-            )
+            was = self._reached.point
+            raise RunLogError(f"{self.folder}: step is {number} after {was}; steps only go up{self._hint(was)}")
         seconds = self._seconds_of_evaluation()
         timed = {} if seconds is None else {"evaluate_s": seconds}
         first, self._untouched = self._untouched and number == 0, False
@@ -179,33 +185,42 @@ class RunLog(OpenFolder):
     def _seconds_of_evaluation(self) -> float | None:
         return self._evaluate_s if self._evaluating is None else time.perf_counter() - self._evaluating
 
-    def _hint(self) -> str:
+    def _hint(self, was: int) -> str:
+        if self._saved == was and self._reached.step < was:
+            return f" (log.saved({was}) said so)"
         return "" if self._resume_step is None else f" (it goes on from resume_step={self._resume_step})"
 
     def saved(self, step: int, **fields: Any) -> None:
         """Append an event that a checkpoint of a step is whole, so that a resume finds what was spent by then.
 
-        A loop that logs every step needs it for the seconds between that row and the checkpoint alone.
+        A loop that logs every step needs it for the seconds between that row and the checkpoint alone. Where rows are
+        rarer the step may be ahead of them; rows of earlier steps are refused from then on.
         """
-        compute = {"gpu_hours": self.meter.gpu_hours, "cpu_s": self.meter.cpu_s, **self._axes}
-        self.event("saved", step=whole(step, "step"), **compute, **fields)
+        self._one_thread("saved")
+        number = whole(step, "step")
+        given = self._given(fields)
+        self.event("saved", step=number, **{**self._spent(), **fields, **given})
+        self._axes |= given
+        self._saved = number
+        self._reached = self._reached._replace(point=max(self._reached.point, number))
 
     def _append(self, kind: str, step: int, fields: Mapping[str, Any], *, phases: bool = False) -> None:
-        axes = {**self._axes, **{a: self._cumulative(a, fields[a]) for a in AXES if fields.get(a) is not None}}
+        given = self._given(fields)
+        axes = {**self._spent(), **given}
         seconds = {f"{name}_s": s for name, s in self.meter.take_phases().items()} if phases else {}
-        meters = {"gpu_hours": self.meter.gpu_hours, "cpu_s": self.meter.cpu_s}
-        row: dict[str, Any] = {"kind": kind, "step": step, "attempt": self.attempt, **meters, **axes, **seconds}
+        row: dict[str, Any] = {"kind": kind, "step": step, "attempt": self.attempt, **axes, **seconds}
         self._write(row, {name: value for name, value in fields.items() if name not in axes})
-        self._axes = {a: v for a, v in axes.items() if a in COUNTED}
-        before = self._reached
-        last = step if kind == "step" else before.step
-        self._reached = Reached(last, step, {**before.axes, **{a: row[a] for a in AXES if a in row}})
+        self._axes |= given
+        self._reached = Reached(step if kind == "step" else self._reached.step, step, {**self._reached.axes, **axes})
         if self._mirrors is not None:
             self._mirrors.row(row)
 
+    def _given(self, fields: Mapping[str, Any]) -> dict[str, float]:
+        return {axis: self._cumulative(axis, fields[axis]) for axis in AXES if fields.get(axis) is not None}
+
     def _cumulative(self, axis: str, value: Any) -> float:
         number = plain(value, axis, {})
-        before = self._reached.axes.get(axis, 0) if axis not in COUNTED else self._axes.get(axis, 0)
+        before = max(self._reached.axes.get(axis, 0), self._axes.get(axis, 0))
         if type(number) not in (int, float) or number < before:
             raise RunLogError(
                 f"{axis} is {value!r:.60} after {before!r}; it is a sum over the run, which never falls"
