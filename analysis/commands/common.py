@@ -148,7 +148,8 @@ def say_skipped(paths: Sequence[Path]) -> None:
     if paths:
         named = ", ".join(printable(str(path)) for path in paths[:5])
         more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-        print(f"scalerl: skipped, no run or table that can be read: {named}{more}", file=sys.stderr)
+        why = "no run that can be read, or a table beside run folders (name it to read it)"
+        print(f"scalerl: skipped, {why}: {named}{more}", file=sys.stderr)
 
 
 def _recipes(args: argparse.Namespace) -> dict[str, list[str]]:
