@@ -252,7 +252,7 @@ MODULES = {
             "fine:Mine",
             "reward: fine:Mine ends its thinking with '#', and end_of_thinking is '</think>'; make them equal",
         ),
-        ("reasoning-gym:chess", "no data set 'chess'"),
+        ("reasoning-gym:chess", "no data set 'chess'|reasoning-gym is not installed"),
     ],
 )
 def test_a_reward_that_cannot_be_loaded_is_one_line_and_nothing_is_written(tmp_path, quick, prompts, reward, said):

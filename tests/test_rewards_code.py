@@ -146,7 +146,10 @@ def test_no_data_of_others(tmp_path):
     asks = f"for path in {paths!r}: tries(path, os.open, path, os.O_RDONLY)\n"
     asks += "for path in ('/run', '/proc', '/sys', '/dev/shm'): tries(path, os.listdir, path)\n"
     assert says(TRIES + asks) == ""
-    assert json.loads(says("import json, os\nprint(json.dumps(os.listdir('/tmp')))")) == ["program.py"]
+    shown = {"program.py"}
+    if Path(sys.prefix).parts[1] == "tmp":  # the interpreter must be there to run, and nothing beside it
+        shown.add(Path(sys.prefix).parts[2])
+    assert set(json.loads(says("import json, os\nprint(json.dumps(os.listdir('/tmp')))"))) == shown
 
 
 @needs_namespaces
