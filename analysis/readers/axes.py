@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.findings import Finding, finding
-from analysis.readers.cleaning import Table, number
+from analysis.readers.cleaning import Table, figures, known_figures
 from analysis.readers.found import Found
 from scalerl.runlog import COMPUTE_AXES
 
@@ -85,10 +85,10 @@ def derive(found: Found, devices: float | None = None) -> Axes:
     columns = dict(found.table.columns)
     said: dict[str, tuple[Finding, ...]] = {}
     held = found.devices if devices is None else devices
-    steps = None if found.step is None or found.step not in columns else _numbers(columns[found.step])
+    steps = None if found.step is None or found.step not in columns else figures(columns[found.step])
     for name in (*COMPUTE_AXES, *DERIVED):
-        if name in columns and name != "step" and _falls(_numbers(columns[name]), found.starts):
-            columns[name] = list(_so_far(_numbers(columns[name]), set(found.starts), ()))
+        if name in columns and name != "step" and _falls(figures(columns[name]), found.starts):
+            columns[name] = list(_so_far(figures(columns[name]), set(found.starts), ()))
             what = f"{name} begins again at a resume; it is moved to go on from the checkpoint"
             said[name] = (finding("axis-derived", what),)
     if "gpu_hours" in columns and devices is not None:
@@ -97,7 +97,7 @@ def derive(found: Found, devices: float | None = None) -> Axes:
     if "gpu_hours" not in columns and (rule := _time_rule(columns, steps is not None)) is not None:
         axis, factor = ("gpu_hours", held * rule.hours) if held else ("wall_hours", rule.hours)
         amounts, lost = _total(found, rule, steps)
-        pauses = _pauses(_numbers(columns[rule.column]), found.starts) if rule.kind == "clock" else 0
+        pauses = _pauses(figures(columns[rule.column]), found.starts) if rule.kind == "clock" else 0
         if axis not in columns:
             columns[axis] = [v * factor for v in amounts]
             devices_of = f"x {held:g} device{'s' if held != 1 else ''}" if held else ""
@@ -136,26 +136,26 @@ def _find(columns: Mapping[str, Sequence[object]], known: Sequence[str]) -> str 
     """The first column of a known name that holds a number."""
     low = {re.sub(r"^train/", "", name.strip().lower()): name for name in reversed(list(columns))}
     for name in known:
-        if name in low and any(not math.isnan(v) for v in _numbers(columns[low[name]])):
+        if name in low and any(not math.isnan(v) for v in figures(columns[low[name]])):
             return low[name]
     return None
 
 
 def _time_rule(columns: Mapping[str, Sequence[object]], steps: bool) -> _Rule | None:
-    if "wall_hours" in columns and _known(columns["wall_hours"]):
+    if "wall_hours" in columns and known_figures(columns["wall_hours"]):
         return _Rule("wall_hours", "so far", "wall_hours, as logged", 1.0)
     if steps and (name := _find(columns, STEP_SECONDS)) is not None:
         return _Rule(name, "each", f"{name}, seconds a step, added up")
     if (name := _find(columns, SECONDS_SO_FAR)) is not None:
         return _Rule(name, "so far", f"{name}, seconds since the start, pauses and evaluations included")
     name = _find(columns, CLOCKS)
-    if name is not None and min(_known(columns[name])) > EPOCH_1985:
+    if name is not None and min(known_figures(columns[name])) > EPOCH_1985:
         return _Rule(name, "clock", f"time between rows by {name}, evaluations included, gaps between attempts not")
     return None
 
 
 def _token_rule(columns: Mapping[str, Sequence[object]], steps: bool) -> _Rule | None:
-    if (name := _find(columns, TOKENS_SO_FAR)) is not None and max(_known(columns[name]), default=0.0) > 0.0:
+    if (name := _find(columns, TOKENS_SO_FAR)) is not None and max(known_figures(columns[name]), default=0.0) > 0.0:
         return _Rule(name, "so far", f"{name}, which counts them from the start")
     if steps and (name := _find(columns, TOKENS_OF_STEP)) is not None:
         return _Rule(name, "each", f"{name}, tokens a step, added up")
@@ -164,10 +164,10 @@ def _token_rule(columns: Mapping[str, Sequence[object]], steps: bool) -> _Rule |
 
 def _total(found: Found, rule: _Rule, steps: Sequence[float] | None) -> tuple[list[float], float]:
     """Running total at each row of the surviving branch, and what the given-up rows add to the bill."""
-    values = _numbers(found.table.columns[rule.column])
-    lost = [_numbers(table.columns[rule.column]) for table in found.lost]
+    values = figures(found.table.columns[rule.column])
+    lost = [figures(table.columns[rule.column]) for table in found.lost]
     if rule.kind == "each":
-        lost_steps = [_numbers(t.columns[found.step]) if found.step else None for t in found.lost]
+        lost_steps = [figures(t.columns[found.step]) if found.step else None for t in found.lost]
         gone = sum(_added(v, s)[-1] if v else 0.0 for v, s in zip(lost, lost_steps, strict=True))
         return _added(values, steps), gone
     values = _in_turn(values, found.table.lines)
@@ -293,11 +293,3 @@ def _span(values: Sequence[float], usual: float) -> float:
     """What the rows of given-up work took: from first to last, and the way to the first."""
     known = [v for v in values if not math.isnan(v)]
     return known[-1] - known[0] + usual if known else 0.0
-
-
-def _known(cells: Sequence[object]) -> list[float]:
-    return [v for v in _numbers(cells) if not math.isnan(v)]
-
-
-def _numbers(cells: Sequence[object]) -> list[float]:
-    return [math.nan if (v := number(cell)) is None else v for cell in cells]

@@ -63,6 +63,28 @@ def number(cell: object) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def figures(cells: Sequence[object]) -> list[float]:
+    """Return the number of each cell, NaN where it holds none.
+
+    Examples
+    --------
+    >>> figures(["0.5", "", "n/a", 2])
+    [0.5, nan, nan, 2.0]
+    """
+    return [math.nan if (value := number(cell)) is None else value for cell in cells]
+
+
+def known_figures(cells: Sequence[object]) -> list[float]:
+    """Return the numbers among the cells, in order.
+
+    Examples
+    --------
+    >>> known_figures(["0.5", "", "n/a", 2])
+    [0.5, 2.0]
+    """
+    return [value for value in figures(cells) if not math.isnan(value)]
+
+
 def clean(
     table: Table, *, axes: Sequence[str], y: str, scale: float | None, zero: float = 0.0
 ) -> tuple[dict[str, Array], list[int], tuple[Finding, ...]]:

@@ -76,8 +76,8 @@ def _cell(cell: Any) -> Any:
     if value is not None:
         if math.isnan(value):
             return None
-        if isinstance(cell, str) and repr(value) != cell.strip() and str(int(value)) != cell.strip():
-            return value if not cell.strip().startswith("0") or "." in cell else cell  # 007 is a name
+        if isinstance(cell, str) and len(cell.strip()) > 1 and cell.strip().isdigit() and cell.strip()[0] == "0":
+            return cell  # 007 is a name
         return int(cell) if isinstance(cell, int) else value
     if isinstance(cell, float):
         return None
@@ -85,7 +85,7 @@ def _cell(cell: Any) -> Any:
         return [_cell(inner) for inner in cell]
     if isinstance(cell, dict):
         return {name: _cell(inner) for name, inner in cell.items()}
-    return cell if isinstance(cell, (str, bool)) else str(cell)
+    return cell if isinstance(cell, str) else str(cell)
 
 
 def _inert(cell: Any) -> Any:

@@ -21,7 +21,7 @@ import numpy as np
 
 from analysis.findings import Finding, finding
 from analysis.readers.axes import derive
-from analysis.readers.cleaning import Table, UnitError, as_fraction, clean, number, printable
+from analysis.readers.cleaning import Table, UnitError, as_fraction, clean, known_figures, printable
 from analysis.readers.csvfile import ColumnError, choose_compute, other_axes
 from analysis.readers.formats import read_as
 from analysis.readers.found import Found
@@ -144,8 +144,7 @@ class _Chosen(NamedTuple):
 
 def _chosen(found: Found, x: str | None, y: str | Sequence[str] | None, devices: float | None) -> _Chosen:
     own = found.format == "scalerl"
-    derived = derive(found, devices)
-    table = found.table if own else derived.table
+    table, made = (found.table, {}) if own else derive(found, devices)
     try:
         main = choose_compute(table, x, AXES)
         rate, said = choose_rate(replace(found, table=table), first_of(table, y))
@@ -160,11 +159,11 @@ def _chosen(found: Found, x: str | None, y: str | Sequence[str] | None, devices:
     axes = (main, *(axis for axis in AXES if axis in table.columns and axis not in {main, rate}))
     others = []
     if found.format == "table" and x is None:
-        others = other_axes(table, main, ignored=(rate, *LABELS, *derived.said))
+        others = other_axes(table, main, ignored=(rate, *LABELS, *made))
     if own and devices is not None:
         said.append(finding("axis-chosen", f"{devices:g} devices, as asked, change nothing: the log has its own"))
     if not own and not (others and main == "step"):
-        said += [f for f in derived.said.get(main, ()) if x is None or f.code != "axis-steps"]
+        said += [f for f in made.get(main, ()) if x is None or f.code != "axis-steps"]
     said += others
     return _Chosen(found, table, axes, rate, tuple(said))
 
@@ -178,24 +177,18 @@ def first_of(table: Table, names: str | Sequence[str] | None) -> str | None:
 
 def _with_evaluations(runs: list[_Chosen]) -> list[_Chosen]:
     """Of several runs in one file, those with an evaluation: one that died before its first is no reason to refuse."""
-    good = [one for one in runs if any(map(_is_number, one.table.columns[one.rate]))]
+    good = [one for one in runs if known_figures(one.table.columns[one.rate])]
     if not good or len(good) == len(runs):
         return runs
     what = f"{len(runs) - len(good)} of {len(runs)} runs in the file have no evaluation and are left out"
     return [one._replace(said=(*one.said, finding("rows-empty", what))) for one in good]
 
 
-def _is_number(cell: object) -> bool:
-    value = number(cell)
-    return value is not None and not np.isnan(value)
-
-
 def _common_unit(runs: Sequence[_Chosen], scale: float | None, y_range: tuple[float, float] | None) -> Finding | None:
     """The finding that all runs of one file are in percent: a weak run among them may stay below 1."""
     if len(runs) < 2 or scale is not None or y_range is not None:
         return None
-    values = [v for one in runs for cell in one.table.columns[one.rate] if (v := number(cell)) is not None]
-    known = np.array([v for v in values if np.isfinite(v)])
+    known = np.array([value for one in runs for value in known_figures(one.table.columns[one.rate])])
     if not len(known):
         return None
     said = as_fraction(known, runs[0].table.where, runs[0].rate, None)[1]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from analysis.findings import Finding, finding
-from analysis.readers.cleaning import Table, number, printable
+from analysis.readers.cleaning import Table, known_figures, printable
 from analysis.readers.csvfile import choose
 from analysis.readers.found import Found
 from scalerl.runlog import UserError
@@ -69,7 +69,7 @@ def candidates(table: Table, ignored: Sequence[str] = ()) -> list[Candidate]:
         points = 4 * right + 3 * evaluated + score
         if name in ignored or not (right or score) or _OTHER.search(low):
             continue
-        known = _known(cells)
+        known = known_figures(cells)
         if not known:
             continue
         unit = min(known) >= 0.0 and max(known) <= 1.0
@@ -85,16 +85,12 @@ def _stored(found: Found) -> list[str]:
     return [
         name
         for name in named
-        if (known := _known(found.table.columns[name])) and 0.0 <= min(known) <= max(known) <= 1.0
+        if (known := known_figures(found.table.columns[name])) and 0.0 <= min(known) <= max(known) <= 1.0
     ]
 
 
 def _is_rate(name: str, table: Table) -> bool:
-    return name in table.columns and not _OTHER.search(name.lower()) and bool(_known(table.columns[name]))
-
-
-def _known(cells: Sequence[object]) -> list[float]:
-    return [v for cell in cells if (v := number(cell)) is not None and not math.isnan(v)]
+    return name in table.columns and not _OTHER.search(name.lower()) and bool(known_figures(table.columns[name]))
 
 
 def choose_rate(found: Found, y: str | None) -> tuple[str, list[Finding]]:
