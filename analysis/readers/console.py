@@ -16,7 +16,7 @@ from analysis.readers.columns import Columns, Dropped, rates_of
 from analysis.readers.found import Found
 from analysis.readers.labels import label_of_path
 from analysis.readers.pythondict import parse
-from analysis.readers.textfile import NUMBER, TextFile, by_worker, cell, plain, text_of
+from analysis.readers.textfile import NUMBER, TextFile, by_worker, cell, console_text, plain
 from scalerl.runlog import UserError
 
 RATES = (
@@ -47,14 +47,8 @@ _LOOKED_AT = 1 << 21
 
 def recognise(path: Path, head: bytes) -> bool:
     """Whether lines with a step and nothing but names and numbers stand in the first megabytes of a file."""
-    if not head or head.lstrip()[:2] in (b'{"', b"{\n"):
-        return False
-    try:
-        with path.open("rb") as file:
-            text = text_of(file.read(_LOOKED_AT))
-    except OSError:
-        return False
-    if text.count("\0") * 10 > len(text):
+    text = console_text(path, head, _LOOKED_AT)
+    if not text or text.count("\0") * 10 > len(text):
         return False
     rows = _rows(((i, line) for i, line in enumerate(re.split(r"[\r\n]", text), start=1)), Dropped())
     first, second = next(rows, None), next(rows, None)

@@ -195,3 +195,14 @@ class _Hashing(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def console_text(path: Path, head: bytes, most: int) -> str:
+    """Return the first `most` bytes of what may be a console log; nothing of JSON and of what cannot be read."""
+    if not head or head.lstrip()[:2] in (b'{"', b"{\n"):
+        return ""
+    try:
+        with path.open("rb") as file:
+            return text_of(file.read(most))
+    except OSError:
+        return ""

@@ -19,7 +19,7 @@ from analysis.readers.found import Found
 from analysis.readers.huggingface import RATES
 from analysis.readers.labels import label_of_path
 from analysis.readers.pythondict import parse
-from analysis.readers.textfile import TextFile, plain, text_of
+from analysis.readers.textfile import TextFile, console_text, plain
 from scalerl.runlog import UserError
 
 _MARKS = frozenset({"loss", "reward", "eval_loss", "eval_reward", "learning_rate", "grad_norm", "epoch", "kl"})
@@ -32,13 +32,7 @@ _NEAR = 0.006  # how far epochs, printed with as few as two decimals, may lie fr
 
 def recognise(path: Path, head: bytes) -> bool:
     """Whether dicts with names of Hugging Face's Trainer are printed in the first megabytes of a file."""
-    if not head or head.lstrip()[:2] in (b'{"', b"{\n"):
-        return False
-    try:
-        with path.open("rb") as file:
-            text = text_of(file.read(_LOOKED_AT))
-    except OSError:
-        return False
+    text = console_text(path, head, _LOOKED_AT)
     begins = (found for line in re.split(r"[\r\n]", text) if "{" in line and (found := _dict_at(plain(line))))
     return any(_MARKS & row.keys() and "epoch" in row for row in begins)
 
