@@ -34,6 +34,7 @@ CODES: dict[str, tuple[str, str]] = {
     "attempts": ("note", "the log holds several attempts; the branch that the last one went on from is the curve"),
     "work-lost": ("note", "work of earlier attempts that was taken back: in the bill, not in the curve"),
     "runs-split": ("note", "a file holds several runs one after the other; each is a run of its own"),
+    "step-chosen": ("note", "the training step is another column than the one called so, which starts again"),
     "steps-repeated": ("note", "a step was logged more than once; the last value counts"),
     "axis-derived": ("note", "the compute axis is not in the log, it was made from what is"),
     "axis-steps": ("note", "compute is training steps: the log holds neither time nor tokens"),

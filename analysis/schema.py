@@ -13,12 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
+import scalerl
 from analysis.findings import Finding
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
+
+READER = f"scalerl {scalerl.__version__}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Run:
     header : mapping
         What the log says of how the run was made: ``run.json``; empty for a CSV file.
     source : Path
-        The file that was read; `sha256` is its hash, `format` how it was read (`analysis.readers.formats`).
+        The file that was read; `sha256` is its hash, `format` how it was read (`analysis.readers.formats`), `reader`
+        the program and version that read it.
     events : tuple of Event
         What changed while the run went on, as far as the log shows it.
     """
@@ -75,6 +79,7 @@ class Run:
     end_time: str | None = None
     events: tuple[Event, ...] = ()
     format: str = "table"
+    reader: str = READER
 
     @cached_property
     def frame(self) -> pd.DataFrame:

@@ -16,8 +16,6 @@ ALLOWED = {
     "tests/test_reporting.py::test_a_browser_opens_it_without_a_complaint*": "needs a browser (chromium)",
     "tests/test_rewards_gym.py*": "needs the extra gym, which wants a C compiler to install",
     "tests/test_rewards_code.py::test_the_numbers_of_calls_are_those_of_the_kernel*": "needs kernel headers",
-    "tests/test_readers_stores.py::test_trackio_every_pair_*": "needs trackio, which wants pillow under 13",
-    "tests/test_mirrors.py::test_trackio_*": "needs trackio, which wants pillow under 13",
     "tests/test_gpu*.py::*": "needs a CUDA device",
 }
 """Patterns of test names, and why these may be skipped."""

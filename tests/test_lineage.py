@@ -437,3 +437,41 @@ def test_nested_json_lines_are_known_by_their_content(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = an.read(file, y="eval/math/avg@8")[0]
     assert run.format == "jsonl" and run.data["pass_rate"].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+def test_a_step_of_each_epoch_is_no_training_step(tmp_path):
+    rows = [(e, s, 10 * e + s, 10 * e + s, 0.01 * (10 * e + s)) for e in range(3) for s in range(10)]
+    file = write_csv(tmp_path / "a.csv", "epoch,step,global_step,tokens,accuracy", rows)
+    (run,) = an.read(file)
+    assert run.data["pass_rate"].tolist() == pytest.approx([row[-1] for row in rows])
+    assert run.data["step"].tolist() == [row[2] for row in rows]
+    assert [f.message for f in run.findings if f.code == "step-chosen"] == [
+        "step starts again while global_step goes on: global_step is the training step"
+    ]
+
+
+def test_a_count_of_calls_or_one_with_holes_is_not_taken_for_the_step(tmp_path):
+    steps = [1, 2, 3, 2, 3, 4]
+    rows = [(s, i, "" if i == 2 else i, 0.1 * i) for i, s in enumerate(steps)]
+    (run,) = an.read(write_csv(tmp_path / "a.csv", "step,_step,iteration,accuracy", rows))
+    assert run.data["step"].tolist() == [1, 2, 3, 4] and "attempts" in [f.code for f in run.findings]
+
+
+def test_the_evaluation_that_a_trainer_is_known_by_is_taken_from_a_table_too(tmp_path):
+    name = "val-core/math/acc/mean@4"
+    rows = [{"step": i, "data": {name: 0.1 * i, "actor/loss": 1.0}} for i in range(1, 7)]
+    log = tmp_path / "a.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for to in ("csv", "jsonl"):
+        out = tmp_path / f"b.{to}"
+        assert main(["logs", str(log), "--to", to, "-o", str(out)]) == 0
+        assert an.read(out)[0].data["pass_rate"].tolist() == pytest.approx(an.read(log)[0].data["pass_rate"].tolist())
+
+
+def test_a_run_says_what_read_it_and_keeps_that_when_its_fit_is_saved():
+    import scalerl
+
+    (run,) = an.read("data/logs/verl-dapo_s0.log", y="val-core/math/acc/mean@4")
+    kept = an.Fit.from_json(an.fit(run).to_json()).run
+    assert kept.format == run.format == "verl-console" and len(kept.sha256) == 64
+    assert kept.reader == run.reader == f"scalerl {scalerl.__version__}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import shutil
 import struct
@@ -121,13 +120,15 @@ def test_wandb_offline_has_every_value_of_every_attempt(tmp_path):
     assert found == {(a, s, n): v for a, s, n, v in sent}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
-def test_trackio_has_every_value_of_every_attempt(tmp_path):
+def test_trackio_has_every_value_of_every_attempt(tmp_path, monkeypatch):
     import json
     import sqlite3
 
+    from trackio.utils import TRACKIO_DIR  # where it was when the package was imported, perhaps by another test
+
+    monkeypatch.setenv("TRACKIO_PROJECT", "mirrors")
     sent = write(tmp_path / "run", "trackio")
-    with sqlite3.connect(tmp_path / "trackio" / "scalerl.db") as store:
+    with sqlite3.connect(TRACKIO_DIR / "mirrors.db") as store:
         rows = store.execute("select run_name, step, metrics from metrics").fetchall()
     found = [
         (2 if name.endswith("-attempt2") else 1, step, n, v)

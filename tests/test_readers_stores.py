@@ -443,7 +443,6 @@ def test_trackio_steps_that_fall_back_keep_their_order_for_the_lineage(tmp_path)
 
 def test_trackio_every_pair_that_its_own_package_wrote(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
-    pytest.importorskip("trackio")
     from trackio import sqlite_storage
 
     monkeypatch.setattr(sqlite_storage, "TRACKIO_DIR", tmp_path)

@@ -114,7 +114,7 @@ def derive(found: Found, devices: float | None = None) -> Axes:
         said["tokens"] = (finding("axis-derived", f"tokens: {rule.says}"),)
     if steps is not None:
         own = found.step is not None and found.step.rsplit("/", maxsplit=1)[-1] == "_step"
-        columns.setdefault("step", columns[found.step or ""])
+        columns["step"] = columns[found.step or ""]  # a column of that name may count the steps of each epoch
         what = "compute is training steps: the log holds neither time nor tokens"
         what = "compute is _step, which counts calls of log() and not updates: name another (--x)" if own else what
         said["step"] = () if set(said) - {"step"} and not own else (finding("axis-steps", what),)
@@ -243,15 +243,16 @@ def _so_far(values: Sequence[float], starts: set[int], ends: Sequence[float]) ->
     offset, raw_before, begins = 0.0, 0.0, False
     for i, value in enumerate(values):
         begins = begins or i in starts
+        before = out[-1] if out else math.nan
         if math.isnan(value):
-            out.append(out[-1] if out else math.nan)
+            out.append(before)
             continue
-        if begins and out and not math.isnan(out[-1]):
+        if begins and not math.isnan(before):
             end = max((e for e in ends if raw_before <= e <= value), default=raw_before)
             steps = [value, *(value - base for base in (raw_before, end) if value >= base)]
             taken = min(steps, key=lambda step: abs(math.log(max(step, 1e-12) / usual)))
-            offset = out[-1] + taken - value
-        out.append(value + offset)
+            offset = before + taken - value
+        out.append(value + offset if math.isnan(before) else max(value + offset, before))  # rounding must not lower it
         raw_before, begins = value, False
     return out
 

@@ -6,7 +6,6 @@ their empty cells would outgrow it, and that is counted. Deeply nested or listed
 
 from __future__ import annotations
 
-import math
 import re
 from array import array
 from collections import Counter
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.findings import Finding, finding
-from analysis.readers.cleaning import Table, printable
+from analysis.readers.cleaning import Table, known_figures, printable
 
 DEPTH = 8  # levels of objects in objects that become names joined by "/"
 ROOM = 1 << 20  # empty cells that any file may have
@@ -181,7 +180,7 @@ def rates_of(columns: Mapping[str, Sequence[Any]], patterns: Sequence[re.Pattern
     ranked: list[tuple[bool, int, int, str]] = []
     for name, cells in columns.items():
         rank = next((i for i, pattern in enumerate(patterns) if pattern.search(name)), None)
-        numbers = [c for c in cells if type(c) in (int, float) and not math.isnan(c)] if rank is not None else []
+        numbers = known_figures(cells) if rank is not None else []
         if rank is None or not numbers:
             continue
         fraction = 0.0 <= min(numbers) <= max(numbers) <= 1.0

@@ -23,7 +23,7 @@ from typing import Any
 
 from analysis.findings import Finding, finding
 from analysis.readers.axes import CLOCKS, DERIVED, SECONDS_SO_FAR, STEP_SECONDS, TOKENS_OF_STEP, TOKENS_SO_FAR
-from analysis.readers.cleaning import RESTARTS, Table, number
+from analysis.readers.cleaning import RESTARTS, Table, figures, known_figures, number
 from analysis.readers.found import STEPS, Found, some_rows
 from analysis.readers.labels import Label
 from scalerl.runlog import COMPUTE_AXES
@@ -75,7 +75,8 @@ def lineages(found: Found) -> list[Found]:
     """
     if found.step is None or found.step not in found.table.columns:
         return [found]
-    steps = [math.nan if (v := number(cell)) is None else v for cell in found.table.columns[found.step]]
+    found = _counted(found, found.step)
+    steps = figures(found.table.columns[found.step or ""])
     known = [s for s in steps if not math.isnan(s)]
     falls = sum(b < a for a, b in pairwise(known))
     if falls > max(DISORDER * len(known), RESTARTS, len(found.starts)):
@@ -93,6 +94,24 @@ def lineages(found: Found) -> list[Found]:
         )
         for i, one in enumerate(made, start=1)
     ]
+
+
+def _counted(found: Found, here: str) -> Found:
+    """Take another count of steps where the one that was found falls and the other does not: a step of each epoch."""
+    columns = found.table.columns
+    if not _drops(columns[here]):
+        return found
+    known = {name.strip().lower(): name for name in columns}
+    for other in (known[name] for name in STEPS[:-1] if name in known and known[name] != here):  # `_step` never falls
+        pairs = zip(columns[here], columns[other], strict=True)
+        if all(_empty(a) or not _empty(b) for a, b in pairs) and not _drops(columns[other]):
+            what = f"{here} starts again while {other} goes on: {other} is the training step"
+            return replace(found, step=other, findings=(*found.findings, finding("step-chosen", what)))
+    return found
+
+
+def _drops(cells: Sequence[Any]) -> bool:
+    return any(b < a for a, b in pairwise(known_figures(cells)))
 
 
 def _numbered(label: Label, i: int) -> Label:

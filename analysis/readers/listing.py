@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from analysis.readers.found import STEPS, Found
 from analysis.readers.logs import AXES, found_at, several
 from analysis.readers.metrics import PASS_RATE_COLUMNS, Candidate, candidates
 from analysis.readers.places import PathLike, places
+from analysis.schema import READER
 from scalerl.runlog import UserError, read_log
 
 MOST = 8  # candidates that are listed
@@ -80,7 +80,7 @@ class Listing:
         """Return the schema ``logs/1``."""
         return {
             "schema": "logs/1",
-            "reader": f"scalerl {_version()}",
+            "reader": READER,
             "runs": [run.to_dict() for run in self.runs],
             "refused": list(self.refused),
             "skipped": [printable(str(path)) for path in self.skipped],
@@ -158,10 +158,3 @@ def _listed(found: Found, devices: float | None) -> Listed:
     rates = [first.pop(name) for name in names if name in first] + [c for c in likely if c.column not in names]
     findings = (*found.findings, *(f for axis in axes[:1] for f in said.get(axis, ())))
     return Listed(found, table, axes, tuple(rates), findings)
-
-
-def _version() -> str:
-    try:
-        return version("scalerl")
-    except PackageNotFoundError:
-        return "unknown"

@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, known_figures, printable
+from analysis.readers.columns import rates_of
 from analysis.readers.csvfile import choose
 from analysis.readers.found import Found
 from scalerl.runlog import UserError
 
 PASS_RATE_COLUMNS = ("pass_rate", "accuracy")
-# Names that trainers give evaluations in stores, which do not say who wrote them: verl, SkyRL, OpenRLHF, prime-rl.
+# Names that verl, SkyRL, OpenRLHF and prime-rl give evaluations: stores and tables do not say who wrote them.
 STORED = tuple(
     re.compile(pattern)
     for pattern in (
@@ -77,18 +78,6 @@ def candidates(table: Table, ignored: Sequence[str] = ()) -> list[Candidate]:
     return sorted(found, key=lambda c: -c.points)
 
 
-def _stored(found: Found) -> list[str]:
-    """Columns of a store that some trainer is known to keep fractions of an evaluation in."""
-    if found.format in {"scalerl", "table"}:
-        return []
-    named = [name for name in found.table.columns if any(pattern.search(name) for pattern in STORED)]
-    return [
-        name
-        for name in named
-        if (known := known_figures(found.table.columns[name])) and 0.0 <= min(known) <= max(known) <= 1.0
-    ]
-
-
 def _is_rate(name: str, table: Table) -> bool:
     return name in table.columns and not _OTHER.search(name.lower()) and bool(known_figures(table.columns[name]))
 
@@ -111,7 +100,7 @@ def choose_rate(found: Found, y: str | None) -> tuple[str, list[Finding]]:
     if y is not None:
         column = choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y")
         return column, _of_training(found, column)
-    rates = [name for name in found.rates or _stored(found) if _is_rate(name, table)]
+    rates = [name for name in found.rates or rates_of(table.columns, STORED) if _is_rate(name, table)]
     if there := [name for name in PASS_RATE_COLUMNS if name in table.columns]:
         others = [c.column for c in candidates(table, ignored=there) if c.evaluated and _RIGHT.search(c.column.lower())]
         if found.format == "scalerl" or not others:

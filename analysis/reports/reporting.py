@@ -220,9 +220,10 @@ def _provenance(fit: Fit) -> str:
         ("devices", f"{devices.get('count')} x {devices.get('kind')}" if devices else None),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else versions),
         ("sha256 of the log", run.sha256),
+        ("read as", f"{run.format}, by {run.reader}"),
     ]
     if not run.header:
-        rows = [(name, value) for name, value in rows if name in {"log", "sha256 of the log"}]
+        rows = [(name, value) for name, value in rows if name in {"log", "sha256 of the log", "read as"}]
     told = ((name, "unknown" if value is None else printable(str(value))) for name, value in rows)
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in told)
     checklist = f"<details><summary>checklist of the fit</summary><pre>{escape(fit.checklist())}</pre></details>"
