@@ -138,7 +138,7 @@ def run(plan: dict[str, Any], work: Path, processes: int) -> int:
             if told is None:
                 continue
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with folder.with_suffix(".out").open("ab") as out:
+            with folder.with_name(f"{folder.name}.out").open("ab") as out:
                 running.append((cell, subprocess.Popen(told, stdout=out, stderr=out, env=environment)))
             waiting.remove(cell)
             print(f"{time.strftime('%H:%M:%S')} {cell.name}, {len(waiting)} more", flush=True)
