@@ -31,17 +31,23 @@ from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, read_log
 SHIPPED = Path("data/study")
 RATES = "rates"
 QUICK_RECIPES, QUICK_STEPS = ("scalerl", "grpo"), 120
+TASK = "chain"
+SCALERL = [sys.executable, "-m", "scalerl.cli"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: stage, recipe, seed and what differs from the demo's size; `rate_of` is the recipe whose rate it has."""
+    """One run: stage, recipe, seed and what differs from the demo's size; `rate_of` is the recipe whose rate it has.
+
+    `checkpoint` is a key of ``checkpoints`` in the plan, or empty for the one that ships.
+    """
 
     stage: str
     recipe: str
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
     rate_of: str = ""
+    checkpoint: str = ""
 
     @property
     def name(self) -> str:
@@ -59,7 +65,8 @@ def cells(plan: dict[str, Any]) -> Iterator[Cell]:
     for stage in plan["stages"]:
         for seed in stage["seeds"]:  # a seed of every recipe before the next one: an early stop leaves whole sets
             for recipe in stage["recipes"]:
-                yield Cell(stage["name"], recipe, seed, stage["settings"], stage.get("rate_of", recipe))
+                rate, checkpoint = stage.get("rate_of", recipe), stage.get("checkpoint", "")
+                yield Cell(stage["name"], recipe, seed, stage["settings"], rate, checkpoint)
 
 
 def rate_of(recipe: str, plan: dict[str, Any]) -> float | None:
@@ -84,19 +91,33 @@ def rows(shipped: Path) -> list[dict[str, Any]]:
 def command(cell: Cell, plan: dict[str, Any], work: Path) -> list[str] | None:
     """Return what trains a cell or goes on with it, None while its learning rate is not known."""
     folder = work / cell.name
-    scalerl = [sys.executable, "-m", "scalerl.cli"]
     if (folder / LOG_FILE).exists():
-        return [*scalerl, "train", "--resume", str(folder)]
+        return [*SCALERL, "train", "--resume", str(folder)]
     settings = dict(cell.settings)
     if "learning_rate" not in settings:
         rate = rate_of(cell.rate_of, plan)
         if rate is None:
             return None
         settings["learning_rate"] = rate
+    task = TASK
+    if cell.checkpoint:
+        task = plan["checkpoints"][cell.checkpoint]["task"]
+        settings |= {"task": task, "model_name": str(work / "checkpoints" / cell.checkpoint)}
     said = [arg for key, value in {"seed": cell.seed, **settings}.items() for arg in ("--set", f"{key}={value}")]
-    prompts = work / "prompts"
+    prompts = work / "prompts" / task
     data = ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
-    return [*scalerl, "train", "--config", cell.recipe, "--config", "demo", *data, *said, "--output-dir", str(folder)]
+    return [*SCALERL, "train", "--config", cell.recipe, "--config", "demo", *data, *said, "--output-dir", str(folder)]
+
+
+def made_ready(cell: Cell, plan: dict[str, Any], work: Path) -> None:
+    """Write the prompts of a cell's task, and warm its checkpoint up, where they are not there yet."""
+    size = dict(plan["checkpoints"][cell.checkpoint]) if cell.checkpoint else {"task": TASK}
+    prompts = work / "prompts" / size["task"]
+    if not prompts.exists():
+        prepare(size["task"], str(prompts))
+    if cell.checkpoint and not (folder := work / "checkpoints" / cell.checkpoint).exists():
+        told = [arg for key, value in size.items() for arg in (f"--{key}", str(value))]
+        subprocess.run([*SCALERL, "warmup", *told, "--output", str(folder)], check=True, stdout=subprocess.DEVNULL)
 
 
 def finished(folder: Path) -> bool:
@@ -138,6 +159,7 @@ def run(plan: dict[str, Any], work: Path, processes: int) -> int:
             if told is None:
                 continue
             folder.parent.mkdir(parents=True, exist_ok=True)
+            made_ready(cell, plan, work)
             with folder.with_name(f"{folder.name}.out").open("ab") as out:
                 running.append((cell, subprocess.Popen(told, stdout=out, stderr=out, env=environment)))
             waiting.remove(cell)
@@ -169,6 +191,7 @@ def quick(plan: dict[str, Any], work: Path) -> int:
         if told is None:
             raise SystemExit(f"no learning rate for {recipe}: data/study/rates is not whole")
         if not finished(folder):
+            made_ready(cell, plan, work)
             folder.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run(told, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         new = an.fit(an.read(folder)[0]).params["A"]
@@ -195,8 +218,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(arguments)
     plan = yaml.safe_load(options.plan.read_text(encoding="utf-8"))
-    if not (options.work / "prompts").exists():
-        prepare("chain", str(options.work / "prompts"))
     return quick(plan, options.work) if options.quick else min(run(plan, options.work, options.processes), 1)
 
 
