@@ -65,6 +65,8 @@ class Columns:
         self._names: dict[str, str] = {}
         self._filled = 0
         self._texts: dict[str, str] = {}
+        self._alike: tuple[str, ...] = ()
+        self._figures: list[tuple[str, ...]] = []
         self.left_out: set[str] = set()
 
     def __len__(self) -> int:
@@ -72,6 +74,7 @@ class Columns:
 
     def add(self, line: int, row: Mapping[str, Any]) -> None:
         """Add a row: names to cells, objects inside it joined by ``/``."""
+        self._settle()
         columns, i, filled = self._columns, len(self._lines), 0
         for name, value in row.items():
             kind = type(value)
@@ -101,6 +104,33 @@ class Columns:
         if not i & 4095:
             self._make_room()
 
+    def add_figures(self, line: int, names: tuple[str, ...], figures: tuple[str, ...]) -> None:
+        """Add a row of printed numbers, which are read together with those of other rows of the same names."""
+        if names is not self._alike:
+            self._settle()
+            self._alike = names
+        i = len(self._lines)
+        self._figures.append(figures)
+        self._lines.append(line)
+        if not i & 511:
+            self._settle()
+        if not i & 4095:
+            self._make_room()
+
+    def _settle(self) -> None:
+        """Read the numbers of the rows that wait."""
+        rows, self._figures = self._figures, []
+        begin = len(self._lines) - len(rows)
+        for name, figures in zip(self._alike, zip(*rows, strict=True), strict=False):
+            column = self._columns.get(name)
+            if column is None:
+                column = self._new(name, begin)
+                if column is None:
+                    continue
+            column.extend([None] * (begin - len(column)))
+            column.extend([int(text) if text.isdigit() and len(text) < 16 else float(text) for text in figures])
+            self._filled += len(rows)
+
     def _text(self, value: str) -> str:
         """A text that is kept once, however many rows hold it, and that can be written."""
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
@@ -123,6 +153,7 @@ class Columns:
 
     def _make_room(self) -> None:
         """Leave out the columns with the fewest cells while the empty ones outgrow the file."""
+        self._settle()
         rows = len(self._lines)
         if rows * len(self._columns) - self._filled <= self._room:
             return
