@@ -73,7 +73,7 @@ def read(path: Path) -> list[Found]:
         else:
             columns.add(line, row)
     like = "[Step 1/300] loss=0.3 reward=0.5 in it"
-    return [found_on_console(file, columns, dropped, "console", RATES, like)]
+    return [found_on_console(file, columns, dropped, known_as="console", rates=RATES, like=like)]
 
 
 def _rows(

@@ -138,26 +138,26 @@ class Alike:
 
 
 def found_on_console(
-    file: TextFile, columns: Columns, dropped: Dropped, format: str, rates: Sequence[re.Pattern[str]], line: str
+    file: TextFile, columns: Columns, dropped: Dropped, *, known_as: str, rates: Sequence[re.Pattern[str]], like: str
 ) -> Found:
     """Return the run of a console that was read to its end.
 
     Raises
     ------
     UserError
-        If there is no row in it; the message says that none is like `line`.
+        If there is no row in it; the message says that none is `like`.
     """
     if file.too_long:
         dropped.count["too long"] += file.too_long
     table = columns.table(str(file.path))
     if not table.lines:
-        raise UserError(f"{file.path}:1: no line such as {line}")
+        raise UserError(f"{file.path}:1: no line such as {like}")
     return Found(
         label=label_of_path(file.path),
         table=table,
         path=file.path,
         sha256=file.sha256,
-        format=format,
+        format=known_as,
         step="step" if "step" in table.columns else None,
         rates=rates_of(table.columns, rates),
         findings=columns.findings(),

@@ -64,7 +64,7 @@ def read(path: Path) -> list[Found]:
             bars.row()
             rows.learn(printed, row)
     like = "{'loss': 0.1, 'epoch': 0.5} in it"
-    found = found_on_console(file, columns, dropped, "trl-console", RATES, like)
+    found = found_on_console(file, columns, dropped, known_as="trl-console", rates=RATES, like=like)
     if summary:
         found = replace(found, header={"summary": summary})
     if found.step is None and (steps := bars.steps(found.table.columns.get("epoch", ()))) is not None:

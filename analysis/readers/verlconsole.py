@@ -65,7 +65,7 @@ def read(path: Path) -> list[Found]:
                 dropped.add("prose")
                 devices.look(part)
     like = "step:1 - key:value in it; verl prints them with logger=console"
-    found = found_on_console(file, columns, dropped, "verl-console", RATES, like)
+    found = found_on_console(file, columns, dropped, known_as="verl-console", rates=RATES, like=like)
     header = {f"trainer.{name}": value for name, value in devices.said.items()}
     return [replace(found, devices=devices.count, header=header)]
 
