@@ -115,7 +115,7 @@ class _Bars:
             return None
         beside = np.append(np.frombuffer(self._beside, dtype=np.int64), self._padded()).reshape(-1, _BESIDE + 1)
         counts = np.roll(beside[1:], -1, axis=1)  # what was seen before the first row is of none
-        for last in filter(None, self._here):
+        for last in counts[-1][counts[-1] > 0].tolist():
             with np.errstate(over="ignore", invalid="ignore"):
                 off = np.abs(epoch[:, None] - counts * (float(epoch[-1]) / last))
                 near = (counts >= 0) & (off <= (_NEAR + 0.001 * epoch)[:, None])
