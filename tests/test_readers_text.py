@@ -617,6 +617,13 @@ def test_samples_of_people_are_no_log(tmp_path):
     assert formats.recognise(jsonl(tmp_path / "samples.jsonl", told)) not in TEXT
 
 
+def test_the_bar_behind_a_row_counts_before_the_one_in_front_of_it(tmp_path):
+    text = "{'loss': 1, 'epoch': 0}\n"
+    text += "\r 8%|# | 0/12 [0\n\r 8%|# | 1/12 [0{'loss': 2, 'epoch': '0.1667'}\n\r 8%|# | 2/12 [0\n\r 8%|# | 4/12 [0\n"
+    found = read(write(tmp_path / "a.log", text), "trl-console")
+    assert found.table.columns["step"] == [0, 2]  # a step is 1/12 of an epoch, not 1/6
+
+
 # Lines that are alike
 
 
