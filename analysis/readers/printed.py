@@ -98,9 +98,10 @@ class Alike:
 
     Examples
     --------
-    >>> rows = Alike(lambda text: {"a": cell(text[2:5]), "b": cell(text[8:])})
+    >>> careful = lambda text: {field[0]: cell(field[2:]) for field in text.split()}
+    >>> rows = Alike(careful)
     >>> for text in ("a=1.5 b=2", "a=2.5 b=3"):
-    ...     rows.learn(text, {"a": cell(text[2:5]), "b": cell(text[8:])})
+    ...     rows.learn(text, careful(text))
     >>> rows.match("a=0.5 b=nan"), rows.match("a=0.5 b=1-2")
     ((('a', 'b'), ('0.5', 'nan')), None)
     """

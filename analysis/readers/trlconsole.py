@@ -122,7 +122,7 @@ class _Bars:
             steps = counts[np.arange(len(epoch)), near.argmax(axis=1)]
             moved = (np.diff(steps) != 0) | (np.diff(epoch) == 0.0)
             if near.any(axis=1).all() and moved.all() and steps.min() < steps.max():
-                return steps.tolist()
+                return [int(step) for step in steps]
         return None
 
     def _padded(self) -> list[int]:
