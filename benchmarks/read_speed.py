@@ -1,7 +1,9 @@
 """Seconds and memory to read a long log of each text format: the bars are 15 s and 1 GB for a million rows.
 
 Run ``python -m benchmarks.read_speed --reader jsonl [--rows 1000000]`` from the repository's root, one process a
-reader, so that the peak of memory is its own. Rows hold a step and eight numbers of full length.
+reader, so that the peak of memory is its own. Rows hold a step and eight numbers of full length; those of
+``table-short`` a step and four of few digits, most cells of one column empty. ``--whole`` goes on to the run that is
+fitted (`analysis.read`).
 """
 
 from __future__ import annotations
@@ -15,10 +17,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from analysis import read
 from analysis.readers import formats
 
 NAMES = ("loss", "grad_norm", "learning_rate", "reward", "reward_std", "kl", "entropy", "completions/mean_length")
-READERS = ("jsonl", "verl-file", "prime-rl", "trainer-state", "verl-console", "trl-console", "console")
+READERS = (
+    "jsonl",
+    "verl-file",
+    "prime-rl",
+    "trainer-state",
+    "verl-console",
+    "trl-console",
+    "console",
+    "table",
+    "table-short",
+)
 
 
 def written(reader: str, rows: int) -> Iterator[str]:
@@ -26,10 +39,19 @@ def written(reader: str, rows: int) -> Iterator[str]:
     draw = random.Random(0)  # noqa: S311
     if reader == "trainer-state":
         yield f'{{"global_step": {rows}, "log_history": ['
+    if reader == "table":
+        yield f"step,{','.join(NAMES)}\n"
+    elif reader == "table-short":
+        yield "step,gpu_hours,reward,accuracy,loss\n"
     for i in range(rows):
         cells = {name: draw.random() for name in NAMES}
         if reader == "jsonl":
             yield json.dumps({"step": i, **cells}) + "\n"
+        elif reader == "table":
+            yield f"{i},{','.join(map(str, cells.values()))}\n"
+        elif reader == "table-short":
+            accuracy = "" if i % 10 else f"{cells['reward']:.4f}"
+            yield f"{i},{i / 1000:.3f},{cells['reward']:.4f},{accuracy},{cells['loss']:.6f}\n"
         elif reader == "verl-file":
             yield json.dumps({"step": i, "data": cells}) + "\n"
         elif reader == "prime-rl":
@@ -55,17 +77,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reader", choices=READERS, required=True)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--whole", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trainer_state.json"
+        path = Path(folder) / ("a.csv" if "table" in args.reader else "trainer_state.json")
         with path.open("w") as file:
             file.writelines(written(args.reader, args.rows))
         size, before = path.stat().st_size, _peak_mb()
         began, began_cpu = time.perf_counter(), time.process_time()
-        (found,) = formats.read_as(args.reader, path)
+        if args.whole:
+            read(path, y="reward", format=args.reader.removesuffix("-short"))
+        else:
+            formats.read_as(args.reader.removesuffix("-short"), path)
         seconds, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
     grown = _peak_mb() - before
-    what = f"{len(found.table.lines)} rows of {size / 1e6:.0f} MB in {seconds:.1f} s ({cpu_s:.1f} CPU-s)"
+    what = f"{args.rows} rows of {size / 1e6:.0f} MB in {seconds:.1f} s ({cpu_s:.1f} CPU-s)"
     print(f"{args.reader:<14} {what}, {grown:.0f} MB of memory, {grown * 2**20 / size:.1f} x the file")
 
 

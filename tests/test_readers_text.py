@@ -617,6 +617,79 @@ def test_samples_of_people_are_no_log(tmp_path):
     assert formats.recognise(jsonl(tmp_path / "samples.jsonl", told)) not in TEXT
 
 
+def test_the_bar_behind_a_row_counts_before_the_one_in_front_of_it(tmp_path):
+    text = "{'loss': 1, 'epoch': 0}\n"
+    text += "\r 8%|# | 0/12 [0\n\r 8%|# | 1/12 [0{'loss': 2, 'epoch': '0.1667'}\n\r 8%|# | 2/12 [0\n\r 8%|# | 4/12 [0\n"
+    found = read(write(tmp_path / "a.log", text), "trl-console")
+    assert found.table.columns["step"] == [0, 2]  # a step is 1/12 of an epoch, not 1/6
+
+
+# Lines that are alike
+
+
+@pytest.mark.parametrize("reader", ["verl-console", "trl-console", "console"])
+def test_lines_that_are_alike_are_read_as_each_alone(tmp_path, reader, monkeypatch):
+    """Two lines of one kind show what stands between their numbers; what is else is read by itself."""
+    draw = random.Random(reader)  # noqa: S311
+    figures = ("0.5", "3", "-2", "1e-06", "nan", "NaN", "007", "5.", "1_0", "None", "np.float64(0.5)", "1" * 17, "1-2")
+
+    def line(i):
+        values = [draw.choice(figures[:5] if draw.random() < 0.9 else figures) for _ in range(3)]
+        names = ("loss", "a/b@4", draw.choice(("kl", "kl", "kl", "n")))
+        if reader == "console":
+            return f"12:0{i % 10} INFO [Step {i}/90] " + " ".join(
+                f"{n}={v}" for n, v in zip(names, values, strict=True)
+            )
+        if reader == "verl-console":
+            return f"{RAY}step:{i} - " + " - ".join(f"{n}:{v}" for n, v in zip(names, values, strict=True))
+        quote = draw.choice(("", "'"))
+        return "{" + ", ".join(f"'{n}': {quote}{v}{quote}" for n, v in zip(names, values, strict=True)) + "}"
+
+    path = write(tmp_path / "a.log", "".join(line(i) + "\n" for i in range(1500)))
+    (quick,) = formats.read_as(reader, path)
+    monkeypatch.setattr("analysis.readers.printed.Alike.learn", lambda *_: None)
+    (careful,) = formats.read_as(reader, path)
+    assert str(quick.table.columns) == str(careful.table.columns)
+    assert list(quick.table.lines) == list(careful.table.lines)
+    assert quick.dropped == careful.dropped
+    assert len(quick.table.lines) > 1000
+
+
+def test_a_number_in_a_name_is_no_value(tmp_path):
+    lines = (
+        "".join(f"step:{i} - x/5:np.float64(5) - y 7 z:7\n" for i in range(3))
+        + "step:3 - x/6:np.float64(5) - y 7 z:8\n"
+    )
+    found = read(write(tmp_path / "a.log", lines), "verl-console")
+    assert rows(found) == [*({"step": i, "x/5": 5, "y 7 z": 7} for i in range(3)), {"step": 3, "x/6": 5, "y 7 z": 8}]
+
+
+# Tables
+
+
+@pytest.mark.parametrize("count", [4095, 4096, 4097, 8192, 8193])
+def test_a_long_table_is_what_the_csv_module_reads(tmp_path, count):
+    draw = random.Random(count)  # noqa: S311
+    cells = ["0.5", "", " 3 ", "a,b", 'q"q', "x\ny", "\u00b5"]
+    told = [["step", "a", "b"], *([str(i), draw.choice(cells), draw.choice(cells)] for i in range(count))]
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(told)
+    (found,) = formats.read_as("table", tmp_path / "a.csv")
+    for name, column in found.table.columns.items():
+        other = [row[told[0].index(name)] for row in told[1:]]
+        assert list(column) == other
+        assert [column[i] for i in (0, count // 2, -1, -count)] == [other[i] for i in (0, count // 2, -1, -count)]
+        with pytest.raises(IndexError):
+            column[count]
+    (run,) = lineages(found)
+    assert run.table is found.table
+    path = write(tmp_path / "b.csv", "step,seed,a\n" + "".join(f"{count - i},{i % 2},{i}\n" for i in range(count)))
+    for seed, part in enumerate(formats.read_as("table", path)):
+        assert list(part.table.columns["a"]) == [str(i) for i in range(seed, count, 2)]
+        (run,) = lineages(part)  # out of order: sorted by the step
+        assert list(run.table.columns["a"]) == [str(i) for i in range(seed, count, 2)][::-1]
+
+
 # Hostile input
 
 

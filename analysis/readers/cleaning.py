@@ -52,14 +52,17 @@ def number(cell: object) -> float | None:
     >>> number(" 0.25 "), number(""), number("n/a"), number("inf"), number(True)
     (0.25, nan, None, None, None)
     """
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
+    if cell is None or cell == "":
         return math.nan
-    if isinstance(cell, bool) or not isinstance(cell, (int, float, str)) or (isinstance(cell, str) and "_" in cell):
+    if isinstance(cell, str):
+        if "_" in cell:
+            return None
+    elif isinstance(cell, bool) or not isinstance(cell, (int, float)):
         return None
     try:
         value = float(cell)
     except (ValueError, OverflowError):
-        return None
+        return math.nan if isinstance(cell, str) and not cell.strip() else None
     return value if math.isfinite(value) else None
 
 
@@ -177,7 +180,7 @@ def _factor(low: float, high: float) -> str:
 def _order(table: Table, main: str, compute: Sequence[float | None], kept: Array) -> list[Finding]:
     """What the order of the rows gives away: all rows with a compute are looked at, evaluated or not."""
     findings = []
-    seen = [(line, c) for line, c in zip(table.lines, compute, strict=True) if c is not None and not math.isnan(c)]
+    seen = ((line, c) for line, c in zip(table.lines, compute, strict=True) if c is not None and not math.isnan(c))
     falls = [line for (_, before), (line, c) in pairwise(seen) if c < before]
     if len(falls) > RESTARTS:
         what = f"{main} falls in {len(falls)} places (first at line {falls[0]}); the rows are sorted by it"

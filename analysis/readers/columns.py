@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from analysis.findings import Finding, finding
@@ -17,6 +17,7 @@ from analysis.readers.cleaning import Table, known_figures, printable
 
 DEPTH = 8  # levels of objects in objects that become names joined by "/"
 ROOM = 1 << 20  # empty cells that any file may have
+BLOCK = 4096  # rows
 _NAMED = 5  # lines that a finding names
 
 
@@ -65,6 +66,8 @@ class Columns:
         self._names: dict[str, str] = {}
         self._filled = 0
         self._texts: dict[str, str] = {}
+        self._alike: tuple[str, ...] = ()
+        self._figures: list[tuple[str, ...]] = []
         self.left_out: set[str] = set()
 
     def __len__(self) -> int:
@@ -72,6 +75,7 @@ class Columns:
 
     def add(self, line: int, row: Mapping[str, Any]) -> None:
         """Add a row: names to cells, objects inside it joined by ``/``."""
+        self._settle()
         columns, i, filled = self._columns, len(self._lines), 0
         for name, value in row.items():
             kind = type(value)
@@ -101,6 +105,33 @@ class Columns:
         if not i & 4095:
             self._make_room()
 
+    def add_figures(self, line: int, names: tuple[str, ...], figures: tuple[str, ...]) -> None:
+        """Add a row of printed numbers, which are read together with those of other rows of the same names."""
+        if names is not self._alike:
+            self._settle()
+            self._alike = names
+        i = len(self._lines)
+        self._figures.append(figures)
+        self._lines.append(line)
+        if not i & 511:
+            self._settle()
+        if not i & 4095:
+            self._make_room()
+
+    def _settle(self) -> None:
+        """Read the numbers of the rows that wait."""
+        rows, self._figures = self._figures, []
+        begin = len(self._lines) - len(rows)
+        for name, figures in zip(self._alike, zip(*rows, strict=True), strict=False):
+            column = self._columns.get(name)
+            if column is None:
+                column = self._new(name, begin)
+                if column is None:
+                    continue
+            column.extend([None] * (begin - len(column)))
+            column.extend([int(text) if text.isdigit() and len(text) < 16 else float(text) for text in figures])
+            self._filled += len(rows)
+
     def _text(self, value: str) -> str:
         """A text that is kept once, however many rows hold it, and that can be written."""
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
@@ -123,6 +154,7 @@ class Columns:
 
     def _make_room(self) -> None:
         """Leave out the columns with the fewest cells while the empty ones outgrow the file."""
+        self._settle()
         rows = len(self._lines)
         if rows * len(self._columns) - self._filled <= self._room:
             return
@@ -149,6 +181,65 @@ class Columns:
         first = ", ".join(printable(name) for name in sorted(self.left_out)[:3])
         what = f"{len(self.left_out)} columns that hold few cells are left out ({first}, ...)"
         return (finding("rows-dropped", what, float(len(self.left_out))),)
+
+
+class Texts(Sequence[str]):  # noqa: PLW1641, it changes
+    """The texts of a column in hardly more memory than they have in their file: joined, in blocks; none holds a null.
+
+    Examples
+    --------
+    >>> column = Texts(["0.5", "", "n/a"])
+    >>> column[2], list(column), column == ["0.5", "", "n/a"]
+    ('n/a', ['0.5', '', 'n/a'], True)
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._blocks: list[str] = []
+        self._last: list[str] = []  # those behind the last block, never none
+        self._at, self._looked_at = -1, [""]
+        self.extend(texts)
+
+    def extend(self, texts: Iterable[str]) -> None:
+        """Add texts."""
+        self._last.extend(texts)
+        while len(self._last) > BLOCK:
+            self._blocks.append("\0".join(self._last[:BLOCK]))
+            del self._last[:BLOCK]
+
+    def pop(self) -> str:
+        """Take the last text away."""
+        return self._last.pop()
+
+    def __len__(self) -> int:
+        return len(self._blocks) * BLOCK + len(self._last)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return list(self)[i]
+        block, at = divmod(range(len(self))[i], BLOCK)
+        if block == len(self._blocks):
+            return self._last[at]
+        if block != self._at:
+            self._at, self._looked_at = block, self._blocks[block].split("\0")
+        return self._looked_at[at]
+
+    def __iter__(self) -> Iterator[str]:
+        for block in self._blocks:
+            yield from block.split("\0")
+        yield from self._last
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+
+def some_rows(table: Table, rows: Sequence[int]) -> Table:
+    """Return some rows of a table, in the order given."""
+    columns: dict[str, Sequence[Any]] = {}
+    for name, cells in table.columns.items():
+        at_hand = list(cells) if isinstance(cells, Texts) else cells
+        column = [at_hand[i] for i in rows]
+        columns[name] = Texts(column) if isinstance(cells, Texts) else column
+    return Table(table.where, columns, [table.lines[i] for i in rows])
 
 
 def flat(row: Mapping[str, Any], before: str = "", depth: int = DEPTH) -> dict[str, Any]:

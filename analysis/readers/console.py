@@ -12,12 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from analysis.readers.columns import Columns, Dropped, rates_of
+from analysis.readers.columns import Columns, Dropped
 from analysis.readers.found import Found
-from analysis.readers.labels import label_of_path
+from analysis.readers.printed import (
+    NAME,
+    NUMBER,
+    Alike,
+    Figures,
+    by_worker,
+    cell,
+    console_text,
+    found_on_console,
+    plain,
+)
 from analysis.readers.pythondict import parse
-from analysis.readers.textfile import NUMBER, TextFile, by_worker, cell, console_text, plain
-from scalerl.runlog import UserError
+from analysis.readers.textfile import TextFile
 
 RATES = (
     re.compile(r"^eval/all/(?:pass_at_1|avg_score)$"),  # SkyRL
@@ -38,7 +47,6 @@ _BEFORE = re.compile(
 )
 _EVALUATED = re.compile(r"\bglobal_step (\d{1,15}), eval_metrics: (?=\{)")
 _BETWEEN = re.compile(r"\s{0,8}+[|,;]\s{0,8}|\s{1,8}-\s{1,8}|\s{1,8}(?=[A-Za-z_][\w./@%-]*+=)")
-_NAME = re.compile(r"[A-Za-z_][\w./@%()-]*+")
 _PAIR = re.compile(r"([A-Za-z_][\w./@%()-]*+(?: [\w./@%()-]{1,40}+){0,3}?)\s?[=:]\s?(\S.{0,80})")
 _UNITS = re.compile(r"(?: ?(?:s|ms|sec|seconds|tok/s|tokens/s|it/s|GB|MB|%))?$")
 _LONGEST = 1 << 18  # characters of one printed dict
@@ -60,32 +68,22 @@ def read(path: Path) -> list[Found]:
     file, dropped = TextFile(path), Dropped()
     columns = Columns(file.size)
     for line, row in _rows(file, dropped):
-        columns.add(line, row)
-    if file.too_long:
-        dropped.count["too long"] += file.too_long
-    table = columns.table(str(path))
-    if not table.lines:
-        raise UserError(f"{path}:1: no line such as [Step 1/300] loss=0.3 reward=0.5 in it")
-    return [
-        Found(
-            label=label_of_path(path),
-            table=table,
-            path=path,
-            sha256=file.sha256,
-            format="console",
-            step="step",
-            rates=rates_of(table.columns, RATES),
-            findings=columns.findings(),
-            dropped=dict(dropped.count),
-        )
-    ]
+        if isinstance(row, tuple):
+            columns.add_figures(line, *row)
+        else:
+            columns.add(line, row)
+    like = "[Step 1/300] loss=0.3 reward=0.5 in it"
+    return [found_on_console(file, columns, dropped, known_as="console", rates=RATES, like=like)]
 
 
-def _rows(lines: Iterator[tuple[int, str]] | TextFile, dropped: Dropped) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(
+    lines: Iterator[tuple[int, str]] | TextFile, dropped: Dropped
+) -> Iterator[tuple[int, dict[str, Any] | Figures]]:
     """The rows with their lines; a dict that goes on over several lines is put together again."""
     begun: tuple[int, int] | None = None  # line and step of an open dict
     parts: list[str] = []
     size = 0
+    rows = Alike(_row)
     for line, text in lines:
         for part in by_worker(plain(text)):
             bare = part.strip()
@@ -109,13 +107,25 @@ def _rows(lines: Iterator[tuple[int, str]] | TextFile, dropped: Dropped) -> Iter
                 yield line, {"step": int(evaluated[1]), **parsed[0]}
             elif found is None:
                 dropped.add("prose")
-            elif not (rest := bare[found.end() :].strip()):
+            elif alike := rows.match(text := bare[found.start() :]):
+                yield line, alike
+            elif found.end() == len(bare):
                 begun, parts, size = (line, int(found[1])), [], 0
-            elif row := _cells(rest):
-                total = {} if found[2] is None else {"total_steps": int(found[2])}
-                yield line, {"step": int(found[1]), **total, **row}
+            elif row := _row(text):
+                yield line, row
+                rows.learn(text, row)
             else:
                 dropped.add("prose")
+
+
+def _row(text: str) -> dict[str, Any]:
+    """The cells of a text that begins with a step; nothing where it is no row."""
+    found = _STEP.match(text)
+    cells = _cells(text[found.end() :].strip()) if found else {}
+    if found is None or not cells:
+        return {}
+    total = {} if found[2] is None else {"total_steps": int(found[2])}
+    return {"step": int(found[1]), **total, **cells}
 
 
 def _cells(text: str) -> dict[str, Any]:
@@ -128,7 +138,7 @@ def _cells(text: str) -> dict[str, Any]:
     for field in fields if text.count("=") == len(fields) else ():  # the quick way through nearly all such lines
         name, _, value = field.partition("=")
         number = cell(value)
-        if not isinstance(number, (int, float)) or not _NAME.fullmatch(name):
+        if not isinstance(number, (int, float)) or not NAME.fullmatch(name):
             break
         cells[name] = number
     else:

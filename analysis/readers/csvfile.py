@@ -12,6 +12,7 @@ import hashlib
 import io
 import math
 import re
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import Table, number, printable
+from analysis.readers.columns import BLOCK, Texts
 from analysis.readers.found import Found, step_of
 from analysis.readers.labels import label_of_path, parts_of
 from scalerl.runlog import UserError, read_regular
@@ -121,7 +123,7 @@ def _is_cut(widths: _Widths) -> bool:
     return widths.whole > 2 and end < widths.shortest[usual]
 
 
-def _cells(path: Path, data: bytes, encoding: str) -> tuple[list[str], list[list[str]], list[int], _Widths]:
+def _cells(path: Path, data: bytes, encoding: str) -> tuple[list[str], list[Texts], array[int], _Widths]:
     """Names, cells by column, the line on which each row ends, and how wide rows are.
 
     Decoded as it is read: a text of a hundred megabytes beside its bytes and its cells would be too much.
@@ -132,8 +134,9 @@ def _cells(path: Path, data: bytes, encoding: str) -> tuple[list[str], list[list
     text.seek(0)
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     names: list[str] = []
-    columns: list[list[str]] = []
-    lines: list[int] = []
+    columns: list[Texts] = []
+    rows: list[list[str]] = []
+    lines = array("q")
     shortest: dict[int, int] = {}
     last = (0, 0)
     begin = 1
@@ -143,21 +146,30 @@ def _cells(path: Path, data: bytes, encoding: str) -> tuple[list[str], list[list
                 pass
             elif not names:
                 names = [name.strip() for name in row]
-                columns = [[] for _ in names]
+                columns = [Texts() for _ in names]
             else:
                 if lines:
                     shortest[last[0]] = min(shortest.get(last[0], last[1]), last[1])
                 last = (len(row), len(row[-1].strip()))
                 lines.append(reader.line_num)
-                for column, cell in zip(columns, row, strict=False):
-                    column.append(cell)
-                for column in columns[len(row) :]:  # a short row reads as empty cells there
-                    column.append("")
+                rows.append(row)
+                if len(rows) == BLOCK:
+                    _move(rows, columns)
             begin = reader.line_num + 1
     except csv.Error as error:
         what = "a quote opens and does not close" if "unexpected end" in str(error) else str(error)
         raise UserError(f"{path}:{begin}: not CSV: {what}") from error
+    _move(rows, columns)
     return names, columns, lines, _Widths(shortest, len(lines) - 1, last)
+
+
+def _move(rows: list[list[str]], columns: list[Texts]) -> None:
+    """Move the cells of rows to their columns; a short row reads as empty cells there."""
+    for row in rows:
+        row.extend([""] * (len(columns) - len(row)))
+    for column, cells in zip(columns, zip(*rows, strict=False), strict=False):
+        column.extend(cells)
+    rows.clear()
 
 
 def choose_compute(table: Table, x: str | None, known: Sequence[str]) -> str:

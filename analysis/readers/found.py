@@ -7,7 +7,7 @@ a word here. Which rows are of one run and survived: `analysis.readers.lineage`;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,9 +116,3 @@ def table_of_rows(where: str, rows: Iterable[Mapping[str, Any]], lines: Iterable
     for column in columns.values():
         column.extend([None] * (count - len(column)))
     return Table(where, columns, list(lines) if lines is not None else range(1, count + 1))
-
-
-def some_rows(table: Table, rows: Sequence[int]) -> Table:
-    """Return some rows of a table, in the order given."""
-    columns = {name: [cells[i] for i in rows] for name, cells in table.columns.items()}
-    return Table(table.where, columns, [table.lines[i] for i in rows])

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from analysis.readers.cleaning import Table, number, printable
+from analysis.readers.columns import some_rows
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
@@ -99,7 +100,7 @@ def parts_of(table: Table, whole: Label) -> list[tuple[Label, Table]]:
     labels = [_label(dict(zip(here, key, strict=True)), whole, table) for key in rows]
     count = Counter(label.name for label in labels)
     labels = [replace(a, name=f"{a.recipe}/{a.name}") if count[a.name] > 1 else a for a in labels]
-    return [(label, _some(table, some)) for label, some in zip(labels, rows.values(), strict=True)]
+    return [(label, some_rows(table, some)) for label, some in zip(labels, rows.values(), strict=True)]
 
 
 def _label(said: Mapping[str, str], whole: Label, table: Table) -> Label:
@@ -120,11 +121,6 @@ def _seed(cell: str, table: Table) -> int:
     if value is None or value != int(value):
         raise UserError(f"{table.where}: seed: {printable(cell)!r} is no whole number")
     return int(value)
-
-
-def _some(table: Table, rows: Sequence[int]) -> Table:
-    columns = {name: [cells[i] for i in rows] for name, cells in table.columns.items()}
-    return Table(table.where, columns, [table.lines[i] for i in rows])
 
 
 def relabelled(runs: Iterable[Run], recipes: Mapping[str, str | Sequence[str]]) -> list[Run]:

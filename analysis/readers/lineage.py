@@ -24,7 +24,8 @@ from typing import Any
 from analysis.findings import Finding, finding
 from analysis.readers.axes import CLOCKS, DERIVED, SECONDS_SO_FAR, STEP_SECONDS, TOKENS_OF_STEP, TOKENS_SO_FAR
 from analysis.readers.cleaning import RESTARTS, Table, figures, known_figures, number
-from analysis.readers.found import STEPS, Found, some_rows
+from analysis.readers.columns import Texts, some_rows
+from analysis.readers.found import STEPS, Found
 from analysis.readers.labels import Label
 from scalerl.runlog import COMPUTE_AXES
 
@@ -75,6 +76,9 @@ def lineages(found: Found) -> list[Found]:
     """
     if found.step is None or found.step not in found.table.columns:
         return [found]
+    known = known_figures(found.table.columns[found.step])
+    if not found.starts and all(a < b for a, b in pairwise(known)):
+        return [found]  # one attempt and one row a step, as nearly all are
     found = _counted(found, found.step)
     steps = figures(found.table.columns[found.step or ""])
     known = [s for s in steps if not math.isnan(s)]
@@ -225,16 +229,16 @@ def _merged(found: Found, rows: Sequence[int], steps: Sequence[float]) -> tuple[
         else:
             groups.append([i])
     replaced: set[int] = set()
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, Sequence[Any]] = {}
     for name, cells in found.table.columns.items():
-        column = []
-        tells = _tells(name, found)
+        column: list[Any] = []
+        tells, at_hand = _tells(name, found), list(cells)
         for at, group in enumerate(groups):
-            values = [cells[i] for i in group if not _empty(cells[i])]
-            column.append((values[-1] if tells else values[0]) if values else cells[group[-1]])
+            values = [at_hand[i] for i in group if not _empty(at_hand[i])]
+            column.append((values[-1] if tells else values[0]) if values else at_hand[group[-1]])
             if tells and len(values) > 1:
                 replaced.add(at)
-        columns[name] = column
+        columns[name] = Texts(column) if isinstance(cells, Texts) else column
     return Table(found.table.where, columns, [found.table.lines[group[0]] for group in groups]), len(replaced)
 
 

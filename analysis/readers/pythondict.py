@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from analysis.readers.textfile import cell
+from analysis.readers.printed import cell
 
 _TEXT = r"'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\""
 _NAME = re.compile(rf"\s*+({_TEXT})\s*+:\s*+", re.S)

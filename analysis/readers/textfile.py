@@ -11,7 +11,6 @@ import codecs
 import hashlib
 import io
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,13 +25,6 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_LONGEST_NUMBER = 400  # characters
-_ESCAPES = re.compile(r"\x1b\[[0-?]*+[ -/]*+[@-~]|\x1b\][^\x07\x1b]*+(?:\x07|\x1b\\)?|\x1b[@-Z\\^_]")
-_WORKER = re.compile(r"\((?:[\w.:<>-]{1,80} )?pid=\d{1,9}(?:, ip=[^)\s]{1,80})?\)")  # Ray names the process
-NUMBER = re.compile(
-    r"[-+]?+(?:\d{1,400}+(?:\.\d{0,400}+)?|\.\d{1,400}+)(?:[eE][-+]?\d{1,9}+)?|[-+]?(?:nan|inf)(?![a-z])", re.I
-)
-_WRAPPED = re.compile(r"(?:np|numpy|torch|jnp)?\.?(?:float|int|bool|array|tensor|bfloat)\d{0,3}_?\((.{1,60})\)")
 
 
 def encoding_of(head: bytes) -> str:
@@ -43,47 +35,6 @@ def encoding_of(head: bytes) -> str:
 def text_of(head: bytes) -> str:
     """Return the beginning of a file as text, to look at; what does not decode is replaced."""
     return head.decode(encoding_of(head), errors="replace")
-
-
-def plain(line: str) -> str:
-    """Return a line without terminal escapes and without its end."""
-    return (_ESCAPES.sub("", line) if "\x1b" in line else line).strip("\r\n")
-
-
-def by_worker(line: str) -> list[str]:
-    """Return what each process printed on a line: Ray marks its output, and at times glues it to another's.
-
-    Examples
-    --------
-    >>> by_worker("(TaskRunner pid=12) step:3 - a:0.5(WorkerDict pid=13) saved")
-    ['step:3 - a:0.5', 'saved']
-    """
-    if "pid=" not in line:
-        return [line]
-    return [part.removeprefix(" ").rstrip() for part in _WORKER.split(line) if part.strip()]
-
-
-def cell(text: str) -> object:
-    """Return a printed value as a number where it is one, unwrapped from what numpy and torch print around it.
-
-    Examples
-    --------
-    >>> cell("np.float64(0.494)"), cell("'0.125'"), cell("tensor(3)"), cell("None"), cell("warm-up"), cell("1e999")
-    (0.494, 0.125, 3, None, 'warm-up', inf)
-    """
-    if text[-1:].isdigit() and len(text) <= _LONGEST_NUMBER and "_" not in text:
-        try:
-            return int(text) if len(text) < 16 and text.isdigit() else float(text)
-        except ValueError:
-            pass
-    text = text.strip()
-    if text[:1] in "'\"" and len(text) > 1 and text[-1] == text[0]:
-        text = text[1:-1].strip()
-    elif text.endswith(")") and (wrapped := _WRAPPED.fullmatch(text)):
-        text = wrapped[1].split(",", 1)[0].strip()
-    if NUMBER.fullmatch(text):
-        return int(text) if len(text) < 16 and text.isdigit() else float(text)
-    return None if text in {"", "None", "null"} else text
 
 
 def is_folder(path: Path) -> bool:
@@ -195,14 +146,3 @@ class _Hashing(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
-
-
-def console_text(path: Path, head: bytes, most: int) -> str:
-    """Return the first `most` bytes of what may be a console log; nothing of JSON and of what cannot be read."""
-    if not head or head.lstrip()[:2] in (b'{"', b"{\n"):
-        return ""
-    try:
-        with path.open("rb") as file:
-            return text_of(file.read(most))
-    except OSError:
-        return ""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from codecs import BOM_UTF8
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.readers.columns import Columns, Dropped, rates_of
+from analysis.readers.columns import Columns, Dropped
 from analysis.readers.found import Found
-from analysis.readers.labels import label_of_path
-from analysis.readers.textfile import NUMBER, TextFile, by_worker, cell, encoding_of, plain, text_of
-from scalerl.runlog import UserError
+from analysis.readers.printed import NUMBER, Alike, by_worker, cell, found_on_console, plain
+from analysis.readers.textfile import TextFile, encoding_of, text_of
 
 LOOKED_AT = 1 << 23  # bytes of a file in which a row must stand: much is printed before the first step
 RATES = (
@@ -52,35 +52,35 @@ def recognise(path: Path, head: bytes) -> bool:
 def read(path: Path) -> list[Found]:
     """Read the run of a console log of verl."""
     file, dropped, devices = TextFile(path), Dropped(), _Devices()
-    columns = Columns(file.size)
+    columns, rows = Columns(file.size), Alike(_only_row)
     for line, text in file:
+        if alike := rows.match(text):
+            columns.add_figures(line, *alike)
+            continue
         for part in by_worker(plain(text)) if "step:" in text or "\x1b" in text or "pid=" in text else (text,):
-            found = _ROW.search(part) if "step:" in part else None
-            if found is not None and (row := _cells(part[found.end() :])):
-                columns.add(line, {"step": int(found[1]), **row})
+            if row := _row(part):
+                columns.add(line, row)
+                rows.learn(text, row)
             elif part.strip():
                 dropped.add("prose")
                 devices.look(part)
-    if file.too_long:
-        dropped.count["too long"] += file.too_long
-    table = columns.table(str(path))
-    if not table.lines:
-        raise UserError(f"{path}:1: no line such as step:1 - key:value in it; verl prints them with logger=console")
-    return [
-        Found(
-            label=label_of_path(path),
-            table=table,
-            path=path,
-            sha256=file.sha256,
-            format="verl-console",
-            step="step",
-            rates=rates_of(table.columns, RATES),
-            devices=devices.count,
-            header={f"trainer.{name}": value for name, value in devices.said.items()},
-            findings=columns.findings(),
-            dropped=dict(dropped.count),
-        )
-    ]
+    like = "step:1 - key:value in it; verl prints them with logger=console"
+    found = found_on_console(file, columns, dropped, known_as="verl-console", rates=RATES, like=like)
+    header = {f"trainer.{name}": value for name, value in devices.said.items()}
+    return [replace(found, devices=devices.count, header=header)]
+
+
+def _only_row(text: str) -> dict[str, Any]:
+    """The row of a line on which nothing else stands."""
+    parts = by_worker(plain(text))
+    return _row(parts[0]) if len(parts) == 1 else {}
+
+
+def _row(text: str) -> dict[str, Any]:
+    """The cells of a row; nothing where a text is none."""
+    found = _ROW.search(text) if "step:" in text else None
+    cells = _cells(text[found.end() :]) if found else {}
+    return {"step": int(found[1]), **cells} if found and cells else {}
 
 
 def _cells(text: str) -> dict[str, Any]:
