@@ -274,9 +274,7 @@ class Inputs:
         self._there = files
 
 
-def fuzz(
-    name: str, count: int, seed: int, folder: Path, sample: Mapping[str, bytes] | None = None
-) -> Counter[str]:
+def fuzz(name: str, count: int, seed: int, folder: Path, sample: Mapping[str, bytes] | None = None) -> Counter[str]:
     """Read mutated samples here; return how many were read, refused and not recognised.
 
     Raises
@@ -297,7 +295,9 @@ def fuzz_long(name: str, count: int, seed: int, keep: Path) -> bool:
     """Read mutated samples in other processes, print what came of them and return whether all was well."""
     began, died = time.perf_counter(), 0
     quick = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108, files in memory
-    shared = multiprocessing.RawArray("q", len(OUTCOMES) + 3)  # how many of each; the next; slowest, in ms; peak, in KiB
+    shared = multiprocessing.RawArray(
+        "q", len(OUTCOMES) + 3
+    )  # how many of each; the next; slowest, in ms; peak, in KiB
     sample = KINDS[name].sample()
     while (at := shared[-3]) < count:
         with tempfile.TemporaryDirectory(dir=quick) as below:
@@ -351,7 +351,7 @@ def _child(inputs: Inputs, shared: Any, count: int, keep: Path) -> None:
 
 def _keep(folder: Path, keep: Path, told: str) -> None:
     print(told[:3000], flush=True)
-    place = keep / told.split(":")[0].replace(", ", "-").replace(" ", "-")
+    place = keep / told.split(":", maxsplit=1)[0].replace(", ", "-").replace(" ", "-")
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(folder, place)
 

@@ -90,7 +90,12 @@ INSERT INTO configs (run_id, run_name, config) VALUES ('r', 'grpo_seed1', '{"see
 def written_by(code: str, where: str, folder: Path) -> None:
     """Run a package's own writer in another process, with nothing sent anywhere."""
     own = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "MLFLOW_ALLOW_FILE_STORE": "true"}
-    own |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "GIT_PYTHON_REFRESH": "quiet"}
+    own |= {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
     own |= {"TRACKIO_DIR": str(folder), "WANDB_DIR": str(folder)}
     subprocess.run([sys.executable, "-c", code, where], check=True, cwd=folder, env={**os.environ, **own}, timeout=180)
 

@@ -127,7 +127,9 @@ def _odd_value(value: Any, draw: Random) -> None:
         tensor.tensor_content = draw.choice((b"", b"1", b"\0" * 4, b"\xff" * 8, b"\0" * 16, b"\0" * 99))
         getattr(tensor, draw.choice(("string_val",))).extend(draw.choice(([], [b"0.5"], [b"\xff"], [b"a"] * 9)))
         getattr(tensor, draw.choice(("float_val", "double_val"))).extend(draw.choice(([], [0.5], [math.nan] * 3)))
-        getattr(tensor, draw.choice(("int_val", "half_val", "int64_val"))).extend(draw.choice(([], [7], [2**31 - 1] * 2)))
+        getattr(tensor, draw.choice(("int_val", "half_val", "int64_val"))).extend(
+            draw.choice(([], [7], [2**31 - 1] * 2))
+        )
         for size in draw.choice(((), (1,), (-1,), (0,), (2**40, 2**40), (1,) * 40)):
             tensor.tensor_shape.dim.add(size=size)
         tensor.tensor_shape.unknown_rank = draw.random() < 0.1
@@ -223,7 +225,7 @@ def _change(base: sqlite3.Connection, table: str, column: str, draw: Random) -> 
     elif what == 10:
         base.execute(f'ALTER TABLE "{table}" {draw.choice(("DROP COLUMN", "RENAME COLUMN"))} "{column}"')
     else:
-        other = f"CREATE {draw.choice(('VIEW', 'TABLE'))} \"{table}\" AS SELECT * FROM kept"
+        other = f'CREATE {draw.choice(("VIEW", "TABLE"))} "{table}" AS SELECT * FROM kept'
         base.executescript(f'ALTER TABLE "{table}" RENAME TO kept; {other}')
 
 
@@ -238,7 +240,7 @@ def _loose(data: bytes) -> bytes:
             kinds = ", ".join(f'"{column[1]}" {column[2]}' for column in columns)
             base.executescript(
                 f'ALTER TABLE "{name}" RENAME TO old_one; CREATE TABLE "{name}" ({kinds});'
-                f'INSERT INTO "{name}" SELECT * FROM old_one; DROP TABLE old_one'  # noqa: S608
+                f'INSERT INTO "{name}" SELECT * FROM old_one; DROP TABLE old_one'
             )
         base.execute("VACUUM")
         return base.serialize()
@@ -265,7 +267,9 @@ def _odd_parquet(draw: Random) -> bytes:
             whole = draw.choice((pa.int64(), pa.int8(), pa.uint64(), pa.int32()))
             made = pa.array([draw.choice((None, 0, 1, 7, 127)) for _ in range(rows)], whole)
         elif kind < 7:
-            made = pa.array([draw.choice((None, *texts)) for _ in range(rows)], draw.choice((pa.string(), pa.large_string())))
+            made = pa.array(
+                [draw.choice((None, *texts)) for _ in range(rows)], draw.choice((pa.string(), pa.large_string()))
+            )
         elif kind == 7:
             made = pa.array([draw.choice(("a", None, "")) for _ in range(rows)], pa.string()).dictionary_encode()
         else:
@@ -281,7 +285,10 @@ def _odd_parquet(draw: Random) -> bytes:
         columns.append(made)
         schema.append(draw.choice(names))
     sink = pa.BufferOutputStream()
-    options = {"compression": draw.choice(("snappy", "none", "zstd", "gzip")), "row_group_size": draw.choice((1, 5, 100))}
+    options = {
+        "compression": draw.choice(("snappy", "none", "zstd", "gzip")),
+        "row_group_size": draw.choice((1, 5, 100)),
+    }
     try:
         pq.write_table(pa.Table.from_arrays(columns, schema), sink, version=draw.choice(("1.0", "2.6")), **options)
     except (pa.ArrowException, NotImplementedError):

@@ -35,6 +35,7 @@ _COMPUTE_WORD = re.compile(
     r"epochs?|iterations?|iters?|updates?|samples?|examples?)(?![a-z])"
 )
 
+_MOST_ABSENT = 10_000_000  # cells that rows lack; rows of few cells under a header of thousands fill any memory
 _LONG = 80  # characters of a name that an error shows; a longer one is nothing that is typed
 
 
@@ -141,7 +142,7 @@ def _cells(path: Path, data: bytes, encoding: str) -> tuple[list[str], list[Text
     lines = array("q")
     shortest: dict[int, int] = {}
     last = (0, 0)
-    begin = 1
+    begin, absent = 1, 0
     try:
         for row in reader:
             if not any(map(str.strip, row)):
@@ -154,6 +155,11 @@ def _cells(path: Path, data: bytes, encoding: str) -> tuple[list[str], list[Text
                     shortest[last[0]] = min(shortest.get(last[0], last[1]), last[1])
                 last = (len(row), len(row[-1].strip()))
                 lines.append(reader.line_num)
+                absent += max(0, len(names) - len(row))
+                if absent > _MOST_ABSENT + len(data):
+                    raise UserError(
+                        f"{path}:{reader.line_num}: most of the {len(names)} columns are empty in most rows"
+                    )
                 rows.append(row)
                 if len(rows) == BLOCK:
                     _move(rows, columns)

@@ -238,7 +238,7 @@ def _file_points(folder: Path, digest: Any) -> Iterator[Point]:
                 time, value = int(parts[0]), float(parts[1])
                 step = int(parts[2]) if len(parts) > 2 else 0
                 if max(abs(time), abs(step)) >= _LARGEST:
-                    raise ValueError  # noqa: TRY301, one message for what is no number of this form
+                    raise ValueError
             except (ValueError, IndexError) as error:
                 if i == len(lines):  # no line end: it was still being written
                     break
