@@ -37,8 +37,9 @@ for attempt, steps in enumerate((range(8), range(5, 12))):
     values = [new("args/text_summary", ['{"seed": 7}'], "text")]
     log.add_event(event_pb2.Event(wall_time=1.7e9, step=0, summary={"value": values}))
     for step in steps:
-        values = [summary_pb2.Summary.Value(tag="train/reward", simple_value=step / 12), new("eval/acc", 0.5, "scalars")]
+        old = summary_pb2.Summary.Value(tag="train/reward", simple_value=step / 12)
         time = 1.7e9 + 100 * attempt + step
+        values = [old, new("eval/acc", 0.5, "scalars")]
         log.add_event(event_pb2.Event(wall_time=time, step=step, summary={"value": values}))
     log.close()
 """

@@ -8,6 +8,7 @@ import sqlite3
 import struct
 import time
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -212,7 +213,7 @@ def circular(path: Path, tables: str, table: str) -> Path:
     start = 100 if root == 1 else 0  # the first page begins with the head of the file
     leaf = bytes(data[(root - 1) * size + start : root * size])
     data += bytes(size * depth)
-    for page, below in zip(pages, pages[1:], strict=False):
+    for page, below in pairwise(pages):
         cells = b"".join(struct.pack(">IB", below, key) for key in range(1, fan + 1))
         begin = start if page == root else 0
         places = struct.pack(f">{fan}H", *range(size - len(cells), size, 5))
@@ -228,7 +229,7 @@ def circular(path: Path, tables: str, table: str) -> Path:
 @pytest.mark.parametrize(("reader", "tables"), [("mlflow", MLFLOW_TABLES), ("trackio", TRACKIO_TABLES)])
 def test_a_database_whose_pages_lead_in_circles_ends(tmp_path, reader, tables, table):
     """More rows than can ever be counted in 40 kB."""
-    row = "INSERT INTO runs VALUES ('r', 'r', 'FINISHED', 1, 2, 'active', 1); INSERT INTO metrics VALUES ('a', 1, 1, 'r', 1, 0)"
+    row = "INSERT INTO metrics VALUES ('a', 1, 1, 'r', 1, 0); INSERT INTO runs VALUES ('r', 'r', '', 1, 2, '', 1)"
     row = row if reader == "mlflow" else TRACKIO_ROW.replace("?", "'1'")
     file = circular(tmp_path / "a.db", tables + row, table)
     assert file.stat().st_size < 50_000
