@@ -277,7 +277,9 @@ def test_trackio_rows_that_are_none_and_runs_without_an_id_are_told(tmp_path):
 
 def test_constraints_of_a_database_are_not_computed(tmp_path):
     """SQLite's own check of a table would do so, whatever it costs."""
-    tables = TRACKIO_TABLES.replace("metrics TEXT NOT NULL", "metrics TEXT CHECK (length(hex(zeroblob(30000000 + step))) > 0)")
+    tables = TRACKIO_TABLES.replace(
+        "metrics TEXT NOT NULL", "metrics TEXT CHECK (length(hex(zeroblob(30000000 + step))) > 0)"
+    )
     file = tmp_path / "a.db"
     with closing(sqlite3.connect(file)) as base:
         base.execute("PRAGMA ignore_check_constraints = ON")

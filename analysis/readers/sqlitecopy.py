@@ -69,8 +69,12 @@ def opened(path: Path, tables: Mapping[str, tuple[str, ...]], what: str) -> Iter
                 yield Copy(connection, sha256)
         # A message that quotes damage may be no text; of some damage SQLite says that the memory is not enough.
         except (sqlite3.Error, OverflowError, UnicodeDecodeError, MemoryError) as error:
-            said = printable(str(error))[:200] or "it is damaged"
-            said = "its pages lead in circles" if said == "interrupted" else said
+            said = printable(str(error))[:200] or "it is damaged, or larger than the memory that is left"
+            said = (
+                "its pages lead in circles, or many runs share tables without an index"
+                if said == "interrupted"
+                else said
+            )
             raise UserError(f"{path}: cannot be read as {what}: {said}") from error
 
 
