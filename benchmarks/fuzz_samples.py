@@ -7,14 +7,17 @@ trackio's tables are written here where its package is missing.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import math
 import os
 import sqlite3
+import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -246,3 +249,40 @@ def trl_folder() -> Files:
     events = next(iter(tensorboard().values()))
     made["runs/Nov28_host/events.out.tfevents.1"] = events
     return {f"grpo_seed3/{name}": data for name, data in made.items()}
+
+
+@functools.lru_cache(maxsize=10_000)
+def masked_sum(data: bytes) -> int:
+    """Return the sum that stands behind a record of an event file."""
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    return int(masked_crc32c(data))
+
+
+def framed(records: Sequence[bytes]) -> bytes:
+    """Return records as an event file holds them, with their sums."""
+    parts = []
+    for record in records:
+        length = struct.pack("<Q", len(record))
+        sums = [struct.pack("<I", masked_sum(part)) for part in (length, record)]
+        parts.append(length + sums[0] + record + sums[1])
+    return b"".join(parts)
+
+
+def pieces(records: Sequence[bytes]) -> bytes:
+    """Return records as pieces of a log of LevelDB, behind a head of seven bytes."""
+    made, position = bytearray(), 7
+    for record in records:
+        rest, first = record, True
+        while first or rest:
+            left = 32768 - position % 32768
+            if left < 7:
+                made += b"\0" * left
+                position += left
+                continue
+            piece, rest = rest[: left - 7], rest[left - 7 :]
+            kind = 1 + (0 if first and not rest else 1 if first else 2 if rest else 3)
+            made += struct.pack("<IHB", zlib.crc32(piece, zlib.crc32(bytes([kind]))), len(piece), kind) + piece
+            position += 7 + len(piece)
+            first = False
+    return bytes(made)

@@ -11,15 +11,12 @@ import functools
 import gzip
 import math
 import sqlite3
-import struct
-import zlib
-from collections.abc import Callable, Sequence
 from contextlib import closing
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks import fuzz_samples as samples
-from benchmarks.fuzz_samples import Files
+from benchmarks.fuzz_samples import Files, framed, pieces
 
 JSON = (
     *('{"a": 1e999}', '{"a": NaN, "b": {"c": 1, "d": {"e": -Infinity}}}', "[1, 2]", "{", "", "null", '"word"', "7"),
@@ -33,6 +30,7 @@ VALUES: tuple[Any, ...] = (
     *("'; DROP TABLE metrics; --", "x" * 5000, "2026-13-45T99:99", "-999999-01-01", "deleted", "system/x", "step"),
     *JSON,
 )
+TEXTS = tuple(value for value in VALUES if isinstance(value, str))
 _WORDS = (b"\0" * 4, b"\xff" * 4, b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\0\0\0\x80", b"\x80" * 10, b"PAR1", b":W&B")
 _BLOCKS = (16, 64, 512, 1024, 4096)  # bytes; the third and later are pages of databases
 
@@ -62,24 +60,6 @@ def mutated(data: bytes, draw: Random) -> bytes:
         elif draw.random() < 0.5:
             del made[at:]
     return bytes(made)
-
-
-@functools.lru_cache(maxsize=10_000)
-def masked_sum(data: bytes) -> int:
-    """Return the sum that stands behind a record of an event file."""
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-
-    return int(masked_crc32c(data))
-
-
-def framed(records: Sequence[bytes]) -> bytes:
-    """Return records as an event file holds them, with their sums."""
-    parts = []
-    for record in records:
-        length = struct.pack("<Q", len(record))
-        sums = [struct.pack("<I", masked_sum(part)) for part in (length, record)]
-        parts.append(length + sums[0] + record + sums[1])
-    return b"".join(parts)
 
 
 def odd_events(files: Files, draw: Random) -> Files:
@@ -113,7 +93,7 @@ def _odd_value(value: Any, draw: Random) -> None:
     """Change the tag, the plugin, the type or the shape of a scalar."""
     what = draw.randrange(6)
     if what == 0:
-        value.tag = draw.choice([text for text in VALUES if isinstance(text, str) and len(text) < 1000])
+        value.tag = draw.choice([text for text in TEXTS if len(text) < 1000])
     elif what == 1:
         value.simple_value = draw.choice((math.nan, math.inf, 1e38, 0.0))
     elif what == 2:
@@ -125,7 +105,7 @@ def _odd_value(value: Any, draw: Random) -> None:
             tensor.Clear()
         tensor.dtype = draw.choice((*range(24), 101, 114, 999))
         tensor.tensor_content = draw.choice((b"", b"1", b"\0" * 4, b"\xff" * 8, b"\0" * 16, b"\0" * 99))
-        getattr(tensor, draw.choice(("string_val",))).extend(draw.choice(([], [b"0.5"], [b"\xff"], [b"a"] * 9)))
+        tensor.string_val.extend(draw.choice(([], [b"0.5"], [b"\xff"], [b"a"] * 9)))
         getattr(tensor, draw.choice(("float_val", "double_val"))).extend(draw.choice(([], [0.5], [math.nan] * 3)))
         getattr(tensor, draw.choice(("int_val", "half_val", "int64_val"))).extend(
             draw.choice(([], [7], [2**31 - 1] * 2))
@@ -156,37 +136,18 @@ def odd_offline(files: Files, draw: Random) -> Files:
                 for item in items:
                     item.value_json = draw.choice((*JSON, item.value_json))
                     if draw.random() < 0.2:
-                        item.key = draw.choice([text for text in VALUES if isinstance(text, str)])
+                        item.key = draw.choice(TEXTS)
                     if draw.random() < 0.2:
                         item.nested_key.extend(draw.choice((["a"], ["_step"], ["a", "b\n"], ["x._type"], [""] * 99)))
                 if kind == "history":
                     said.history.step.num = draw.choice((0, -1, 2**63 - 1, 5))
                 elif kind == "run":
                     said.run.start_time.seconds = draw.choice((0, -(2**63), 2**63 - 1))
-                    said.run.display_name = draw.choice([text for text in VALUES if isinstance(text, str)])
+                    said.run.display_name = draw.choice(TEXTS)
                 record = said.SerializeToString()
             parts.append(record)
         made[name] = data[:7] + pieces(parts)
     return made
-
-
-def pieces(records: Sequence[bytes]) -> bytes:
-    """Return records as pieces of a log of LevelDB, behind a head of seven bytes."""
-    made, position = bytearray(), 7
-    for record in records:
-        rest, first = record, True
-        while first or rest:
-            left = 32768 - position % 32768
-            if left < 7:
-                made += b"\0" * left
-                position += left
-                continue
-            piece, rest = rest[: left - 7], rest[left - 7 :]
-            kind = 1 + (0 if first and not rest else 1 if first else 2 if rest else 3)
-            made += struct.pack("<IHB", zlib.crc32(piece, zlib.crc32(bytes([kind]))), len(piece), kind) + piece
-            position += 7 + len(piece)
-            first = False
-    return bytes(made)
 
 
 def odd_database(files: Files, draw: Random) -> Files:
@@ -257,7 +218,7 @@ def _odd_parquet(draw: Random) -> bytes:
 
     rows = draw.choice((0, 1, 2, 12))
     names = ("step", "acc", "recipe", "seed", "run", "_step", "_timestamp", "a\nb", "", "a.b", "\u202e", "step ")
-    texts = [text for text in VALUES if isinstance(text, str)]
+
     columns, schema = [], []
     for _ in range(draw.choice((1, 2, 3, 5))):
         kind = draw.randrange(14)
@@ -268,7 +229,7 @@ def _odd_parquet(draw: Random) -> bytes:
             made = pa.array([draw.choice((None, 0, 1, 7, 127)) for _ in range(rows)], whole)
         elif kind < 7:
             made = pa.array(
-                [draw.choice((None, *texts)) for _ in range(rows)], draw.choice((pa.string(), pa.large_string()))
+                [draw.choice((None, *TEXTS)) for _ in range(rows)], draw.choice((pa.string(), pa.large_string()))
             )
         elif kind == 7:
             made = pa.array([draw.choice(("a", None, "")) for _ in range(rows)], pa.string()).dictionary_encode()
@@ -316,35 +277,3 @@ def packed(files: Files, draw: Random) -> Files:
         name: gzip.compress(mutated(gzip.decompress(data), draw), 1, mtime=0) if name.endswith(".gz") else data
         for name, data in files.items()
     }
-
-
-class Kind(NamedTuple):
-    """What one line of the report is about.
-
-    `odd` makes inputs that are sound to the format; names that end in one of `text` are mutated as text, others as
-    bytes; `paths` are what is read, one an input: the folder of all files is ``""``; one input in `whole` goes the
-    whole way of `analysis.read` and of the listing.
-    """
-
-    reader: str
-    sample: Callable[[], Files]
-    odd: Callable[[Files, Random], Files] | None = None
-    text: tuple[str, ...] = ()
-    paths: tuple[str, ...] = ()
-    whole: int = 8
-
-
-STORES: dict[str, Kind] = {
-    "table": Kind("table", samples.table, None, ("",)),
-    "parquet": Kind("parquet", samples.parquet, odd_parquet),
-    "tensorboard": Kind("tensorboard", samples.tensorboard, odd_events, (), ("grpo", "")),
-    "tensorboard-page": Kind("tensorboard", samples.tensorboard_page, None, ("",)),
-    "wandb": Kind("wandb", samples.wandb, odd_offline, (), ("", "offline-run-a", "offline-run-a/run-abc.wandb")),
-    "wandb-page": Kind("wandb", samples.wandb_page, None, ("",)),
-    "wandb-history": Kind("wandb", samples.wandb_history, None, (".csv",)),
-    "mlflow": Kind("mlflow", samples.mlflow, odd_database),
-    "mlflow-folder": Kind("mlflow", samples.mlflow_folder, odd_folder, ("",), ("mlruns",)),
-    "trackio": Kind("trackio", samples.trackio, odd_database, (), ("p.db", "q.db")),
-    "scalerl": Kind("scalerl", samples.own, packed, (".jsonl", ".json"), ("a", "b", "a/log.jsonl", "b/log.jsonl.gz")),
-    "trl-folder": Kind("trainer-state", samples.trl_folder, odd_events, (".json", ".md"), ("grpo_seed3",), 3),
-}

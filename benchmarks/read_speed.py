@@ -26,7 +26,7 @@ from typing import Any
 from analysis import read
 from analysis.readers import formats
 from benchmarks import fuzz_samples
-from benchmarks.fuzz_stores import framed, pieces
+from benchmarks.fuzz_samples import framed, pieces
 
 NAMES = ("loss", "grad_norm", "learning_rate", "reward", "reward_std", "kl", "entropy", "completions/mean_length")
 READERS = (

@@ -25,8 +25,8 @@ from analysis.readers import (
 from analysis.readers.formats import read_as, recognise
 from analysis.readers.listing import list_logs
 from analysis.readers.logs import read
-from benchmarks.fuzz_readers import check_error, fuzz
-from benchmarks.fuzz_stores import STORES, framed, pieces
+from benchmarks.fuzz_readers import STORES, check_error, fuzz
+from benchmarks.fuzz_samples import framed, pieces
 from scalerl.runlog import UserError
 from tests.test_readers_stores import MLFLOW_TABLES, TRACKIO_ROW, TRACKIO_TABLES, mlflow_database
 
