@@ -6,7 +6,7 @@ brackets or marks, drawn with the seed; half of those of a binary format are sou
 (`benchmarks.fuzz_stores`). One in eight, or three, also goes the whole way of `analysis.read` and of the listing.
 Inputs are read in a process of their own, so that a crash is seen. It counts what was read, refused and not recognised,
 and ends with 1 where anything else came out: an exception other than `UserError`, an error that does not begin with its
-path or is no short printable line, a dead process, an input that takes longer than 10 s (`MOST_S`) or raises the peak
+path or is no short printable line, a dead process, an input that takes longer than 30 s (`MOST_S`) or raises the peak
 of memory by more than 64 MB (`MOST_MB`). That input is then left in ``--keep``.
 """
 
@@ -38,7 +38,7 @@ from benchmarks.fuzz_samples import Files
 from benchmarks.fuzz_text import SAMPLES, mutated
 from scalerl.runlog import UserError
 
-MOST_S, MOST_MB, MOST_CHARACTERS = 10.0, 64, 1000  # of one input: seconds, growth of the peak, length of an error
+MOST_S, MOST_MB, MOST_CHARACTERS = 30.0, 64, 1000  # of one input: seconds, growth of the peak, length of an error
 ADDRESS_SPACE = 6 << 30  # bytes
 OUTCOMES = ("read", "read, not recognised", "refused", "not recognised", "failed")
 
