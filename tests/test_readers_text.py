@@ -24,7 +24,8 @@ from analysis.readers.cleaning import number
 from analysis.readers.lineage import lineages
 from analysis.readers.pythondict import parse
 from analysis.readers.textfile import LONGEST
-from benchmarks.fuzz_readers import SAMPLES, fuzz
+from benchmarks.fuzz_readers import fuzz
+from benchmarks.fuzz_text import SAMPLES
 from scalerl.runlog import UserError
 
 LOGS = Path(__file__).parent / "data" / "logs"

@@ -35,6 +35,9 @@ _COMPUTE_WORD = re.compile(
     r"epochs?|iterations?|iters?|updates?|samples?|examples?)(?![a-z])"
 )
 
+_MOST_ABSENT = 10_000_000  # cells that rows lack; rows of few cells under a header of thousands fill any memory
+_LONG = 80  # characters of a name that an error shows; a longer one is nothing that is typed
+
 
 class ColumnError(UserError):
     """A log with rows has no column of the name that was asked for."""
@@ -139,19 +142,24 @@ def _cells(path: Path, data: bytes, encoding: str) -> tuple[list[str], list[Text
     lines = array("q")
     shortest: dict[int, int] = {}
     last = (0, 0)
-    begin = 1
+    begin, absent = 1, 0
     try:
         for row in reader:
             if not any(map(str.strip, row)):
                 pass
             elif not names:
-                names = [name.strip() for name in row]
+                names = [printable(name.strip()) for name in row]
                 columns = [Texts() for _ in names]
             else:
                 if lines:
                     shortest[last[0]] = min(shortest.get(last[0], last[1]), last[1])
                 last = (len(row), len(row[-1].strip()))
                 lines.append(reader.line_num)
+                absent += max(0, len(names) - len(row))
+                if absent > _MOST_ABSENT + len(data):
+                    raise UserError(
+                        f"{path}:{reader.line_num}: most of the {len(names)} columns are empty in most rows"
+                    )
                 rows.append(row)
                 if len(rows) == BLOCK:
                     _move(rows, columns)
@@ -219,7 +227,7 @@ def choose(table: Table, name: str | None, known: Sequence[str], what: str, opti
         return there[0]
     columns = list(table.columns)
     asked = f"no column {name!r}" if name is not None else f"no {what} column ({', '.join(known)})"
-    shown = ", ".join(columns[:30]) + (", ..." if len(columns) > 30 else "")
+    shown = ", ".join(name[:_LONG] for name in columns[:30])[:500] + (", ..." if len(columns) > 30 else "")
     near = _nearest([name] if name is not None else known, columns)
     hint = f"did you mean {option} {near}?" if near else f"choose one with {option}"
     kind = ColumnError if name is not None else UserError
@@ -234,5 +242,5 @@ def _nearest(wanted: Sequence[str], columns: Sequence[str]) -> str | None:
         word = any(part[:3] in low.split("_") or part in low for w in wanted for part in w.lower().split("_"))
         return max(difflib.SequenceMatcher(None, low, w.lower()).ratio() for w in wanted) + 0.5 * word
 
-    best = max(columns, key=likeness, default=None)
+    best = max((column for column in columns if len(column) <= _LONG), key=likeness, default=None)
     return best if best is not None and likeness(best) >= 0.5 else None

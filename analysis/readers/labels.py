@@ -119,7 +119,7 @@ def _label(said: Mapping[str, str], whole: Label, table: Table) -> Label:
 def _seed(cell: str, table: Table) -> int:
     value = number(cell)
     if value is None or value != int(value):
-        raise UserError(f"{table.where}: seed: {printable(cell)!r} is no whole number")
+        raise UserError(f"{table.where}: seed: {printable(cell[:60])!r} is no whole number")
     return int(value)
 
 

@@ -230,7 +230,14 @@ def run_of_table(found: Found, *, x: str | None, y: str | None, scale: float | N
 
 
 def _with_unique_names(runs: Sequence[Run], said: Sequence[bool]) -> list[Run]:
-    """Runs of one name get what tells them apart: their folder, then their whole path."""
+    """Runs of one name get what tells them apart: a number inside one file or store, their folder, their whole path."""
+    same, number = Counter((run.source, run.name) for run in runs), Counter[tuple[Path, str]]()
+    numbered = []
+    for run in runs:  # names in a store of MLflow or trackio may repeat
+        number[run.source, run.name] += 1
+        again = same[run.source, run.name] > 1
+        numbered.append(replace(run, name=f"{run.name} #{number[run.source, run.name]}") if again else run)
+    runs = numbered
     for label in (lambda r: r.source.resolve().parent.name, lambda r: str(r.source.resolve())):
         count = Counter(run.name for run in runs)
         base: Mapping[int, str] = {id(r): f"{r.name.split(' (')[0]} ({printable(label(r))})" for r in runs}

@@ -115,7 +115,7 @@ def choose_rate(found: Found, y: str | None) -> tuple[str, list[Finding]]:
     likely = rates or [c.column for c in candidates(table)]
     if not likely:
         return choose(table, y, PASS_RATE_COLUMNS, "pass-rate", "--y"), []
-    shown = ", ".join(printable(name) for name in likely[:6]) + (", ..." if len(likely) > 6 else "")
+    shown = ", ".join(printable(name)[:80] for name in likely[:6]) + (", ..." if len(likely) > 6 else "")
     kind = "evaluations" if rates else "columns that may be pass rates"
     raise UserError(f"{table.where}: which column is the pass rate? It has {kind} {shown}; choose one with --y")
 

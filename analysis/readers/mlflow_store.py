@@ -39,6 +39,7 @@ _RUNS = """SELECT runs.run_uuid, runs.name, runs.start_time, runs.end_time, runs
 _METRICS = "SELECT key, value, timestamp, step, is_nan FROM metrics WHERE run_uuid = ? ORDER BY timestamp, rowid"
 _SYSTEM = "system/"
 _INFINITE = 1.7976931348623157e308  # what the database keeps in the place of infinity
+_LARGEST = 1 << 63  # of a whole number, as a database holds it
 _LONG = 500  # characters of a tag or parameter from which on it is an artefact and no setting
 _META = re.compile(r"(\w+): (.*)")
 
@@ -236,6 +237,8 @@ def _file_points(folder: Path, digest: Any) -> Iterator[Point]:
             try:
                 time, value = int(parts[0]), float(parts[1])
                 step = int(parts[2]) if len(parts) > 2 else 0
+                if max(abs(time), abs(step)) >= _LARGEST:
+                    raise ValueError
             except (ValueError, IndexError) as error:
                 if i == len(lines):  # no line end: it was still being written
                     break

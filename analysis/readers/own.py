@@ -15,6 +15,7 @@ from analysis.readers.cleaning import Table, printable
 from analysis.readers.found import Found
 from analysis.readers.labels import Label
 from analysis.readers.regimes import read_events
+from analysis.readers.scalars import MOST_CELLS
 from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, read_header, read_log, read_regular
 
 BUSY = 1.3  # wall seconds a CPU-second from which on a run on a CPU is said to have shared its machine
@@ -56,7 +57,10 @@ def read(path: Path) -> list[Found]:
     rows = [row for row in content.rows if row.get("kind") == "eval"]
     if not rows:
         raise UserError(f"{path}: no evaluation in it (no row of kind eval), so there is no curve to fit")
-    columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(k for row in rows for k in row)}
+    keys = dict.fromkeys(k for row in rows for k in row)
+    if len(keys) * len(rows) > MOST_CELLS:
+        raise UserError(f"{path}: {len(rows)} evaluations of {len(keys)} different fields are more than fit in memory")
+    columns = {printable(key): [row.get(key) for row in rows] for key in keys}
     lines = [i for i, row in enumerate(content.rows, start=1) if row.get("kind") == "eval"]
     said: list[Finding] = []
     if content.cut:

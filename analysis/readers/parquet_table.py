@@ -77,9 +77,9 @@ def read_parquet(path: Path) -> tuple[Table, list[str], str]:
         columns: dict[str, list[Any]] = {}
         for name in usable:
             if schema.names.count(name) == 1:  # of a name that stands twice neither can be meant
-                columns[printable(name)] = [
-                    cell for chunk in file.read([name]).column(name).chunks for cell in _cells(chunk)
-                ]
+                column = file.read([name]).column(name)
+                column.validate(full=True)  # of damage that no sum tells: places outside a dictionary or a text
+                columns[printable(name)] = [cell for chunk in column.chunks for cell in _cells(chunk)]
     except UserError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:

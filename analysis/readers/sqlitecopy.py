@@ -3,7 +3,8 @@
 Promises: the file and what lies beside it are copied and only the copy is opened: nothing is locked, created or written
 where the file lies, and rows that are still in its write-ahead log or are taken back by its journal are seen as the
 program that wrote them sees them. A copy during which the file changed is made again. Views, triggers and virtual
-tables are never read, so that a file brings data and no code.
+tables are never read, so that a file brings data and no code. The work is bounded by the size of the file: the pages of
+a hostile one may lead in circles, so that 40 kB hold more rows than can ever be read.
 """
 
 from __future__ import annotations
@@ -59,13 +60,22 @@ def opened(path: Path, tables: Mapping[str, tuple[str, ...]], what: str) -> Iter
         try:
             with closing(sqlite3.connect(copy)) as connection:
                 connection.text_factory = _text
+                _bound(connection, sum(part.stat().st_size for part in Path(folder).iterdir()))
                 connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_TEXT)
                 connection.execute("PRAGMA trusted_schema = OFF")
                 connection.execute("PRAGMA cell_size_check = ON")
+                connection.execute("PRAGMA ignore_check_constraints = ON")  # those of the file would be computed
                 _check(connection, path, tables, what)
                 yield Copy(connection, sha256)
-        except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:  # the last: of a message that quotes damage
-            raise UserError(f"{path}: cannot be read as {what}: {printable(str(error))}") from error
+        # A message that quotes damage may be no text; of some damage SQLite says that the memory is not enough.
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError, MemoryError) as error:
+            said = printable(str(error))[:200] or "it is damaged, or larger than the memory that is left"
+            said = (
+                "its pages lead in circles, or many runs share tables without an index"
+                if said == "interrupted"
+                else said
+            )
+            raise UserError(f"{path}: cannot be read as {what}: {said}") from error
 
 
 def names_table(path: Path, head: bytes, *names: str) -> bool:
@@ -76,13 +86,20 @@ def names_table(path: Path, head: bytes, *names: str) -> bool:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
             connection.text_factory = _text
+            _bound(connection, path.stat().st_size)
             there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except (sqlite3.Error, OSError, ValueError):
+    except (sqlite3.Error, OSError, ValueError, MemoryError):  # the last: what SQLite says of some damage
         pass  # it is being written, or is none
     if not there.issuperset(names):  # tables that are new stand in the write-ahead log alone
         beside = head_of(Path(f"{os.fspath(path)}-wal"))
         there |= {name for name in names if f"CREATE TABLE {name} (".encode() in beside}
     return there.issuperset(names)
+
+
+def _bound(connection: sqlite3.Connection, size: int) -> None:
+    """End what takes more than ten million steps and a hundred for each byte."""
+    left = iter(range(10 + size // 10_000))
+    connection.set_progress_handler(lambda: next(left, None) is None, 1_000_000)
 
 
 def _text(raw: bytes) -> str:
@@ -99,6 +116,10 @@ def _check(connection: sqlite3.Connection, path: Path, tables: Mapping[str, tupl
             missing += [f"{name}.{column}" for column in columns if column not in there]
     if missing:
         raise UserError(f"{path}: not {what} of a version that is known: it has no {', '.join(missing)}")
+    for name in tables:  # the first thing that is said of a table is of its pages, if anything is wrong with them
+        (said,) = connection.execute(f"PRAGMA quick_check({name})").fetchone()
+        if str(said).startswith("***"):
+            raise sqlite3.DatabaseError(f"{name}: {str(said).splitlines()[-1]}")
 
 
 def _copied(path: Path, copy: Path) -> str:

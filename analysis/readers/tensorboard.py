@@ -241,7 +241,7 @@ def _of_tensor(tensor: Any) -> float | None:
     try:
         value: float = np.asarray(make_ndarray(tensor)).reshape(-1)[0].item()
         return float(value)
-    except (TypeError, ValueError, IndexError, KeyError):
+    except (AttributeError, TypeError, ValueError, IndexError, KeyError, OverflowError):  # the first: of texts
         return None
 
 

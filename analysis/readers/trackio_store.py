@@ -27,12 +27,12 @@ from scalerl.runlog import UserError
 NAME = "trackio"
 TABLES = {"metrics": ("id", "timestamp", "run_name", "step", "metrics")}
 _RUNS = "SELECT run_id FROM metrics GROUP BY run_id ORDER BY min(id)"
-_ROWS = "SELECT id, timestamp, run_name, step, metrics FROM metrics WHERE run_id = ? ORDER BY id"
-_CONFIG = "SELECT config FROM configs WHERE run_id = ?"
+_ROWS = "SELECT id, timestamp, run_name, step, metrics FROM metrics WHERE run_id IS ? ORDER BY id"
+_CONFIG = "SELECT config FROM configs WHERE run_id IS ?"
 # Before a run had an id, its name told it apart.
 _OLD_RUNS = "SELECT run_name FROM metrics GROUP BY run_name ORDER BY min(id)"
-_OLD_ROWS = "SELECT id, timestamp, run_name, step, metrics FROM metrics WHERE run_name = ? ORDER BY id"
-_OLD_CONFIG = "SELECT config FROM configs WHERE run_name = ?"
+_OLD_ROWS = "SELECT id, timestamp, run_name, step, metrics FROM metrics WHERE run_name IS ? ORDER BY id"
+_OLD_CONFIG = "SELECT config FROM configs WHERE run_name IS ?"
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has no other way to say these
 
 
@@ -84,7 +84,8 @@ def _run(path: Path, sha256: str, rows: Iterator[tuple[Any, ...]], config: dict[
         label = replace(label, seed=seed)
     findings: tuple[Finding, ...] = ()
     if bad:
-        what = f"{len(bad)} rows of {label.name} are not a JSON object (id {', '.join(map(str, bad[:3]))})"
+        places = ", ".join(printable(str(place))[:20] for place in bad[:3])
+        what = f"{len(bad)} rows of {label.name} are not a JSON object (id {places})"
         findings = (finding("rows-dropped", what, float(len(bad))),)
     run = Found(
         label,

@@ -107,7 +107,10 @@ def _page(path: Path, table: Table, sha256: str) -> list[Found]:
         cells = [table.columns[name] for name in metrics.values()]
         rows = [i for i in range(len(table.lines)) if any(column[i] != "" for column in cells)]
         averaged = sum(
-            _differs(table, name, i) for name in metrics.values() if name + _LOW in table.columns for i in rows
+            _differs(table, name, i)
+            for name in metrics.values()
+            if {name + _LOW, name + _HIGH} <= table.columns.keys()
+            for i in rows
         )
         what = f"{len(rows)} points that W&B's page handed out: a sample of what was logged"
         if averaged:
@@ -120,7 +123,10 @@ def _page(path: Path, table: Table, sha256: str) -> list[Found]:
         step = x if x.strip().lower() in {"step", "_step"} or x.lower().endswith("global_step") else None
         said = finding("sampled", what, float(len(rows)), severity="warning" if averaged else "note")
         found.append(Found(label, part, path, sha256, NAME, step=step, findings=(said,)))
-    return [one for one in found if one.table.lines]
+    found = [one for one in found if one.table.lines]
+    if not found:
+        raise UserError(f"{path}: no row of it holds a value of a run")
+    return found
 
 
 def _differs(table: Table, name: str, i: int) -> bool:
