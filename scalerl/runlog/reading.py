@@ -40,7 +40,7 @@ def read_log(path: str | os.PathLike[str]) -> LogContent:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_constant=_no_constant)
+            row = _DECODER.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except (ValueError, RecursionError) as error:
             if number == len(lines) and rows:  # no newline behind it: the write was cut
                 return LogContent(rows, cut=True)
@@ -72,3 +72,6 @@ def read_header(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # made once: it costs more than a row
