@@ -80,16 +80,3 @@ def test_a_warm_up_can_be_made_and_used(tmp_path, capsys, monkeypatch):
     assert "parameters" in capsys.readouterr().out
     assert main(["warmup", "--task", "addition", "--output", str(tmp_path / "m")]) == 2
     assert "exists already" in capsys.readouterr().err
-
-
-def test_the_demo_from_end_to_end(tmp_path, capsys):
-    """The real thing, six updates a recipe, from the checkpoint that ships."""
-    folder = tmp_path / "demo"
-    assert main(["demo", "--output", str(folder), "--seed", "7", "--steps", "6"]) in (0, 1)
-    told = capsys.readouterr().out
-    assert "scalerl/seed7" in told and "grpo/seed7" in told and "not tested" in told
-    assert {p.name for p in folder.iterdir()} == {"prompts", "scalerl", "grpo", "curves.png", "report.html"}
-    report = (folder / "report.html").read_text()
-    assert "grpo" in report and "<script" not in report
-    assert main(["demo", "--output", str(folder)]) == 2
-    assert "exists already" in capsys.readouterr().err
