@@ -62,9 +62,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scalerl",
         description="Scaling curves for reinforcement learning of language models: train, fit, compare.",
+        epilog="To see it work: scalerl demo. With logs of your own: scalerl logs PATH, then scalerl fit PATH. "
+        "Options of a command: scalerl COMMAND --help.",
     )
     parser.add_argument("--version", action="version", version=f"scalerl {scalerl.__version__}")
-    parser.add_argument("--debug", action="store_true", help="show a traceback instead of one line")
+    parser.add_argument("--debug", action="store_true", help="where something fails, show the traceback")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     from scalerl.commands import check_data, completion, demo, evaluate, prepare, recipes, train, warmup

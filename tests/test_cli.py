@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from scalerl.cli import main
+from scalerl.cli import main, make_parser
 from scalerl.config import ScaleRLConfig
 
 
@@ -80,3 +80,12 @@ def test_a_warm_up_can_be_made_and_used(tmp_path, capsys, monkeypatch):
     assert "parameters" in capsys.readouterr().out
     assert main(["warmup", "--task", "addition", "--output", str(tmp_path / "m")]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_every_command_and_option_says_what_it_is_for():
+    (commands,) = (action for action in make_parser()._actions if isinstance(action.choices, dict))
+    assert len(commands.choices) >= 18
+    for name, parser in commands.choices.items():
+        assert parser.description, name
+        assert [a.dest for a in parser._actions if not a.help and a.dest != "shell"] == [], name
+        assert max(map(len, parser.format_usage().splitlines())) <= 100
