@@ -47,10 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if args.debug or error.name is None or error.name.split(".")[0] not in _TRAIN_PACKAGES:
             raise
-        complain(
-            f"this command needs the trainer, and {error.name} is missing: pip install 'scalerl[train]', "
-            "in a clone '.[train]'"
-        )
+        complain(f"this command needs the trainer, and {error.name} is missing: pip install 'scalerl[train]'")
         return 2
     except KeyboardInterrupt:
         print("scalerl: interrupted", file=sys.stderr)

@@ -83,7 +83,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=PATTERN",
-        help="runs whose name matches the pattern are seeds of this recipe, where columns and file names do not say so; "
+        help="runs whose name matches the pattern are seeds of this recipe, where columns and file names do not tell; "
         "repeatable",
     )
 
