@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.metavar in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(parser, args.shell, preamble=preamble))
+    print(shtab.complete(parser, args.shell, preamble=preamble.get(args.shell, "")))
     return 0
 
 
