@@ -84,7 +84,7 @@ def setup(app: Sphinx) -> None:
     """Give pages the sidebar, formulas a shape, and the site an entry."""
     app.add_html_math_renderer("mathml", (_mathml, None), (_mathml, None))
     app.connect("source-read", _add_nav)
-    app.connect("autodoc-process-docstring", _add_field)
+    app.connect("autodoc-process-docstring", _add_field, priority=400)
     app.connect("build-finished", _add_index)
 
 
@@ -96,12 +96,17 @@ def _add_nav(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def _add_field(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """What a field of a configuration may be, and is if nobody sets it; its docstring says neither."""
+    """What a field of a configuration may be, and is if nobody sets it; its docstring says neither.
+
+    It comes before napoleon, which takes what stands before a colon in the first line of an attribute for its type.
+    """
     home, _, last = name.rpartition(".")
     field = ScaleRLConfig.model_fields.get(last) if home == "scalerl.config.ScaleRLConfig" else None
     if field is not None:
         kind, default = formatannotation(field.annotation), field.get_default(call_default_factory=True)
-        lines[:0] = [f"``{kind.removeprefix('typing.')} = {default!r}``", ""]
+        lines[:0] = [f"``{kind.replace('typing.', '')} = {default!r}``", ""]
+    elif what in {"attribute", "property"}:
+        lines[:0] = ["..", ""]  # a comment
 
 
 def _mathml(self: HTML5Translator, node: math | math_block) -> None:
