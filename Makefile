@@ -1,6 +1,6 @@
 # make demo   train two small recipes, fit, compare, report       make test   the tests
 # make lab    JupyterLab on the notebooks                         make lint   ruff and mypy
-# make study  the recipes over seeds, hours of machine time
+# make study  the recipes over seeds, hours of machine time         make docs   the site, build/site/index.html
 PYTHON ?= python3
 SEED ?= 0
 # Extra arguments for pip, for example an index that has a CPU-only torch (see README).
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: demo test lint lab study clean
+.PHONY: demo test lint lab docs study clean
 demo: $(VENV)/.train
 	$(BIN)/scalerl demo --seed $(SEED) $(if $(STEPS),--steps $(STEPS)) $(if $(OUTPUT),--output $(OUTPUT))
 
@@ -25,6 +25,11 @@ lint: $(VENV)/.dev
 
 lab: $(VENV)/.notebook
 	$(BIN)/jupyter lab notebooks
+
+# Warnings are errors; no notebook is run, no page asks the network for anything.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees -c docs . build/site
+	@echo "open build/site/index.html"
 
 clean:
 	rm -rf $(VENV) build *.egg-info
@@ -44,7 +49,12 @@ $(VENV)/.notebook: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[train,notebook]'
 	@touch $@ $(VENV)/.train
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing what the site needs into $(VENV), about three minutes"
+	$(PIP) -e '.[train,docs]'
+	@touch $@ $(VENV)/.train
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing what the tests need into $(VENV), about three minutes"
 	$(PIP) -e '.[train,notebook,dev]'
-	@touch $@ $(VENV)/.train $(VENV)/.notebook
+	@touch $@ $(VENV)/.train $(VENV)/.notebook $(VENV)/.docs

@@ -22,7 +22,7 @@ _TRAIN_PACKAGES = {"torch", "transformers", "safetensors", "tokenizers", "pydant
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 1 (the data allow no result), 2 (a mistake in the call) or 130 (interrupted)."""
-    parser = _parser()
+    parser = make_parser()
     args = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of runs may hold what the terminal's encoding has not
@@ -47,29 +47,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if args.debug or error.name is None or error.name.split(".")[0] not in _TRAIN_PACKAGES:
             raise
-        complain(
-            f"this command needs the trainer, and {error.name} is missing: in the repository pip install '.[train]'"
-        )
+        complain(f"this command needs the trainer, and {error.name} is missing: pip install 'scalerl[train]'")
         return 2
     except KeyboardInterrupt:
         print("scalerl: interrupted", file=sys.stderr)
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each sets `run`, a function from the parsed arguments to an exit code."""
     parser = argparse.ArgumentParser(
         prog="scalerl",
         description="Scaling curves for reinforcement learning of language models: train, fit, compare.",
+        epilog="To see it work: scalerl demo. With logs of your own: scalerl logs PATH, then scalerl fit PATH. "
+        "Options of a command: scalerl COMMAND --help.",
     )
     parser.add_argument("--version", action="version", version=f"scalerl {scalerl.__version__}")
-    parser.add_argument("--debug", action="store_true", help="show a traceback instead of one line")
+    parser.add_argument("--debug", action="store_true", help="where something fails, show the traceback")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    from scalerl.commands import check_data, demo, evaluate, prepare, recipes, train, warmup
+    from scalerl.commands import check_data, completion, demo, evaluate, prepare, recipes, train, warmup
 
     for command in (demo, prepare, check_data, warmup, train, evaluate, recipes):
         command.add_command(commands)
     add_commands(commands)
+    completion.add_command(commands)
     return parser
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from scalerl.places import find_shipped
 from scalerl.runlog import RunLogError, UserError, read_regular
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -390,6 +391,8 @@ def _read_yaml(source: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{source}: a configuration is a list of `key: value` lines")
+    if path.parent == RECIPES and "model_name" in values:
+        values["model_name"] = find_shipped(values["model_name"])
     return values
 
 

@@ -10,6 +10,7 @@ from typing import IO
 
 from scalerl.config import load_config
 from scalerl.data import prepare
+from scalerl.places import refuse_no_model
 from scalerl.runlog import UserError
 
 RECIPES = ("scalerl", "grpo")
@@ -24,9 +25,7 @@ def train_demo(output: str | None, *, seed: int = 0, steps: int | None = None) -
         If the folder exists, the starting checkpoint is missing, or a run fails.
     """
     limit = [] if steps is None else [f"max_steps={steps}"]
-    model = load_config([RECIPES[0], "demo"], limit).model_name
-    if not Path(model).is_dir():
-        raise UserError(f"{model}: not found; run the demo from the folder of the repository")
+    refuse_no_model(load_config([RECIPES[0], "demo"], limit).model_name)
     folder = Path(output) if output else _new_folder(Path(f"runs/demo-seed{seed}"))
     if folder.exists():
         raise UserError(f"{folder}: exists already; choose another --output or move it away")

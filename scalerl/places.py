@@ -26,6 +26,18 @@ def refuse_no_model(name: str) -> None:
         raise UserError(f"model_name: there is no directory {name}")
 
 
+def find_shipped(name: str) -> str:
+    """Return where a checkpoint that a shipped size names lies: here as in a clone, else in the package or beside it.
+
+    Examples
+    --------
+    >>> find_shipped("nowhere")
+    'nowhere'
+    """
+    package = Path(__file__).parent
+    return next((str(at / name) for at in (Path(), package, package.parent) if (at / name).is_dir()), name)
+
+
 def refuse_gone_model(name: str) -> None:
     """Raise `UserError` if the starting checkpoint of a run to go on with is not here, and cannot be the hub's."""
     if not Path(name).is_dir() and not _may_be_on_hub(name):

@@ -16,6 +16,8 @@ ALLOWED = {
     "tests/test_reporting.py::test_a_browser_opens_it_without_a_complaint*": "needs a browser (chromium)",
     "tests/test_rewards_gym.py*": "needs the extra gym, which wants a C compiler to install",
     "tests/test_rewards_code.py::test_the_numbers_of_calls_are_those_of_the_kernel*": "needs kernel headers",
+    "tests/test_completion.py::test_fish_*": "needs fish",
+    "tests/test_completion.py::test_zsh_*": "needs zsh",
     "tests/test_gpu*.py::*": "needs a CUDA device",
 }
 """Patterns of test names, and why these may be skipped."""

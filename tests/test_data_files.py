@@ -214,7 +214,7 @@ def test_a_missing_package_is_one_line(tmp_path, missing):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert re.search(rf"{missing}, which is missing: in the repository pip install '\.\[data\]'", done.stderr)
+    assert re.search(rf"{missing}, which is missing: pip install 'scalerl\[data\]'", done.stderr)
     assert not (tmp_path / "out").exists()
 
 

@@ -113,7 +113,7 @@ def test_the_schedule_and_all_that_a_run_keeps_or_watches_besides_tensors_need_n
 
 def test_help_and_package_imports_load_nothing_heavy():
     for code in (
-        "import scalerl.cli, sys; scalerl.cli._parser().format_help()",
+        "import scalerl.cli, sys; scalerl.cli.make_parser().format_help()",
         "import analysis, scalerl.runlog, sys",
     ):
         probe = f"{code}; print([m for m in {HEAVY!r} if m in sys.modules])"

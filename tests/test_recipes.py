@@ -15,8 +15,8 @@ from scalerl.runlog import STEP_FIELDS
 
 SIZES = ("demo",)
 PAGE = Path("docs/recipes.md").read_text(encoding="utf-8")
-SECTIONS = dict(re.findall(r"^## (\S+)\n(.*?)(?=^#)", PAGE, flags=re.MULTILINE | re.DOTALL))
-AXES = re.search(r"^# Axes\n(.*?)(?=^# )", PAGE, flags=re.MULTILINE | re.DOTALL)
+SECTIONS = dict(re.findall(r"^### (\S+)\n(.*?)(?=^#)", PAGE, flags=re.MULTILINE | re.DOTALL))
+AXES = re.search(r"^## Axes\n(.*?)(?=^## )", PAGE, flags=re.MULTILINE | re.DOTALL)
 NAMES = [name for name in recipes() if name not in SIZES]
 
 # What the paper's Figure 7 leaves out, in the words of the configuration.

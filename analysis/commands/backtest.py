@@ -32,7 +32,13 @@ def add_command(subparsers: Subparsers) -> None:
         metavar="2x",
         help="multiple of the compute that is known; repeatable (default: 1.5x, 2x and 4x)",
     )
-    parser.add_argument("--origins", type=int, default=20, metavar="N", help="evaluations to forecast from (20)")
+    parser.add_argument(
+        "--origins",
+        type=int,
+        default=20,
+        metavar="N",
+        help="at most this many evaluations of a run are forecast from (20)",
+    )
     parser.add_argument("--level", type=number_of, default=0.95, help="level of the bands (0.95)")
     parser.add_argument(
         "--inflation",

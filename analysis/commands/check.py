@@ -24,7 +24,10 @@ _EXITS = "Exit code: 0 healthy, or notes and warnings only; 1 a finding is an er
 def add_command(subparsers: Subparsers) -> None:
     """Add the command to a parser."""
     parser = subparsers.add_parser(
-        "check", help="look at the health of runs before fitting them", description=run.__doc__, epilog=_EXITS
+        "check",
+        help="is a run healthy enough to be fitted, and which field to change",
+        description=run.__doc__,
+        epilog=_EXITS,
     )
     add_columns(parser)
     parser.add_argument(

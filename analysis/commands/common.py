@@ -20,16 +20,25 @@ if TYPE_CHECKING:
 
 METHODS = ("posterior", "profile", "bootstrap", "lsq", "paper")  # of analysis.fits.methods; a test holds them equal
 FIGURES = ("png", "svg", "pdf")
-_PATHS = "run folders, logs of any trainer (scalerl logs lists them), folders of these, or quoted patterns"
+_PATHS = (
+    "run folders, logs of any trainer, tables, folders of these, or quoted patterns; scalerl logs shows what is there"
+)
 
 
 def add_paths(parser: argparse.ArgumentParser) -> None:
     """Add what every command reads: paths, columns and the window."""
     add_columns(parser)
     parser.add_argument(
-        "--from", "--skip-below", dest="start", type=number_of, metavar="C", help="leave out points before this compute"
+        "--from",
+        "--skip-below",
+        dest="start",
+        type=number_of,
+        metavar="C",
+        help="leave out evaluations before this compute",
     )
-    parser.add_argument("--to", dest="stop", type=number_of, metavar="C", help="leave out points after this compute")
+    parser.add_argument(
+        "--to", dest="stop", type=number_of, metavar="C", help="leave out evaluations after this compute"
+    )
     add_recipe(parser)
 
 
@@ -44,9 +53,14 @@ def add_columns(parser: argparse.ArgumentParser, metavar: str = "PATH", what: st
         help="pass-rate column (default: pass_rate, accuracy, or the one evaluation that the format knows); "
         "repeatable: each run has the first that it holds",
     )
-    parser.add_argument("--scale", type=number_of, metavar="F", help="factor that makes a fraction of the pass rate")
     parser.add_argument(
-        "--y-range", type=range_of, metavar="LO:HI", help="in its place: the values that mean none and all right"
+        "--scale", type=number_of, metavar="F", help="factor that makes the pass rate a fraction, as .01 for percent"
+    )
+    parser.add_argument(
+        "--y-range",
+        type=range_of,
+        metavar="LO:HI",
+        help="instead of --scale: the values that mean none right and all right, as --y-range=-1:1",
     )
 
 
@@ -55,7 +69,10 @@ def add_places(parser: argparse.ArgumentParser, metavar: str = "PATH", what: str
     parser.add_argument("paths", nargs="+", metavar=metavar, help=what)
     parser.add_argument("--format", metavar="NAME", help="format of the logs (default: told from their content)")
     parser.add_argument(
-        "--devices", type=number_of, metavar="N", help="devices of each run, where its log has seconds only"
+        "--devices",
+        type=number_of,
+        metavar="N",
+        help="GPUs that each run held, where its log has seconds and no GPU-hours",
     )
 
 
@@ -66,7 +83,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=PATTERN",
-        help="runs whose name matches are seeds of this recipe, where columns and file names do not say it; repeatable",
+        help="runs whose name matches the pattern are seeds of this recipe, where columns and file names do not tell; "
+        "repeatable",
     )
 
 
@@ -77,15 +95,19 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         "--r0",
         default="free",
         metavar="free|first|shared|VALUE",
-        help="fit R0, hold it, or share it over runs from one checkpoint",
+        help="R0, the pass rate before training: fitted (free), the first evaluation, one for all runs from one "
+        "checkpoint (shared), or a value (default: free)",
     )
     parser.add_argument(
-        "--method", default="posterior", choices=METHODS, help="where values and limits come from (default: posterior)"
+        "--method",
+        default="posterior",
+        choices=METHODS,
+        help="where values and limits come from (default: posterior; the others are what other tools would say)",
     )
     parser.add_argument(
         "--up-to-peak",
         action="store_true",
-        help="where a run decays, fit it up to its peak and claim nothing past that",
+        help="where a run decays, fit it up to its peak, and claim nothing of what comes behind",
     )
 
 
@@ -116,7 +138,9 @@ def save_figure(args: argparse.Namespace, axes: Axes) -> None:
 def add_output(parser: argparse.ArgumentParser, example: str, what: str) -> None:
     """Add the file that is written, and how far a figure goes."""
     parser.add_argument("-o", "--output", type=Path, required=True, metavar=example.upper(), help=what)
-    parser.add_argument("--extend", type=number_of, default=4.0, metavar="N", help="draw to N times the compute (4)")
+    parser.add_argument(
+        "--extend", type=number_of, default=4.0, metavar="N", help="draw curves up to N times the compute so far (4)"
+    )
     parser.add_argument("--force", action="store_true", help="write over an existing file")
 
 

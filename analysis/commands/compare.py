@@ -26,7 +26,9 @@ FIGURES = ("forest", "line", "leave-one-out")
 
 def add_command(subparsers: Subparsers) -> None:
     """Add the command to a parser; it sets `run`, a function of the parsed arguments that returns an exit code."""
-    parser = subparsers.add_parser("compare", help="compare recipes, with doubt", description=run_compare.__doc__)
+    parser = subparsers.add_parser(
+        "compare", help="compare recipes over their seeds: ceiling, speed, how sure", description=run_compare.__doc__
+    )
     add_reading(parser)
     parser.add_argument(
         "--at", action="append", default=[], metavar="C", help="compute to compare at, or 2x of what all have reached"
@@ -35,15 +37,25 @@ def add_command(subparsers: Subparsers) -> None:
         "--target", action="append", default=[], type=number_of, metavar="RATE", help="pass rate to reach; repeatable"
     )
     parser.add_argument("--by", default="A", metavar="A|C", help="rank by the ceiling (default) or at a compute")
-    parser.add_argument("--seed-sd", type=number_of, metavar="SD", help="how much seeds differ, where one seed is all")
-    parser.add_argument("--level", type=number_of, default=0.95, metavar="L", help="of all limits (.95)")
+    parser.add_argument(
+        "--seed-sd",
+        type=number_of,
+        metavar="SD",
+        help="standard deviation of A between seeds, where a recipe has one seed",
+    )
+    parser.add_argument("--level", type=number_of, default=0.95, metavar="L", help="level of all limits (0.95)")
     parser.add_argument("--nested", action="store_true", help="also test which parameters the runs share")
     add_results(parser)
-    parser.add_argument("--figure", choices=FIGURES, help="which figure (forest)")
+    parser.add_argument("--figure", choices=FIGURES, help="with -o: which figure (forest)")
     parser.add_argument(
-        "--ceiling", type=number_of, metavar="A", help="common ceiling that B is refitted at (default: of those alike)"
+        "--ceiling",
+        type=number_of,
+        metavar="A",
+        help="common ceiling at which B is fitted again (default: that of the recipes alike)",
     )
-    parser.add_argument("--full", metavar="RECIPE", help="of leave-one-out: the whole recipe (default: the best)")
+    parser.add_argument(
+        "--full", metavar="RECIPE", help="with --figure leave-one-out: the whole recipe (default: the best)"
+    )
     parser.set_defaults(run=run_compare)
 
 

@@ -32,7 +32,13 @@ def add_command(subparsers: Subparsers) -> None:
         metavar="N",
         help="total compute as a multiple of what a run has; repeatable (default: 1.5, 2 and 4)",
     )
-    parser.add_argument("--reach", type=number_of, default=2.0, metavar="N", help="wanted reach (2)")
+    parser.add_argument(
+        "--reach",
+        type=number_of,
+        default=2.0,
+        metavar="N",
+        help="reach that is wanted, as a multiple of the compute (2)",
+    )
     parser.add_argument(
         "--until", type=number_of, metavar="C", help="compute that stop-or-go and the ranking look to (default: twice)"
     )
@@ -46,7 +52,11 @@ def add_command(subparsers: Subparsers) -> None:
         "--seed-sd", type=number_of, metavar="SD", help="standard deviation of A between seeds, for power and ranking"
     )
     parser.add_argument(
-        "--seeds", action="append", type=int, metavar="N", help="seeds a recipe; repeatable (2, 3, 5, 8)"
+        "--seeds",
+        action="append",
+        type=int,
+        metavar="N",
+        help="numbers of seeds a recipe to give the power for; repeatable (2, 3, 5 and 8)",
     )
     parser.add_argument("--futures", type=int, default=16, metavar="N", help="simulated futures a budget (16)")
     add_results(parser)

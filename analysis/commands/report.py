@@ -26,7 +26,12 @@ def add_command(subparsers: Subparsers) -> None:
     report.add_argument(
         "--until", type=number_of, metavar="C", help="compute that stop-or-go and the ranking look to (default: twice)"
     )
-    report.add_argument("--seed-sd", type=number_of, metavar="SD", help="how much seeds differ, where one seed is all")
+    report.add_argument(
+        "--seed-sd",
+        type=number_of,
+        metavar="SD",
+        help="standard deviation of A between seeds, where a recipe has one seed",
+    )
     report.set_defaults(run=run)
 
 

@@ -23,7 +23,12 @@ def add_command(subparsers: Subparsers) -> None:
         "watch", help="follow growing logs: curve, forecast, reach, time left", description=run.__doc__
     )
     add_columns(parser, metavar="RUN", what="run folders, logs or CSV files; they may come later")
-    parser.add_argument("--until", type=number_of, metavar="C", help="compute to forecast (default: the run's own end)")
+    parser.add_argument(
+        "--until",
+        type=number_of,
+        metavar="C",
+        help="compute to forecast to (default: the end that the run has set itself)",
+    )
     parser.add_argument("--every", type=number_of, default=10.0, metavar="S", help="seconds between looks (10)")
     parser.add_argument("--once", action="store_true", help="print one frame and end; the default where no one watches")
     parser.add_argument("--ascii", action="store_true", help="draw with plain characters")

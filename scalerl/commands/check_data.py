@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 def add_command(subparsers: Subparsers) -> None:
     """Add the command to a parser."""
-    parser = subparsers.add_parser("check-data", help="prompts as the model sees them, token lengths, reference scores")
-    parser.add_argument("--data", required=True, metavar="F")
+    parser = subparsers.add_parser(
+        "check-data",
+        help="show prompts as the model sees them, lengths, and whether answers score",
+        description=run.__doc__,
+    )
+    parser.add_argument("--data", required=True, metavar="F", help="prompts and answers, as for train")
     parser.add_argument(
         "--model", metavar="M", help="model directory or hub name; without it nothing is counted in tokens"
     )
@@ -23,13 +27,16 @@ def add_command(subparsers: Subparsers) -> None:
         "--config", action="append", default=[], metavar="F", help="as in train: the reward and prompt_tokens are read"
     )
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="change one field; repeatable")
-    parser.add_argument("--n", type=natural, default=5, metavar="N", help="prompts to print")
+    parser.add_argument("--n", type=natural, default=5, metavar="N", help="prompts to print (5)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print prompts, lengths and reference scores; return 1 if the data cannot be trained on as they are."""
+    """Show prompts as the model sees them, their lengths, and whether the reference answers score.
+
+    Exit status 1: the data cannot be trained on as they are.
+    """
     from scalerl.config import load_config
     from scalerl.places import refuse_no_file, refuse_no_model
 

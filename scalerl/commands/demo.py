@@ -13,15 +13,19 @@ if TYPE_CHECKING:
 
 def add_command(subparsers: Subparsers) -> None:
     """Add the command to a parser."""
-    parser = subparsers.add_parser("demo", help="train two small recipes, fit, compare, and write a report")
+    parser = subparsers.add_parser(
+        "demo", help="train two small recipes, fit, compare, and write a report", description=run.__doc__
+    )
     parser.add_argument("--output", metavar="DIR", help="folder to make (default: runs/demo-seedN)")
-    parser.add_argument("--seed", type=natural, default=0, metavar="N")
-    parser.add_argument("--steps", type=natural, metavar="N", help="updates a recipe, fewer for a quick look")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="of prompts, order and sampling (0)")
+    parser.add_argument(
+        "--steps", type=natural, metavar="N", help="updates of each recipe (160); fewer for a quick look"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train two small recipes, fit, compare, and write a report."""
+    """Train two small recipes side by side, fit and compare them, and write a report: minutes on two CPU cores."""
     from scalerl.cli import main  # the demo is what a person would type
     from scalerl.demo import train_demo
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def add_command(subparsers: Subparsers) -> None:
     """Add the command to a parser."""
-    parser = subparsers.add_parser("evaluate", help="pass@k and majority@k of a saved model, with intervals")
+    parser = subparsers.add_parser(
+        "evaluate", help="pass@k and majority@k of a saved model, with intervals", description=run.__doc__
+    )
     parser.add_argument(
         "--model-path",
         required=True,
@@ -29,11 +31,19 @@ def add_command(subparsers: Subparsers) -> None:
         help="model directory (a run's model/ or any other), checkpoints/step-N of a run, or a .pt file with --base; "
         "several, or a pattern as 'RUN/checkpoints/*', are evaluated one after the other",
     )
-    parser.add_argument("--eval-data", required=True, action="append", metavar="F", help="repeat for several data sets")
-    parser.add_argument("--output-file", required=True, type=Path, metavar="F.json")
+    parser.add_argument(
+        "--eval-data",
+        required=True,
+        action="append",
+        metavar="F",
+        help="prompts and answers; repeat for several data sets",
+    )
+    parser.add_argument("--output-file", required=True, type=Path, metavar="F.json", help="file to write")
     parser.add_argument("--k", type=int, metavar="N", help="completions a prompt (default: eval_generations)")
     parser.add_argument("--seed", type=natural, metavar="N", help="of the sampling noise (default: eval_seed)")
-    parser.add_argument("--temperature", type=float, metavar="T")
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help="of the sampling (default: that of the configuration)"
+    )
     parser.add_argument(
         "--batch", type=int, metavar="N", help="completions decoded at once (default: slots, at most 512)"
     )
@@ -45,7 +55,13 @@ def add_command(subparsers: Subparsers) -> None:
         metavar="F",
         help="lengths, task and precision; by default those of the run that the model lies in, or of --run",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="change one field; repeatable")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="change a field that scalerl recipes --fields lists; repeatable",
+    )
     parser.add_argument("--run", type=Path, metavar="DIR", dest="folder", help="add the scores to the log of this run")
     parser.add_argument("--step", type=natural, metavar="N", help="with --run: update that the model is from")
     parser.add_argument("--force", action="store_true", help="write over an existing file")

@@ -25,36 +25,54 @@ OWN: dict[str, Any] = {  # options of --input alone, with their defaults
 
 def add_command(subparsers: Subparsers) -> None:
     """Add the command to a parser."""
-    parser = subparsers.add_parser("prepare", help="write train.json, eval.json and test.json of a task or of own data")
+    parser = subparsers.add_parser(
+        "prepare", help="write train.json, eval.json and test.json of a task or of own data", description=run.__doc__
+    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--task", metavar="NAME", help="chain or addition")
+    source.add_argument("--task", metavar="NAME", help="make prompts of a task: chain, addition or reasoning-gym:NAME")
     source.add_argument(
         "--input",
         nargs="+",
         type=place,
         metavar="RAW",
-        help="JSON, JSONL, Parquet, a folder of these, or a folder of datasets.save_to_disk",
+        help="take own prompts: JSON, JSONL, Parquet, a folder of these, or a folder of datasets.save_to_disk",
     )
-    parser.add_argument("--output", required=True, type=place, metavar="DIR")
+    parser.add_argument("--output", required=True, type=place, metavar="DIR", help="folder to make")
     parser.add_argument(
         "--sizes",
         type=natural,
         nargs=3,
         metavar=("TRAIN", "EVAL", "TEST"),
-        help="prompts; with --input TRAIN 0 means the rest",
+        help="number of prompts in each file; with --input a TRAIN of 0 means the rest",
     )
-    parser.add_argument("--seed", type=natural, default=0, metavar="N")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="of the draw or the split (0)")
     own = parser.add_argument_group("with --input")
-    own.add_argument("--shares", type=float, nargs=2, metavar=("EVAL", "TEST"), help="instead of --sizes, as .02 .02")
-    own.add_argument("--split", metavar="NAME", help="of a saved DatasetDict; train if not given")
-    own.add_argument("--prompt-column", metavar="NAME")
-    own.add_argument("--answer-column", metavar="NAME")
+    own.add_argument(
+        "--shares",
+        type=float,
+        nargs=2,
+        metavar=("EVAL", "TEST"),
+        help="shares of the prompts instead of --sizes, as .02 .02",
+    )
+    own.add_argument("--split", metavar="NAME", help="which split of a saved DatasetDict (train)")
+    own.add_argument("--prompt-column", metavar="NAME", help="column of the questions (default: found by its name)")
+    own.add_argument("--answer-column", metavar="NAME", help="column of the answers (default: found by its name)")
     own.add_argument("--model", type=place, metavar="DIR", help="count tokens with this model's tokenizer")
     own.add_argument(
-        "--prompt-tokens", type=natural, metavar="N", help="longest prompt; without --model 4 N characters"
+        "--prompt-tokens",
+        type=natural,
+        metavar="N",
+        help="leave out longer prompts (2048); without --model, those over 4 N characters",
     )
-    own.add_argument("--near-duplicates", type=_similarity, metavar="J", help="similarity from .7 to 1, or off")
-    own.add_argument("--decontaminate", nargs="+", type=place, metavar="FILE", help="test prompts to avoid")
+    own.add_argument(
+        "--near-duplicates",
+        type=_similarity,
+        metavar="J",
+        help="leave out prompts this alike, from .7 to 1 (.8), or off",
+    )
+    own.add_argument(
+        "--decontaminate", nargs="+", type=place, metavar="FILE", help="leave out prompts that stand in these test sets"
+    )
     parser.set_defaults(run=run, **OWN)
 
 

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 
 def add_command(subparsers: Subparsers) -> None:
     """Add the command to a parser."""
-    parser = subparsers.add_parser("recipes", help="list the recipes and sizes that ship")
-    parser.add_argument("--fields", action="store_true", help="list every field of a configuration instead")
+    parser = subparsers.add_parser("recipes", help="list the recipes and sizes that ship", description=run.__doc__)
+    parser.add_argument(
+        "--fields", action="store_true", help="list every field of a configuration, with its default, instead"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """List recipes and sizes, or every field of a configuration."""
+    """List the recipes and sizes that ship, which --config of train takes, or every field of a configuration."""
     from scalerl.config import ScaleRLConfig, recipes
 
     if args.fields:

@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 
 def add_command(subparsers: Subparsers) -> None:
     """Add the command to a parser."""
-    parser = subparsers.add_parser("train", help="train a recipe and log GPU-hours and pass rate")
+    parser = subparsers.add_parser(
+        "train", help="train a recipe and log GPU-hours and pass rate", description=run.__doc__
+    )
     parser.add_argument(
         "--config",
         action="append",
         default=[],
         metavar="F",
-        help="YAML file or the name of a shipped recipe or size; repeat to lay one over another",
+        help="YAML file, or name of a recipe or size that scalerl recipes lists; repeat to lay one over another",
     )
-    parser.add_argument("--train-data", metavar="F")
-    parser.add_argument("--eval-data", metavar="F")
+    parser.add_argument("--train-data", metavar="F", help="prompts to train on, as scalerl prepare writes them")
+    parser.add_argument("--eval-data", metavar="F", help="held-out prompts, which give the pass rate")
     parser.add_argument("--output-dir", required=True, type=place, metavar="DIR", help="run folder to make")
     parser.add_argument(
         "--resume",
@@ -37,18 +39,26 @@ def add_command(subparsers: Subparsers) -> None:
         "left out then, and --set may raise its limits",
     )
     parser.add_argument("--log-file", metavar="F.csv", help="keep the evaluations as CSV, too")
-    parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of the order of prompts and of the sampling; as --set seed=N"
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print memory, seconds a step and GPU-hours to the end, and write nothing",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="change one field; repeatable")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="change a field that scalerl recipes --fields lists; repeatable",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train a recipe, or go on with a run, or say what it would take."""
+    """Train a recipe and log GPU-hours and pass rate, or go on with a run, or say what one would take."""
     from scalerl.config import load_config
     from scalerl.runlog import HEADER_FILE
 

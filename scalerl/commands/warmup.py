@@ -26,29 +26,31 @@ OWN: dict[str, Any] = {  # options of --model alone
 
 def add_command(subparsers: Subparsers) -> None:
     """Add the command to a parser."""
-    parser = subparsers.add_parser("warmup", help="make a starting checkpoint, of a task (4 minutes) or on own data")
+    parser = subparsers.add_parser(
+        "warmup", help="make a starting checkpoint, of a task or on own data", description=run.__doc__
+    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--task", metavar="NAME", help="chain or addition: a new small model")
+    source.add_argument("--task", metavar="NAME", help="make a new small model for chain or addition")
     source.add_argument("--model", type=place, metavar="DIR", help="train this model on --train-data")
-    parser.add_argument("--output", required=True, type=place, metavar="DIR")
-    parser.add_argument("--seed", type=natural, default=0, metavar="N")
+    parser.add_argument("--output", required=True, type=place, metavar="DIR", help="model directory to make")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="of weights and order (0)")
     task = parser.add_argument_group("with --task")
-    task.add_argument("--layers", type=int, metavar="N")
-    task.add_argument("--width", type=int, metavar="N")
+    task.add_argument("--layers", type=int, metavar="N", help="transformer layers (2)")
+    task.add_argument("--width", type=int, metavar="N", help="of a layer, which 8 divides (64)")
     own = parser.add_argument_group("with --model")
     own.add_argument("--train-data", metavar="F", help="items with prompt, thinking and solution")
-    own.add_argument("--epochs", type=natural, metavar="N")
-    own.add_argument("--learning-rate", type=float, metavar="X")
+    own.add_argument("--epochs", type=natural, metavar="N", help="passes over the data (2)")
+    own.add_argument("--learning-rate", type=float, metavar="X", help="largest; it rises and then falls to 0 (1e-5)")
     own.add_argument("--max-length", type=natural, metavar="N", help="in tokens; longer demonstrations are left out")
-    own.add_argument("--batch-size", type=natural, metavar="N")
-    own.add_argument("--end-of-thinking", metavar="TEXT", help="stands between thinking and solution; </think>")
+    own.add_argument("--batch-size", type=natural, metavar="N", help="demonstrations a step (16)")
+    own.add_argument("--end-of-thinking", metavar="TEXT", help="text between thinking and solution (</think>)")
     own.add_argument("--no-thinking", action="store_true", help="the solution alone is the completion")
-    own.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    own.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train (auto: cuda if there is one)")
     parser.set_defaults(run=run, **TASK, **OWN)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make a starting checkpoint, for a task or from a model and own data."""
+    """Make a starting checkpoint: a small model that knows a task a little (4 minutes), or a model taught own data."""
     from scalerl.runlog import UserError
 
     other = OWN if args.task is not None else TASK

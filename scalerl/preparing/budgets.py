@@ -47,7 +47,7 @@ def token_counter(model: str) -> Callable[[Sequence[str]], list[int]]:
 
         slow = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except ModuleNotFoundError as error:
-        raise UserError(f"--model needs {error.name}, which is missing: pip install '.[train]'") from error
+        raise UserError(f"--model needs {error.name}, which is missing: pip install 'scalerl[train]'") from error
     except Exception as error:  # a broken file can fail anywhere inside the two libraries
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"--model {model}: no tokenizer can be read: {reason[0][:200]}") from error

@@ -64,8 +64,8 @@ class Shingles:
             from datasketch import MinHash
         except ModuleNotFoundError as error:
             raise UserError(
-                "near duplicates are looked for with datasketch, which is missing: in the repository "
-                "pip install '.[data]', or leave them in by --near-duplicates off"
+                "near duplicates are looked for with datasketch, which is missing: "
+                "pip install 'scalerl[data]', or leave them in by --near-duplicates off"
             ) from error
         signed = np.empty((len(self), BANDS * ROWS), np.uint64)
         texts = (

@@ -287,7 +287,7 @@ def _arrow(path: Path) -> Iterator[Any]:
         import pyarrow
     except ModuleNotFoundError as error:
         raise DataError(
-            f"{path}: Parquet and Arrow are read by pyarrow, which is missing: in the repository pip install '.[data]'"
+            f"{path}: Parquet and Arrow are read by pyarrow, which is missing: pip install 'scalerl[data]'"
         ) from error
     _open(path).close()  # says what is wrong with the name in our words
     try:

@@ -16,7 +16,7 @@ import numpy as np
 from scalerl.runlog import UserError
 from scalerl.tasks import END_OF_THINKING, INTERRUPTION, Item, split_of
 
-INSTALL = "reward: reasoning-gym is not installed: in the repository pip install '.[gym]'"
+INSTALL = "reward: reasoning-gym is not installed: pip install 'scalerl[gym]'"
 NO_ANSWER = "(any that scores)"  # some data sets judge an answer and give none
 BLOCK = 256  # items made at a time; a data set of the package is a function of its seed and size
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from scalerl.runlog import UserError
 
-INSTALL = "reward: math-verify is not installed: in the repository pip install '.[rewards]'"
+INSTALL = "reward: math-verify is not installed: pip install 'scalerl[rewards]'"
 # What math-verify reads otherwise: 3\,000 as 3 x 0, and 1e3 as 3 e.
 THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,;:! ]|~)(?=\d{3}(?!\d))")
 BLANK = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")  # in references and boxes; in prose it stands between two numbers
