@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize_scalar
 
-NOTEBOOK = Path("notebooks/03_the_paper_redone.ipynb")
+NOTEBOOK = Path("notebooks/06_the_paper_redone.ipynb")
 PAGE = Path("docs/paper.md").read_text(encoding="utf-8")
 FITS = pd.read_csv("data/paper/fits.csv")
 GRIDS = ((100, 4_000), (0, 12_000), (100, 40_000))  # of C_mid: two that the values lie on, and that of the text
