@@ -37,6 +37,7 @@ RELATIVE, UNITS = 0.01, 1.01  # a number may differ by this share, or by this ma
 SIZE, BRIGHTNESS, GRID = 0.05, 0.02, 32  # of pictures
 VERSION = re.compile(r"\d+(\.\d+){2,}\S*")
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+(?:,\d{3})*(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?")
+CELL_TIMEOUT_S = 1800  # a minute where the machine is idle
 SHOWN = 60  # characters of each text that a message quotes
 
 
@@ -47,7 +48,7 @@ def executed(path: Path) -> NotebookNode:
         warnings.simplefilter("ignore")
         NotebookClient(
             notebook,
-            timeout=300,
+            timeout=CELL_TIMEOUT_S,
             kernel_name="python3",
             record_timing=False,
             store_widget_state=False,

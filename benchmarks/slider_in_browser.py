@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "02_what_can_the_data_say.ipynb"
 TOKEN = "slider"  # noqa: S105 -- of a server on this machine, for as long as this runs
 PATIENCE_S = 300.0
+PANEL = "[...(window.jupyterapp?.shell.widgets('main') ?? [])][0]"
 # What the page shows: the slider's own words, the text below it, and a piece of the picture's bytes.
 STATE = """(() => {
   const box = [...document.querySelectorAll('.jp-OutputArea-output .widget-vbox')][0];
@@ -130,8 +131,9 @@ def _drive(folder: Path, browser: str, args: argparse.Namespace, started: list[s
     until(lambda: _answers(f"http://127.0.0.1:{port}/api?token={TOKEN}"), "JupyterLab")
     page.ask("Page.enable")
     page.ask("Page.navigate", url=f"http://127.0.0.1:{port}/lab/tree/{NOTEBOOK}?token={TOKEN}")
-    kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
-    until(lambda: page.value(f"{kernel}?.status === 'idle' ? true : null"), "the notebook's kernel", step_s=0.5)
+    idle = f"{PANEL}?.sessionContext?.session?.kernel?.status === 'idle' ? true : null"
+    until(lambda: page.value(idle), "the notebook's kernel", step_s=0.5)
+    page.value(f"window.jupyterapp.shell.activateById({PANEL}.id)")
     page.value("window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
     seen = until(lambda: page.value(STATE), "the slider", step_s=0.2)
     page.value(

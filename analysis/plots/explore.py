@@ -129,7 +129,7 @@ class WindowExplorer:
         return ipywidgets.VBox([slider, text, picture])
 
     def says(self, place: int) -> str:
-        """Return what the fit of one window says, in three lines.
+        """Return what the fit of one window says, in three or four lines.
 
         Parameters
         ----------
@@ -139,10 +139,11 @@ class WindowExplorer:
         fit, last = self.fits[place], self.fits[-1]
         A, end = fit.params["A"], float(last.compute[-1])
         value, limits = figures(A)
-        why = "usable" if A.identified else f"not identified: {A.why}"
+        grade = "" if fit.grade is None else f"P(C_max > 2 C_mid) = {fit.grade:.2f}"
         lines = [
             f"fitted to {fit.n} of {last.n} evaluations, up to {short(self.ends[place], 4)} {unit(fit.x)}",
-            f"A      {value} ({limits})   {why}" if limits else f"A      {value}   {why}",
+            f"A {value}{f' ({limits})' if limits else ''}, {'usable' if A.identified else 'not identified'}",
+            f"  {grade if A.identified else A.why}",
         ]
         if place < len(self.fits) - 1 and fit.fitted:
             curve = f"{float(fit.predict(end)):.3f}"
