@@ -35,15 +35,22 @@ def shown(source: str, names: dict) -> list[str]:
     """Run a cell and return what a notebook shows of it: what is printed, the last value, and a word for a figure."""
     import matplotlib.pyplot as plt
 
-    tree, last, printed, before = ast.parse(source), None, io.StringIO(), plt.get_fignums()
+    tree, last, before = ast.parse(source), None, plt.get_fignums()
+    printed, texts = io.StringIO(), []
+
+    def display(value) -> None:
+        if printed.getvalue():
+            texts.append(printed.getvalue())
+            printed.truncate(printed.seek(0))
+        if value is not None:
+            texts.append(value._repr_html_() if hasattr(value, "_repr_html_") else repr(value))
+
+    names["display"] = display
     if isinstance(tree.body[-1], ast.Expr) and not source.rstrip().endswith(";"):
         last = ast.Expression(tree.body.pop().value)
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, "cell", "exec"), names)  # noqa: S102
-        value = None if last is None else eval(compile(last, "cell", "eval"), names)  # noqa: S307
-    texts = [printed.getvalue()] if printed.getvalue() else []
-    if value is not None:
-        texts.append(value._repr_html_() if hasattr(value, "_repr_html_") else repr(value))
+        display(None if last is None else eval(compile(last, "cell", "eval"), names))  # noqa: S307
     return texts + ["figure"] * (len(plt.get_fignums()) - len(before))
 
 
@@ -63,7 +70,7 @@ def made():
     import matplotlib.pyplot as plt
 
     plt.close("all")
-    names: dict = {"display": lambda *_: None}
+    names: dict = {}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         told = [shown(cell.source, names) for cell in cells()]
