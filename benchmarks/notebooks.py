@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import os
 import re
 import resource
 import sys
@@ -54,7 +55,7 @@ def executed(path: Path) -> NotebookNode:
             store_widget_state=False,
             coalesce_streams=True,
             resources={"metadata": {"path": str(path.parent)}},
-        ).execute()
+        ).execute(env=os.environ | {"PYTHONPATH": str(FOLDER.parent.resolve())})  # this checkout, whatever is installed
     return shipped(notebook)
 
 
