@@ -62,7 +62,8 @@ def executed(path: Path) -> NotebookNode:
 def shipped(notebook: NotebookNode) -> NotebookNode:
     """Take out what differs from run to run and what needs a kernel; number the cells from 1."""
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook.metadata = NotebookNode(kernelspec=NotebookNode(kernel), language_info=NotebookNode(name="python"))
+    language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
+    notebook.metadata = NotebookNode(kernelspec=NotebookNode(kernel), language_info=NotebookNode(language))
     for cell in code_cells(notebook):
         cell.metadata.pop("execution", None)
         for output in cell.outputs:

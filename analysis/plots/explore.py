@@ -190,9 +190,12 @@ class WindowExplorer:
     def _figure(self, places: Sequence[int]) -> Figure:
         panels = len(places) + 1
         columns, rows = (2, math.ceil(panels / 2))
-        figure = new_figure(10.0, 3.8 * rows, "none")  # axes that stay where they are, in half of the time
-        figure.subplots_adjust(0.07, 0.14 / rows, 0.985, 1.0 - 0.09 / rows, wspace=0.13, hspace=0.32)
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        figure = new_figure(10.0, 3.8 * rows)
+        figure.set_layout_engine("none")  # axes that stay where they are, in half of the time
+        around = {"left": 0.07, "right": 0.985, "bottom": 0.14 / rows, "top": 1.0 - 0.09 / rows}
+        axes = figure.subplots(
+            rows, columns, squeeze=False, gridspec_kw={**around, "wspace": 0.13, "hspace": 0.32}
+        ).ravel()
         for ax, place in zip(axes, places, strict=False):
             self._draw_curve(ax, place)
         self._draw_A(axes[panels - 1], places)

@@ -13,7 +13,7 @@ import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from analysis.readers.cleaning import printable
 from scalerl.runlog import UserError
@@ -26,14 +26,12 @@ if TYPE_CHECKING:
 LEGEND_DROP = 0.55  # inches from the axis to a legend below it: ticks and label lie between
 
 
-def new_figure(
-    width: float = 7.0, height: float = 4.6, layout: Literal["constrained", "none"] = "constrained"
-) -> Figure:
+def new_figure(width: float = 7.0, height: float = 4.6) -> Figure:
     """Return a figure on a canvas without a window, outside pyplot's list of open figures; in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout=layout)
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
