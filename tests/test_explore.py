@@ -47,10 +47,10 @@ def test_the_picture_holds_the_windows_that_were_asked_for_on_axes_that_do_not_m
         curve, A = figure.axes
         (points,) = [line for line in curve.lines if line.get_gid() == "points-0"]
         assert len(points.get_xdata()) == fit.n
-        place = explorer.fits.index(fit)
-        (limits,) = [line for line in A.lines if line.get_gid() == f"limits-{place}"]
-        assert limits.get_ydata() == pytest.approx([fit.params["A"].lo, fit.params["A"].hi])
-        assert limits.get_linewidth() == 3.0
+        (limits,) = [bars for bars in A.collections if bars.get_gid() == "chosen"]
+        (bar,) = limits.get_segments()
+        assert bar[:, 1] == pytest.approx([fit.params["A"].lo, fit.params["A"].hi]) and bar[0, 0] == fit.compute[-1]
+        assert sum(len(bars.get_segments()) for bars in A.collections) == len(explorer.fits)
     for one, other in zip(early.axes, late.axes, strict=True):
         assert one.get_ylim() == other.get_ylim() and one.get_xlim() == other.get_xlim()
         assert one.get_position().bounds == other.get_position().bounds

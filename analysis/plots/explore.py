@@ -231,17 +231,20 @@ class WindowExplorer:
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.xaxis.set_major_formatter("{x:g}")  # powers of ten set as formulas take longer than all else
         ax.xaxis.set_minor_locator(NullLocator())
+        bars: dict[tuple[str, bool, bool], list[tuple[float, float, float, float]]] = {}
         for place, (end, fit) in enumerate(zip(self.ends, self.fits, strict=True)):
             value, lo, hi = _limits(fit)
-            if value is None:
-                continue
-            identified = fit.params["A"].identified
-            colour = COMING if place > max(places) else KNOWN if identified else OPEN
-            chosen = place in places
-            limits = [value if lo is None else lo, 1.0 if hi is None else hi]
-            ax.plot([end, end], limits, "-", color=colour, lw=3.0 if chosen else 1.2, gid=f"limits-{place}")
+            if value is not None:
+                identified = fit.params["A"].identified
+                colour = COMING if place > max(places) else KNOWN if identified else OPEN
+                bar = (end, value, value if lo is None else lo, 1.0 if hi is None else hi)
+                bars.setdefault((colour, identified, place in places), []).append(bar)
+        for (colour, identified, chosen), group in bars.items():  # a few artists: each costs time at every drag
+            end, value, lo, hi = np.transpose(group)
+            gid = "chosen" if chosen else None
+            ax.vlines(end, lo, hi, colors=colour, lw=3.0 if chosen else 1.2, gid=gid)
             filled = colour if identified else "white"
-            ax.plot([end], [value], "o", color=colour, mfc=filled, ms=7 if chosen else 3.5, gid=f"A-{place}")
+            ax.plot(end, value, "o", color=colour, mfc=filled, ms=7 if chosen else 3.5, gid=gid)
         ax.set_title("A by the end of the window (hollow: not identified)", loc="left", fontsize=10)
         ax.set_xlabel(f"end of the window ({unit(self.fits[0].x)})")
         ax.set_ylabel("A")
