@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from analysis.fits.windows import WindowStudy, window_study
     from analysis.plots.backtest_plots import plot_backtest
     from analysis.plots.compared_plots import plot_forest, plot_leave_one_out, plot_straight
+    from analysis.plots.explore import WindowExplorer, explore_window
     from analysis.plots.forecast_plots import plot_forecast, plot_reach
     from analysis.plots.group_plots import plot_groups, plot_line
     from analysis.plots.health_plots import plot_health
@@ -108,6 +109,8 @@ _HOME = {
     "WindowStudy": "fits.windows",
     "window_study": "fits.windows",
     "plot_windows": "plots.window_plots",
+    "WindowExplorer": "plots.explore",
+    "explore_window": "plots.explore",
     "Compared": "comparisons.compared",
     "Comparison": "comparisons.standings",
     "Draws": "posteriors.draws",
@@ -154,6 +157,7 @@ __all__ = [
     "Runs",
     "SharedFit",
     "UserError",
+    "WindowExplorer",
     "WindowStudy",
     "backtest",
     "check",
@@ -161,6 +165,7 @@ __all__ = [
     "compare_at_equal_compute",
     "compute_to",
     "difficulty_buckets",
+    "explore_window",
     "fit",
     "fit_groups",
     "fit_shared",

@@ -41,6 +41,13 @@ def test_a_forecast_explains_dashes_bands_and_pale_bars_and_marks_the_far_end():
     assert below(ax)
 
 
+def test_the_far_end_of_a_forecast_and_the_A_beside_it_can_both_be_read():
+    ax = plot_forecast(an.forecast(an.read(PAPER)[0], 100e3, window=(None, 30e3)), axes())
+    ax.figure.canvas.draw()
+    boxes = {text.get_text(): text.get_window_extent() for text in ax.get_xticklabels() if text.get_text()}
+    assert boxes["100000"].x1 < boxes["A"].x0 and boxes["30000"].x1 < boxes["100000"].x0
+
+
 def test_bars_that_are_all_calibrated_have_no_pale_entry():
     ax = plot_forecast(an.forecast(an.read(PAPER)[0], "1.5x"), axes())
     assert not any("pale" in text for text in legend(ax))

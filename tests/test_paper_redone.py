@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import ast
+import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -10,38 +12,80 @@ import warnings
 from pathlib import Path
 
 import matplotlib as mpl
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import minimize_scalar
 
-NOTEBOOK = Path("notebooks/03_the_paper_redone.ipynb")
+from benchmarks import notebooks
+
+NOTEBOOK = Path("notebooks/06_the_paper_redone.ipynb")
 PAGE = Path("docs/paper.md").read_text(encoding="utf-8")
 FITS = pd.read_csv("data/paper/fits.csv")
 GRIDS = ((100, 4_000), (0, 12_000), (100, 40_000))  # of C_mid: two that the values lie on, and that of the text
 CUTS = ("12k", "16k", "20k", "30k", "50k")
 
 
-def sources() -> list[str]:
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+def cells():
+    return notebooks.code_cells(nbformat.read(NOTEBOOK, as_version=4))
+
+
+def shown(source: str, names: dict) -> list[str]:
+    """Run a cell and return what a notebook shows of it: what is printed, the last value, and a word for a figure."""
+    import matplotlib.pyplot as plt
+
+    tree, last, before = ast.parse(source), None, plt.get_fignums()
+    printed, texts = io.StringIO(), []
+
+    def display(value) -> None:
+        if printed.getvalue():
+            texts.append(printed.getvalue())
+            printed.truncate(printed.seek(0))
+        if value is not None:
+            texts.append(value._repr_html_() if hasattr(value, "_repr_html_") else repr(value))
+
+    names["display"] = display
+    if isinstance(tree.body[-1], ast.Expr) and not source.rstrip().endswith(";"):
+        last = ast.Expression(tree.body.pop().value)
+    with contextlib.redirect_stdout(printed):
+        exec(compile(tree, "cell", "exec"), names)  # noqa: S102
+        display(None if last is None else eval(compile(last, "cell", "eval"), names))  # noqa: S307
+    return texts + ["figure"] * (len(plt.get_fignums()) - len(before))
+
+
+def ships(cell) -> list[str]:
+    """What a cell ships with, in the same words."""
+    found = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        found.append(output["text"] if "text" in output else "figure" if "image/png" in data else data.get("text/html"))
+    return found
 
 
 @pytest.fixture(scope="module")
 def made():
-    """The notebook's names after it ran, and its figures in order."""
+    """The notebook's names after it ran, its figures in order, and what each cell showed."""
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     plt.close("all")
-    names: dict = {"display": lambda *_: None}
+    names: dict = {}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for source in sources():
-            exec(source, names)  # noqa: S102
+        told = [shown(cell.source, names) for cell in cells()]
     names["figures"] = [plt.figure(number) for number in plt.get_fignums()]
+    names["shown"] = told
     yield names
     plt.close("all")
+
+
+def test_the_notebook_ships_with_what_it_shows(made):
+    for cell, now in zip(cells(), made["shown"], strict=True):
+        before = ships(cell)
+        how = f"cell {cell.execution_count} is stale: {notebooks.REFRESH} 06"
+        assert len(now) == len(before), how
+        assert not [told for pair in zip(before, now, strict=True) if (told := notebooks.texts_differ(*pair))], how
 
 
 def artist(ax, gid):
@@ -79,7 +123,7 @@ def test_published_fits_keep_their_place_and_their_blanks():
 
 
 def test_the_notebook_needs_no_trainer():
-    imports = sources()[0].split("ROOT =")[0]
+    imports = cells()[0].source.split("ROOT =")[0]
     code = f"{imports}\nan.fit\nimport sys; print([m for m in ('torch', 'scalerl.train') if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

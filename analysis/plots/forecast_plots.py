@@ -71,7 +71,9 @@ def _far_tick(ax: Axes, farthest: float) -> None:
     near = (high / low) ** 0.07
     kept = [(at, text) for at, text in ticks if not farthest / near < at < farthest * near or text == "A"]
     named = [*kept, (farthest, f"{farthest:.4g}" if farthest < 1000.0 else f"{farthest:.6g}")]
-    ax.set_xticks([at for at, _ in named], [text for _, text in named])
+    labels = ax.set_xticks([at for at, _ in named], [text for _, text in named])
+    if any(text == "A" and at < farthest * near for at, text in named):
+        labels[-1].label1.set_horizontalalignment("right")  # centred it would run into the A beside it
 
 
 def _legend(ax: Axes, given: Sequence[Forecast]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from analysis.amounts import short
 from analysis.fits.tables import unit
 from analysis.plots.output import shown_axes
 
@@ -48,7 +49,7 @@ def plot_windows(
         ax.plot([i, i], [low, high], "-", color=colour, lw=1.6, gid=f"limits-{i}")
         if A.hi is None:
             ax.plot([i], [high], "^", color=colour, mfc="none", ms=7, gid=f"open-{i}")
-    labels = [f"{'first' if row.start is None else f'{row.start:.3g}'}\n{row.n} points" for row in study.rows]
+    labels = [f"{'first' if row.start is None else short(row.start)}\n{row.n} points" for row in study.rows]
     ax.set_xticks(range(len(study.rows)), labels)
     if ylim is not None:
         ax.set_ylim(*ylim)
