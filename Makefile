@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: demo test lint lab docs study clean
+.PHONY: demo test lint lab docs study clean notebooks
 demo: $(VENV)/.train
 	$(BIN)/scalerl demo --seed $(SEED) $(if $(STEPS),--steps $(STEPS)) $(if $(OUTPUT),--output $(OUTPUT))
 
@@ -22,6 +22,10 @@ study: $(VENV)/.train
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# Runs every notebook and writes its outputs; NOTEBOOK=02 only one.
+notebooks: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.notebooks $(NOTEBOOK)
 
 lab: $(VENV)/.notebook
 	$(BIN)/jupyter lab notebooks
