@@ -103,18 +103,18 @@ class Draws:
         import numpy as np
 
         used = self.weight > 0.0
-        table = np.asarray(values, dtype=float)[used].reshape(int(used.sum()), -1)
-        order = np.argsort(table, axis=0, kind="stable")
-        table, weight = np.take_along_axis(table, order, axis=0), self.weight[used][order]
-        middle = np.cumsum(weight, axis=0) - 0.5 * weight
+        weights = self.weight[used]
+        columns = np.ascontiguousarray(np.asarray(values, dtype=float)[used].reshape(len(weights), -1).T)
         levels = np.atleast_1d(np.asarray(q, dtype=float))
-        found = np.empty((len(levels), table.shape[1]))
-        for k in range(table.shape[1]):
-            finite = np.isfinite(table[:, k])
-            n = int(finite.sum())  # infinities sort last
-            found[:, k] = np.interp(levels, middle[:n, k], table[:n, k]) if n else np.inf
-            if n < len(finite):
-                found[levels > (middle[n - 1, k] if n else -1.0), k] = np.inf
+        found = np.empty((len(levels), len(columns)))
+        for k, column in enumerate(columns):
+            order = np.argsort(column)
+            column, weight = column[order], weights[order]  # noqa: PLW2901
+            middle = np.cumsum(weight) - 0.5 * weight
+            n = int(np.searchsorted(column, np.inf))  # infinities sort last
+            found[:, k] = np.interp(levels, middle[:n], column[:n]) if n else np.inf
+            if n < len(column):
+                found[levels > (middle[n - 1] if n else -1.0), k] = np.inf
         return found[:, 0] if np.ndim(values) == 1 else found
 
 
