@@ -200,6 +200,23 @@ def test_parquet_a_place_outside_its_dictionary_is_damage(tmp_path):
     assert "dictionary" in outcomes
 
 
+def test_parquet_that_holds_fewer_rows_than_it_names_is_damage(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file, outcomes = tmp_path / "a.parquet", set()
+    pq.write_table(pa.table({"step": range(40), "accuracy": [i / 40 for i in range(40)]}), file, compression="none")
+    whole = file.read_bytes()
+    for at in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole) - 8):
+        file.write_bytes(whole[:at] + b"\0" + whole[at + 1 :])
+        try:
+            outcomes.add(len(parquet_table.read(file)))
+        except UserError as error:
+            check_error(str(error), file)
+            outcomes.add("fewer" if "do not hold the 40 rows" in str(error) else "other")
+    assert outcomes == {1, "fewer", "other"}
+
+
 def circular(path: Path, tables: str, table: str) -> Path:
     """A database in which each page of a table leads to the next one 60 times, twelve pages deep."""
     size, depth, fan = 1024, 12, 60

@@ -87,11 +87,10 @@ def read_parquet(path: Path) -> tuple[Table, list[str], str]:
         raise UserError(f"{path}: cannot be read as Parquet: {first}") from error
     if not columns or not rows:
         raise UserError(f"{path}: no {'row' if columns else 'column of numbers'} in it")
-    count = len(next(iter(columns.values())))
-    if any(len(cells) != count for cells in columns.values()):
-        raise UserError(f"{path}: columns of different length: the file is damaged")
+    if any(len(cells) != rows for cells in columns.values()):
+        raise UserError(f"{path}: columns that do not hold the {rows} rows that it names: the file is damaged")
     left_out = [printable(f.name) for f in fields if printable(f.name) not in columns]
-    return Table(printable(str(path)), columns, range(1, count + 1)), left_out, hashlib.sha256(data).hexdigest()
+    return Table(printable(str(path)), columns, range(1, rows + 1)), left_out, hashlib.sha256(data).hexdigest()
 
 
 def _is_number(types: Any, kind: Any) -> bool:
