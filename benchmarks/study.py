@@ -92,7 +92,7 @@ def command(cell: Cell, plan: dict[str, Any], work: Path) -> list[str] | None:
     """Return what trains a cell or goes on with it, None while its learning rate is not known."""
     folder = work / cell.name
     if (folder / LOG_FILE).exists():
-        return [*SCALERL, "train", "--resume", str(folder)]
+        return [*SCALERL, "train", "--resume", "--output-dir", str(folder)]
     settings = dict(cell.settings)
     if "learning_rate" not in settings:
         rate = rate_of(cell.rate_of, plan)
@@ -117,7 +117,10 @@ def made_ready(cell: Cell, plan: dict[str, Any], work: Path) -> None:
         prepare(size["task"], str(prompts))
     if cell.checkpoint and not (folder := work / "checkpoints" / cell.checkpoint).exists():
         told = [arg for key, value in size.items() for arg in (f"--{key}", str(value))]
-        subprocess.run([*SCALERL, "warmup", *told, "--output", str(folder)], check=True, stdout=subprocess.DEVNULL)
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        subprocess.run([*SCALERL, "warmup", *told, "--output", str(part)], check=True, stdout=subprocess.DEVNULL)
+        part.replace(folder)
 
 
 def finished(folder: Path) -> bool:

@@ -475,3 +475,82 @@ def test_a_run_says_what_read_it_and_keeps_that_when_its_fit_is_saved():
     kept = an.Fit.from_json(an.fit(run).to_json()).run
     assert kept.format == run.format == "verl-console" and len(kept.sha256) == 64
     assert kept.reader == run.reader == f"scalerl {scalerl.__version__}"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "console"])
+def test_rows_of_training_and_of_evaluations_are_told_apart(tmp_path, form):
+    """Both call it accuracy; an evaluation every ten steps must not be a dip of the training's curve."""
+    rows = []
+    for i in range(1, 31):
+        rows.append({"step": i, "split": "train", "accuracy": 0.5 + 0.01 * i, "loss": 1.0 / i})
+        if i % 10 == 0:
+            rows.append({"step": i, "split": "val", "accuracy": 0.01 * i, "loss": 1.5})
+    file = tmp_path / f"a.{'log' if form == 'console' else form}"
+    if form == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif form == "csv":
+        write_csv(file, "step,split,accuracy,loss", [tuple(row.values()) for row in rows])
+    else:
+        line = "[{split}] step {step} | loss={loss:.4f} | accuracy={accuracy:.3f}\n"
+        file.write_text("".join(line.format(**row) for row in rows))
+    with pytest.raises(UserError, match="val/accuracy"):
+        an.read(file)
+    (run,) = an.read(file, y="val/accuracy")
+    assert run.data["pass_rate"].tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert an.read(file, y="train/accuracy")[0].data["pass_rate"][:2].tolist() == pytest.approx([0.51, 0.52])
+    assert "split-apart" in [f.code for f in run.findings]
+
+
+@pytest.mark.parametrize(
+    ("per_second", "word"), [(1.0, ""), (1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanosec")]
+)
+def test_a_clock_may_tick_faster_than_seconds(tmp_path, per_second, word):
+    rows = [{"step": i, "time": (1.7e9 + 60.0 * i) * per_second, "pass_rate": 0.1 * i} for i in range(1, 9)]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run,) = an.read(file)
+    assert run.data["wall_hours"].tolist() == pytest.approx([i / 60.0 for i in range(1, 9)])
+    assert word in " ".join(f.message for f in run.findings if f.code == "axis-derived")
+
+
+def test_tokens_of_each_step_are_added_up_and_a_running_total_is_taken_as_it_is(tmp_path):
+    each = [4200 + 100 * (-1) ** i for i in range(1, 21)]
+    for name, tokens in (("each", each), ("total", list(itertools.accumulate(each)))):
+        rows = [{"step": i, "tokens": t, "pass_rate": 0.04 * i} for i, t in enumerate(tokens, start=1)]
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run,) = an.read(file)
+        assert run.axes[0] == "tokens"
+        assert run.data["tokens"].tolist() == pytest.approx(list(itertools.accumulate(each)))
+        assert ("falls from row to row" in " ".join(f.message for f in run.findings)) == (name == "each")
+
+
+def test_more_cells_than_columns_are_an_error_with_their_line(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("gpu_hours,accuracy\n0,0,10\n1,0,11\n")
+    with pytest.raises(UserError, match=r"a\.csv:2: 3 cells under 2 columns"):
+        an.read(file)
+    file.write_text("gpu_hours,accuracy\n0,0.1,\n1,0.2,,\n")
+    assert an.read(file)[0].data["pass_rate"].tolist() == [0.1, 0.2]
+
+
+def test_columns_of_one_name_are_told(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("gpu_hours,pass_rate,loss,loss\n0,0.1,1,2\n1,0.2,1,2\n")
+    assert "more than one column is called loss: none of them is read" in [f.message for f in an.read(file)[0].findings]
+    names = [f"{run} - eval/acc{end}" for run in ("a", "a", "b") for end in ("", "__MIN", "__MAX")]
+    file.write_text(
+        ",".join(["Step", *names]) + "\n" + "\n".join(",".join(["1", *["0.5"] * 9]) for _ in range(3)) + "\n"
+    )
+    with pytest.raises(UserError, match="more than one run is called a: rename them in W&B"):
+        an.read(file)
+
+
+def test_where_digits_may_be_of_the_next_thing_printed_there_is_no_number(tmp_path):
+    ends = ["0.12", "0.13\x1b[36m", "0.1555%|#####| 5/9", "0.172025-01-02 INFO x", "0.16 saved", "0.15Training", "0.14"]
+    file = tmp_path / "a.log"
+    lines = [f"step:{i} - actor/loss:0.5 - val-core/m/acc/mean@1:{end}\n" for i, end in enumerate(ends, start=1)]
+    file.write_text("".join(lines))
+    (run,) = an.read(file)
+    assert run.data["pass_rate"].tolist() == [0.12, 0.13, 0.16, 0.15, 0.14]
+    assert "2 rows left out" in " ".join(f.message for f in run.findings)

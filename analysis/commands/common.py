@@ -54,7 +54,7 @@ def add_columns(parser: argparse.ArgumentParser, metavar: str = "PATH", what: st
         "repeatable: each run has the first that it holds",
     )
     parser.add_argument(
-        "--scale", type=number_of, metavar="F", help="factor that makes the pass rate a fraction, as .01 for percent"
+        "--scale", type=number_of, metavar="X", help="factor that makes the pass rate a fraction, as .01 for percent"
     )
     parser.add_argument(
         "--y-range",

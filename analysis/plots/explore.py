@@ -22,7 +22,7 @@ from analysis.fits.results import LEVEL, Fit
 from analysis.fits.tables import figures, unit
 from analysis.plots.output import new_figure
 from analysis.plots.plotting import plot_curves
-from analysis.schema import Run
+from analysis.schema import Run, Runs
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
@@ -221,7 +221,8 @@ class WindowExplorer:
         ax.set_xlim(right=end * (end / _first(self.fits[-1])) ** 0.08)  # room for A, whether it is drawn or not
         value, limits = figures(fit.params["A"])
         word = "" if fit.params["A"].identified else ", not identified"
-        ax.set_title(f"up to {short(self.ends[place], 4)}: A {value} ({limits}){word}", loc="left", fontsize=10)
+        between = f" ({limits})" if limits else ""
+        ax.set_title(f"up to {short(self.ends[place], 4)}: A {value}{between}{word}", loc="left", fontsize=10)
         ax.axvline(self.ends[place], color="0.6", lw=0.8, gid="end")
 
     def _draw_A(self, ax: Axes, places: Sequence[int]) -> None:
@@ -251,7 +252,7 @@ class WindowExplorer:
         ax.spines[["top", "right"]].set_visible(False)
 
 
-def explore_window(run: Run, ends: Iterable[float] | None = None, **options: Any) -> WindowExplorer:
+def explore_window(run: Run | Runs, ends: Iterable[float] | None = None, **options: Any) -> WindowExplorer:
     """Fit a run up to growing ends of the window, and show them: with a slider in a notebook, else as a picture.
 
     Parameters
@@ -285,6 +286,10 @@ def explore_window(run: Run, ends: Iterable[float] | None = None, **options: Any
     """
     from analysis.fits.fitting import fit
 
+    if isinstance(run, Runs):
+        if len(run) != 1:
+            raise UserError(f"explore_window: one run at a time; there are {', '.join(r.name for r in run)}")
+        run = run[0]
     if "window" in options:
         raise UserError("explore_window: the window is what is explored; give ends")
     x = options.get("x") or run.axes[0]

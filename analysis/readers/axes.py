@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.findings import Finding, finding
-from analysis.readers.cleaning import Table, figures, known_figures
+from analysis.readers.cleaning import RESTARTS, Table, figures, known_figures
 from analysis.readers.found import Found
 from scalerl.runlog import COMPUTE_AXES
 
@@ -38,6 +38,8 @@ TOKENS_SO_FAR = ("num_tokens", "num_input_tokens_seen", "total_tokens", "progres
 TOKENS_OF_STEP = ("perf/total_num_tokens",)
 PAUSE_S, LONG_PAUSE = 600.0, 20.0  # a gap of the clock over both, in seconds and in usual gaps, is no work
 EPOCH_1985 = 5e8  # a clock that shows less counts from something else
+UNITS = ((1e11, 1e-3, "milliseconds"), (1e14, 1e-6, "microseconds"), (1e17, 1e-9, "nanoseconds"))  # of clocks, from
+OF_EACH = 0.2  # share of rows in which a running total falls from which on it is none
 DERIVED = ("gpu_hours", "wall_hours", "tokens")
 
 
@@ -55,6 +57,7 @@ class _Rule(NamedTuple):
     kind: str  # "each": of one step; "so far": a running total; "clock"
     says: str
     hours: float = 1 / 3600.0
+    unit: float = 1.0  # what makes seconds of a clock
 
 
 def derive(found: Found, devices: float | None = None) -> Axes:
@@ -91,13 +94,20 @@ def derive(found: Found, devices: float | None = None) -> Axes:
             columns[name] = list(_so_far(figures(columns[name]), set(found.starts), ()))
             what = f"{name} begins again at a resume; it is moved to go on from the checkpoint"
             said[name] = (finding("axis-derived", what),)
+    for name in (*COMPUTE_AXES, *DERIVED):
+        if name in columns and name != "step" and steps is not None and _of_each_step(figures(columns[name])):
+            columns[name] = list(_total(found, _Rule(name, "each", ""), steps)[0])
+            what = f"{name} falls from row to row: taken for that of one step and added up"
+            said[name] = (finding("axis-derived", what, severity="warning"),)
     if "gpu_hours" in columns and devices is not None:
         what = f"gpu_hours is in the log and is taken as it is; {devices:g} devices, as asked, change nothing"
         said["gpu_hours"] = (*said.get("gpu_hours", ()), finding("axis-chosen", what))
     if "gpu_hours" not in columns and (rule := _time_rule(columns, steps is not None)) is not None:
         axis, factor = ("gpu_hours", held * rule.hours) if held else ("wall_hours", rule.hours)
         amounts, lost = _total(found, rule, steps)
-        pauses = _pauses(figures(columns[rule.column]), found.starts) if rule.kind == "clock" else 0
+        pauses = (
+            _pauses([v * rule.unit for v in figures(columns[rule.column])], found.starts) if rule.kind == "clock" else 0
+        )
         if axis not in columns:
             columns[axis] = [v * factor for v in amounts]
             devices_of = f"x {held:g} device{'s' if held != 1 else ''}" if held else ""
@@ -119,6 +129,13 @@ def derive(found: Found, devices: float | None = None) -> Axes:
         what = "compute is _step, which counts calls of log() and not updates: name another (--x)" if own else what
         said["step"] = () if set(said) - {"step"} and not own else (finding("axis-steps", what),)
     return Axes(replace(found.table, columns=columns), _begun_late(steps, said))
+
+
+def _of_each_step(values: Sequence[float]) -> bool:
+    """Whether figures that should be running totals fall as those of single steps do."""
+    known = [v for v in values if not math.isnan(v)]
+    falls = sum(b < a for a, b in pairwise(known))
+    return falls > RESTARTS and falls > OF_EACH * len(known)
 
 
 def _begun_late(steps: Sequence[float] | None, said: dict[str, tuple[Finding, ...]]) -> dict[str, tuple[Finding, ...]]:
@@ -150,7 +167,10 @@ def _time_rule(columns: Mapping[str, Sequence[object]], steps: bool) -> _Rule | 
         return _Rule(name, "so far", f"{name}, seconds since the start, pauses and evaluations included")
     name = _find(columns, CLOCKS)
     if name is not None and min(known_figures(columns[name])) > EPOCH_1985:
-        return _Rule(name, "clock", f"time between rows by {name}, evaluations included, gaps between attempts not")
+        least = min(known_figures(columns[name]))
+        unit, word = next(((u, f" in {word}") for start, u, word in reversed(UNITS) if least > start), (1.0, ""))
+        says = f"time between rows by {name}{word}, evaluations included, gaps between attempts not"
+        return _Rule(name, "clock", says, unit=unit)
     return None
 
 
@@ -170,7 +190,8 @@ def _total(found: Found, rule: _Rule, steps: Sequence[float] | None) -> tuple[li
         lost_steps = [figures(t.columns[found.step]) if found.step else None for t in found.lost]
         gone = sum(_added(v, s)[-1] if v else 0.0 for v, s in zip(lost, lost_steps, strict=True))
         return _added(values, steps), gone
-    values = _in_turn(values, found.table.lines)
+    values = [v * rule.unit for v in _in_turn(values, found.table.lines)]
+    lost = [[v * rule.unit for v in one] for one in lost]
     starts = {*found.starts, *(() if rule.kind == "clock" else _resets(values))}
     gone = sum(_span(v, _usual_gap(values, starts)) for v in lost)
     if rule.kind == "clock":

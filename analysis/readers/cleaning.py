@@ -30,13 +30,15 @@ class UnitError(UserError):
 class Table:
     """Raw cells by column, with the line of each row and how messages name the file.
 
-    `cut` says that the file ends in half a line, which is not among the rows.
+    `cut` says that the file ends in half a line, which is not among the rows; `doubled` are names that stood over more
+    than one column, none of which is among the columns.
     """
 
     where: str
     columns: Mapping[str, Sequence[Any]]
     lines: Sequence[int]
     cut: bool = False
+    doubled: tuple[str, ...] = ()
 
 
 def printable(text: str) -> str:

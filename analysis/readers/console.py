@@ -45,6 +45,7 @@ _BEFORE = re.compile(
     r"\W{0,4}(?:global[ _]|train(?:ing)?[ _])?",
     re.I | re.S,
 )
+_SPLIT = re.compile(r"(?<![\w./:])(train(?![ _]?$)|eval|evaluation|val|valid|validation|test)(?![\w./:])", re.I)
 _EVALUATED = re.compile(r"\bglobal_step (\d{1,15}), eval_metrics: (?=\{)")
 _BETWEEN = re.compile(r"\s{0,8}+[|,;]\s{0,8}|\s{1,8}-\s{1,8}|\s{1,8}(?=[A-Za-z_][\w./@%-]*+=)")
 _PAIR = re.compile(r"([A-Za-z_][\w./@%()-]*+(?: [\w./@%()-]{1,40}+){0,3}?)\s?[=:]\s?(\S.{0,80})")
@@ -102,11 +103,14 @@ def _rows(
             found = _STEP.search(bare[:400])
             if found is not None and found.start() > 1 and not _BEFORE.fullmatch(bare[: found.start()]):
                 found = None
+            split = _SPLIT.search(bare[: found.start()]) if found is not None else None
             evaluated = _EVALUATED.search(bare) if "eval_metrics" in bare else None
             if evaluated is not None and (parsed := parse(bare, evaluated.end())):
                 yield line, {"step": int(evaluated[1]), **parsed[0]}
             elif found is None:
                 dropped.add("prose")
+            elif split is not None and (row := _row(bare[found.start() :])):
+                yield line, {"split": split[1].lower(), **row}
             elif alike := rows.match(text := bare[found.start() :]):
                 yield line, alike
             elif found.end() == len(bare):

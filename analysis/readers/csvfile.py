@@ -62,10 +62,20 @@ def read(path: Path) -> list[Found]:
     if table.cut:
         what = f"the last line of the file has no end and is cut; the {len(table.lines)} rows before it are used"
         said = (finding("log-cut", what),)
+    said += said_of_doubled(table)
     return [
         Found(label, part, path, sha256, "table", step=step_of(part.columns), findings=said)
         for label, part in parts_of(table, label_of_path(path))
     ]
+
+
+def said_of_doubled(table: Table) -> tuple[Finding, ...]:
+    """Return the finding that columns of one name are left out, since none of them can be meant."""
+    if not table.doubled:
+        return ()
+    shown = ", ".join(name[:80] for name in table.doubled[:4]) + (", ..." if len(table.doubled) > 4 else "")
+    what = f"more than one column is called {shown}: none of them is read"
+    return (finding("columns-left-out", what, severity="warning"),)
 
 
 def read_csv(path: Path) -> tuple[bytes, Table]:
@@ -106,7 +116,8 @@ def read_csv(path: Path) -> tuple[bytes, Table]:
     taken = Counter(names)
     # a name that stands twice is left out, since neither can be meant
     kept = {name: column for name, column in zip(names, columns, strict=True) if taken[name] == 1 and name}
-    return data, Table(printable(str(path)), kept, lines, cut)
+    doubled = tuple(name for name, count in taken.items() if count > 1 and name)
+    return data, Table(printable(str(path)), kept, lines, cut, doubled)
 
 
 class _Widths(NamedTuple):
@@ -160,6 +171,9 @@ def _cells(path: Path, data: bytes, encoding: str) -> tuple[list[str], list[Text
                     raise UserError(
                         f"{path}:{reader.line_num}: most of the {len(names)} columns are empty in most rows"
                     )
+                if len(row) > len(names) and any(map(str.strip, row[len(names) :])):
+                    what = f"{len(row)} cells under {len(names)} columns; quote texts, write decimals with a point"
+                    raise UserError(f"{path}:{reader.line_num}: {what}")
                 rows.append(row)
                 if len(rows) == BLOCK:
                     _move(rows, columns)

@@ -37,6 +37,8 @@ BOOKKEEPING = frozenset(
         *(name.rsplit("/", maxsplit=1)[-1] for name in (*STEP_SECONDS, *TOKENS_OF_STEP, *COMPUTE_AXES, *DERIVED)),
     }
 )
+SPLITS = frozenset({"split", "phase", "mode", "stage"})  # columns that may say which rows are of an evaluation
+EVALUATIONS = frozenset({"eval", "evaluation", "val", "valid", "validation", "test", "dev"})
 DOMINANT = 0.9  # share of the steps of the commonest column from which on a column is one that every step fills
 DISORDER = 0.34  # share of rows whose step falls from which on a file is out of order: one in two of a shuffled one
 
@@ -74,6 +76,7 @@ def lineages(found: Found) -> list[Found]:
     >>> run.table.columns["acc"], run.starts, [list(lost.columns["acc"]) for lost in run.lost]
     ([0.1, 0.25, 0.35], (1,), [[0.2, 0.3]])
     """
+    found = _by_split(found)
     if found.step is None or found.step not in found.table.columns:
         return [found]
     known = known_figures(found.table.columns[found.step])
@@ -98,6 +101,30 @@ def lineages(found: Found) -> list[Found]:
         )
         for i, one in enumerate(made, start=1)
     ]
+
+
+def _by_split(found: Found) -> Found:
+    """Where a column says which rows are of an evaluation, the figures of each kind get its name before theirs."""
+    columns = found.table.columns
+    for split in (name for name in columns if name.strip().lower() in SPLITS):
+        kinds = {cell for cell in columns[split] if isinstance(cell, str) and cell.strip()}
+        several = len(kinds) > 1 or any(map(_empty, columns[split]))
+        if several and any(kind.strip().lower() in EVALUATIONS for kind in kinds) and len(kinds) <= 8:
+            break
+    else:
+        return found
+    apart: dict[str, list[Any]] = {}
+    for name, cells in columns.items():
+        if name == split or not _tells(name, found):
+            apart[name] = list(cells)
+            continue
+        for kind in sorted({k for k, c in zip(columns[split], cells, strict=True) if not _empty(c)}, key=str):
+            kept = [c if k == kind else None for k, c in zip(columns[split], cells, strict=True)]
+            apart[f"{kind.strip()}/{name}" if isinstance(kind, str) and kind.strip() else name] = kept
+    del apart[split]
+    what = f"{split} tells {', '.join(sorted(kinds))} apart: the figures of each have it before their names"
+    table = replace(found.table, columns=apart)
+    return replace(found, table=table, rates=(), findings=(*found.findings, finding("split-apart", what)))
 
 
 def _counted(found: Found, here: str) -> Found:

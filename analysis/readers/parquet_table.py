@@ -39,7 +39,8 @@ def read(path: Path) -> list[Found]:
     table, left_out, sha256 = read_parquet(path)
     findings: tuple[Finding, ...] = ()
     if left_out:
-        what = f"{len(left_out)} columns are left out, as they hold no numbers: {', '.join(left_out[:4])}"
+        shown = ", ".join(left_out[:4])
+        what = f"{len(left_out)} columns are left out, as they hold neither numbers nor texts or share a name: {shown}"
         findings = (finding("columns-left-out", what, float(len(left_out))),)
     step = step_of(table.columns)
     return [

@@ -30,6 +30,7 @@ _ROW_BYTES = re.compile(
     rb"(?:^|[\r\n]|\x1b\[[\d;]*m|pid=\d{1,9}\)) ?(?:\x1b\[[\d;]*m ?)*step:\d{1,15} - [^\s:]{1,200}:\S"
 )
 _GLUED = re.compile(rf"([^\s:][^:]*+):({NUMBER.pattern})", re.I)
+_COULD_BE_ITS_DIGITS = tuple("%-/:.")  # ".15" and "55%|##" printed as one: where the number ends is not known
 _SECTION = re.compile(r"^[ {]?'(\w+)': \{")
 _COUNT = re.compile(r"'(n_gpus_per_node|nnodes)': (\d{1,6})\b")
 _OVERRIDE = re.compile(r"(?<![\w.])\+?trainer\.(n_gpus_per_node|nnodes)=(\d{1,6})(?!\d)")
@@ -94,7 +95,9 @@ def _cells(text: str) -> dict[str, Any]:
         value = value.strip()
         found = cell(value)
         if isinstance(found, str) and i == len(fields) - 1 and (glued := _GLUED.match(field.strip())):
-            name, found = glued[1], cell(glued[2])  # a progress bar begins where the value ends
+            rest = field.strip()[glued.end() :]
+            if rest == "%" or rest[:1] not in _COULD_BE_ITS_DIGITS:  # a progress bar begins where the value ends
+                name, found = glued[1], cell(glued[2])
         cells[name] = found
     return cells if any(not isinstance(value, str) for value in cells.values()) else {}
 

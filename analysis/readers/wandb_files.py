@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import median
 
 from analysis.findings import Finding, finding
+from analysis.readers.axes import LONG_PAUSE, PAUSE_S
 from analysis.readers.cleaning import Table, number, printable
-from analysis.readers.csvfile import read_csv
+from analysis.readers.csvfile import read_csv, said_of_doubled
 from analysis.readers.formats import head_of
 from analysis.readers.found import Found, step_of
 from analysis.readers.labels import label_of_name, label_of_path, parts_of
@@ -30,8 +31,6 @@ from scalerl.runlog import UserError
 _BETWEEN = " - "  # between run and metric in the header of a page's CSV
 _LOW, _HIGH = "__MIN", "__MAX"
 _OWN = {"_step", "_timestamp"}  # columns that every history has
-_LONG_PAUSE = 20.0  # times the usual time between rows
-_PAUSE_S = 600.0
 
 
 def recognise(path: Path, head: bytes) -> bool:
@@ -67,6 +66,10 @@ def read(path: Path) -> list[Found]:
         return _history(path, table, sha256)
     data, table = read_csv(path)
     sha256 = hashlib.sha256(data).hexdigest()
+    twice = sorted({name.rsplit(_BETWEEN, 1)[0] for name in table.doubled if _BETWEEN in name})
+    if twice and _is_ui([*table.columns, *table.doubled]):
+        what = f"more than one run is called {printable(twice[0])}: rename them in W&B, or export run.scan_history()"
+        raise UserError(f"{path}: {what}")
     return _page(path, table, sha256) if _is_ui(list(table.columns)) else _history(path, table, sha256)
 
 
@@ -91,7 +94,7 @@ def _names(head: bytes) -> list[str]:
 
 
 def _is_ui(names: list[str]) -> bool:
-    return any(_BETWEEN in name and {name + _LOW, name + _HIGH} <= set(names) for name in names[1:])
+    return any(_BETWEEN in name and {name + _LOW, name + _HIGH} <= set(names) for name in names)
 
 
 def _page(path: Path, table: Table, sha256: str) -> list[Found]:
@@ -136,7 +139,15 @@ def _differs(table: Table, name: str, i: int) -> bool:
 
 def _history(path: Path, table: Table, sha256: str) -> list[Found]:
     return [
-        Found(label, part, path, sha256, NAME, step=step_of(part.columns), findings=_pauses(part))
+        Found(
+            label,
+            part,
+            path,
+            sha256,
+            NAME,
+            step=step_of(part.columns),
+            findings=(*_pauses(part), *said_of_doubled(table)),
+        )
         for label, part in parts_of(table, label_of_path(path))
     ]
 
@@ -149,7 +160,7 @@ def _pauses(table: Table) -> tuple[Finding, ...]:
     if not gaps:
         return ()
     usual = median(gap for gap, _ in gaps)
-    long = [(gap, i) for gap, i in gaps if gap > max(_PAUSE_S, _LONG_PAUSE * usual)]
+    long = [(gap, i) for gap, i in gaps if gap > max(PAUSE_S, LONG_PAUSE * usual)]
     if not long:
         return ()
     gap, i = long[0]
