@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import struct
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -42,6 +45,16 @@ def write(folder: Path, *names: str) -> list[tuple[int, str, float]]:
                 sent += [(attempt, row["step"], n, v) for n, v in mirrors.figures(row).items()]
         log.close()
     return sent
+
+
+def write_elsewhere(folder: Path, name: str) -> list[tuple[int, str, float]]:
+    """The same in a process of its own: wandb writes its file whole only when its process ends, and threads that its
+    telemetry starts in every later fork would break the sandbox of other tests."""
+    code = "import json, sys; from pathlib import Path; from tests.test_mirrors import write; "
+    code += "print('sent', json.dumps(write(Path(sys.argv[1]), sys.argv[2])))"
+    done = subprocess.run([sys.executable, "-c", code, str(folder), name], capture_output=True, text=True, check=True)
+    said = next(line for line in done.stdout.splitlines() if line.startswith("sent "))
+    return [tuple(one) for one in json.loads(said.removeprefix("sent "))]
 
 
 def test_tensorboard_has_every_value_of_every_attempt(tmp_path):
@@ -98,7 +111,7 @@ def records_of(file: Path) -> list[bytes]:
 def test_wandb_offline_has_every_value_of_every_attempt(tmp_path):
     from wandb.proto import wandb_internal_pb2
 
-    sent = write(tmp_path / "run", "wandb")
+    sent = write_elsewhere(tmp_path / "run", "wandb")
     found = {}
     files = sorted((tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 2
@@ -121,7 +134,6 @@ def test_wandb_offline_has_every_value_of_every_attempt(tmp_path):
 
 
 def test_trackio_has_every_value_of_every_attempt(tmp_path, monkeypatch):
-    import json
     import sqlite3
 
     from trackio.utils import TRACKIO_DIR  # where it was when the package was imported, perhaps by another test
