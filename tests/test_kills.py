@@ -16,6 +16,6 @@ def test_a_killed_and_resumed_run_equals_the_unkilled_one_bit_for_bit(in_flight,
     assert "every run equals the unkilled one, bit for bit" in done.stdout, done.stdout + done.stderr
     hits = dict(re.findall(r"^  (\w+) +(\d+)$", done.stdout, flags=re.MULTILINE))
     assert sum(map(int, hits.values())) == kills
-    # Kills fall where they fall: with eight none may fall on a checkpoint; other phases are over in fractions of a millisecond.
+    # With eight kills none may fall on a checkpoint; other phases are over in fractions of a millisecond.
     for phase in ("generate", "train", "evaluate", "checkpoint") if kills > 10 else ("generate",):
         assert int(hits[phase]) > 0, done.stdout
