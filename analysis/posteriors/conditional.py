@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import ndtr, stdtr
@@ -259,8 +260,9 @@ def _r0_prior(compute: Array, y: Array, priors: Priors, r0: float | None) -> tup
     return float(y[compute == compute[0]].mean()), R0_SD
 
 
+@lru_cache(maxsize=64)  # the runs of a comparison, and the cuts of each, have few lengths
 def _cdf_table(dof: float) -> tuple[Array, Array]:
-    """Distribution function of t on a grid that is fine in the middle and reaches far out."""
+    """Distribution function of t on a grid that is fine in the middle and reaches far out; not to be written to."""
     x = np.sinh(np.linspace(-TABLE_END, TABLE_END, TABLE_SIZE))
     return x, np.asarray(ndtr(x) if math.isinf(dof) else stdtr(dof, x))
 
