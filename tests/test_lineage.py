@@ -554,3 +554,13 @@ def test_where_digits_may_be_of_the_next_thing_printed_there_is_no_number(tmp_pa
     (run,) = an.read(file)
     assert run.data["pass_rate"].tolist() == [0.12, 0.13, 0.16, 0.15, 0.14]
     assert "2 rows left out" in " ".join(f.message for f in run.findings)
+
+
+def test_a_field_called_split_in_a_log_of_ours_changes_no_curve(tmp_path):
+    from scalerl.runlog import RunLog
+
+    with RunLog(tmp_path / "run", recipe="mine", seed=0, devices=1) as log:
+        for step in range(1, 7):
+            log.step(step)
+            log.evaluate(pass_rate=0.1 * step, n_prompts=4, k=2, split="val" if step % 2 else "test")
+    assert an.read(tmp_path / "run")[0].data["pass_rate"].tolist() == pytest.approx([0.1 * i for i in range(1, 7)])

@@ -76,9 +76,9 @@ def lineages(found: Found) -> list[Found]:
     >>> run.table.columns["acc"], run.starts, [list(lost.columns["acc"]) for lost in run.lost]
     ([0.1, 0.25, 0.35], (1,), [[0.2, 0.3]])
     """
-    found = _by_split(found)
     if found.step is None or found.step not in found.table.columns:
-        return [found]
+        return [found]  # our own logs among them: their rows of a kind are one curve, whatever fields they hold
+    found = _by_split(found)
     known = known_figures(found.table.columns[found.step])
     if not found.starts and all(a < b for a, b in pairwise(known)):
         return [found]  # one attempt and one row a step, as nearly all are
