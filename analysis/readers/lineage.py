@@ -78,11 +78,12 @@ def lineages(found: Found) -> list[Found]:
     """
     if found.step is None or found.step not in found.table.columns:
         return [found]  # our own logs among them: their rows of a kind are one curve, whatever fields they hold
+    step = found.step
     found = _by_split(found)
-    known = known_figures(found.table.columns[found.step])
+    known = known_figures(found.table.columns[step])
     if not found.starts and all(a < b for a, b in pairwise(known)):
         return [found]  # one attempt and one row a step, as nearly all are
-    found = _counted(found, found.step)
+    found = _counted(found, step)
     steps = figures(found.table.columns[found.step or ""])
     known = [s for s in steps if not math.isnan(s)]
     falls = sum(b < a for a, b in pairwise(known))

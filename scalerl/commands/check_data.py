@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from scalerl.commands.common import natural
+from scalerl.commands.common import add_set, natural
 
 if TYPE_CHECKING:
     from scalerl.commands.common import Subparsers
@@ -26,7 +26,7 @@ def add_command(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--config", action="append", default=[], metavar="F", help="as in train: the reward and prompt_tokens are read"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="change one field; repeatable")
+    add_set(parser)
     parser.add_argument("--n", type=natural, default=5, metavar="N", help="prompts to print (5)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)

@@ -28,3 +28,9 @@ def place(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("is empty; name a folder")
     return text
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Add the option that changes fields of a configuration."""
+    what = "change a field that scalerl recipes --fields lists; repeatable"
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help=what)

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalerl.commands.common import complain, natural
+from scalerl.commands.common import add_set, complain, natural
 from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, append_downstream, read_header, refuse_if_held
 
 if TYPE_CHECKING:
@@ -55,13 +55,7 @@ def add_command(subparsers: Subparsers) -> None:
         metavar="F",
         help="lengths, task and precision; by default those of the run that the model lies in, or of --run",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="change a field that scalerl recipes --fields lists; repeatable",
-    )
+    add_set(parser)
     parser.add_argument("--run", type=Path, metavar="DIR", dest="folder", help="add the scores to the log of this run")
     parser.add_argument("--step", type=natural, metavar="N", help="with --run: update that the model is from")
     parser.add_argument("--force", action="store_true", help="write over an existing file")

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from scalerl.commands.common import complain, place
+from scalerl.commands.common import add_set, complain, place
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
@@ -47,13 +47,7 @@ def add_command(subparsers: Subparsers) -> None:
         action="store_true",
         help="print memory, seconds a step and GPU-hours to the end, and write nothing",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="change a field that scalerl recipes --fields lists; repeatable",
-    )
+    add_set(parser)
     parser.set_defaults(run=run)
 
 
