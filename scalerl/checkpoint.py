@@ -1,7 +1,8 @@
 """Checkpoints: written beside and renamed, believed only where every byte is as it was written, never a pickle.
 
 A checkpoint is a folder ``checkpoints/step-00000100/`` of tensor files (safetensors), one ``state.json`` of plain
-values, and a ``manifest.json`` with the size and SHA-256 of each, written last. A folder without a whole manifest, or
+values, and a ``manifest.json`` with the size and SHA-256 of each, written last. Where several processes train, what the
+learner holds lies in ``learner/``, a share of each (`scalerl.shards`). A folder without a whole manifest, or
 with a byte that differs, is no checkpoint; the one before it is taken then. A folder ``step-00000100.part`` is one
 that is being written or removed: nobody reads it.
 """
@@ -24,6 +25,7 @@ from scalerl.runlog import CHECKPOINT_FOLDER, UserError, read_regular, write_jso
 
 FORMAT = 1
 STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
+SHARES_FOLDER = "learner"
 
 Tensors = Mapping[str, Tensor]
 
@@ -41,8 +43,21 @@ class Checkpoint(NamedTuple):
     damaged: tuple[str, ...]
 
 
-def write_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], keep: int) -> Path:
+def write_checkpoint(
+    run: Path,
+    step: int,
+    tensors: Mapping[str, Tensors],
+    state: Mapping[str, Any],
+    keep: int,
+    *,
+    shares: Callable[[Path], None] = lambda _: None,
+) -> Path:
     """Write the checkpoint of a step, then remove all but the `keep` latest ones.
+
+    Parameters
+    ----------
+    shares : callable
+        Writes what several processes hold into the folder that it is given.
 
     Raises
     ------
@@ -57,8 +72,10 @@ def write_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensors], state
         beside.mkdir(parents=True)
         for name, group in tensors.items():
             save_file({key: value.contiguous() for key, value in group.items()}, beside / f"{name}.safetensors")
+        shares(beside / SHARES_FOLDER)
         write_json(beside / STATE_FILE, state)
-        files = {path.name: _fingerprint(path) for path in sorted(beside.iterdir())}
+        paths = sorted(path for path in beside.rglob("*") if path.is_file())
+        files = {path.relative_to(beside).as_posix(): _fingerprint(path) for path in paths}
         write_json(beside / MANIFEST_FILE, {"format": FORMAT, "step": step, "files": files})
         _sync(beside)
         beside.replace(final)
@@ -133,14 +150,19 @@ def _read(folder: Path, damaged: tuple[str, ...]) -> Checkpoint:
     tensors = {}
     state: dict[str, Any] | None = None
     for name, expected in manifest["files"].items():
-        path = folder / Path(name).name
+        shared = Path(name).parent.name == SHARES_FOLDER
+        path = (folder / SHARES_FOLDER if shared else folder) / Path(name).name
         content = _content(path)
         if {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} != expected:
             raise CheckpointError(f"{path}: differs from what was written ({len(content)} bytes); it is damaged")
         if name == STATE_FILE:
             state = json.loads(content)
-        else:
+        elif not shared:
             tensors[path.stem] = load(content)
+    if (folder / SHARES_FOLDER).is_dir():
+        from scalerl.shards import read_shards
+
+        tensors |= read_shards(folder / SHARES_FOLDER)
     if state is None or not manifest.get("step") == state["step"] == int(folder.name.removeprefix("step-")):
         raise CheckpointError(f"{folder / MANIFEST_FILE}: does not belong to this checkpoint")
     return Checkpoint(folder, tensors, state, damaged)

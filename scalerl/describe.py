@@ -19,6 +19,7 @@ from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet
 from scalerl.lora import adapted_weights, has_adapters
 from scalerl.policy import Policy, checkpoint_hash
+from scalerl.ranks import world_size
 from scalerl.rewards.scorers import scored_here
 from scalerl.runlog import UserError
 
@@ -185,7 +186,13 @@ def clock_of(run: Mapping[str, Any]) -> dt.datetime | None:
 
 def machine(threads: int) -> dict[str, Any]:
     """Return what bit-equal results depend on, and the number of cores."""
-    return {"processor": _processor(), "cores": os.cpu_count(), "threads": threads, "torch": torch.__version__}
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "processes": world_size(),
+        "threads": threads,
+        "torch": torch.__version__,
+    }
 
 
 def _processor() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -41,11 +42,17 @@ class UpdateStatistics:
     ratio_max: float = 0.0
     diff_max: float = 0.0
     sums: dict[str, float] = field(default_factory=lambda: {"ratio": 0.0, "diff": 0.0})
+    not_finite: tuple[float, float] = (-math.inf, -math.inf)
+    """Minus the first, and the last, of the completions whose micro-batch had no finite loss."""
 
-    def add(self, out: TokenLoss, diff: Tensor, loss: Tensor) -> None:
+    def add(self, out: TokenLoss, diff: Tensor, loss: Tensor, completions: Sequence[Completion]) -> None:
         """Add one micro-batch."""
         self.tokens += len(diff)
         self.loss += float(loss)
+        if not torch.isfinite(loss):
+            numbers = [completion.number for completion in completions]
+            minus_first, last = self.not_finite
+            self.not_finite = max(minus_first, -min(numbers)), max(last, *numbers)
         self.clipped += int(out.clipped.sum())
         self.sums["ratio"] += float(out.ratio.sum(dtype=torch.float64))
         self.sums["diff"] += float(diff.sum(dtype=torch.float64))
@@ -84,6 +91,7 @@ class Learner:
             add_adapters(
                 model, rank=config.lora_rank, alpha=config.lora_scale, targets=config.lora_targets, seed=config.seed
             )
+        self._place()
         self.optimizer = torch.optim.AdamW(
             self.trainable().values(),
             lr=config.learning_rate,
@@ -95,6 +103,8 @@ class Learner:
         # FP16 has too few exponents for small gradients: the loss is scaled up, and a step that overflows is left out.
         self.scaler = torch.amp.GradScaler(self.forward.device.type, enabled=config.dtype == "float16")
         self._token_loss = _token_loss(config)
+        self.others_cpu_s = 0.0
+        """CPU-seconds of other processes that train with this one."""
         self.prompt_tokens = 0
         """Prompt tokens run since it was last set to 0."""
         self.peak_rate = config.learning_rate
@@ -126,13 +136,16 @@ class Learner:
         if not batch.completions:
             return {"skipped": True, "learning_rate": rate, "grad_norm": None, **statistics.row()}
         self.optimizer.zero_grad()
-        for chosen in micro_batches(batch.completions, self.config.micro_batch_tokens):
-            loss = self._backward(batch, chosen, statistics)
-            if not math.isfinite(loss):
-                numbers = sorted(batch.completions[i].number for i in chosen)
-                raise self._not_finite(step, f"the loss ({loss}) of completions {numbers[0]} to {numbers[-1]}")
+        for chosen, counts in self._shares(batch.completions):
+            self._backward(batch, chosen, statistics, counts=counts)
+        self._sum(statistics)
+        if not math.isfinite(statistics.loss):
+            minus_first, last = statistics.not_finite
+            raise self._not_finite(
+                step, f"the loss ({statistics.loss}) of completions {-minus_first:.0f} to {last:.0f}"
+            )
         self.scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.trainable().values(), self.config.max_grad_norm))
+        norm = self._clip()
         overflow = not math.isfinite(norm)
         if overflow and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
             wrong = next(n for n, p in self.model.named_parameters() if p.grad is not None and not _finite(p.grad))
@@ -174,6 +187,16 @@ class Learner:
                 if value is not None
             }
 
+    def write(self, folder: Path) -> None:
+        """Write what `save` leaves out; here that is nothing."""
+
+    def run_whole(self, action: Callable[[], None]) -> None:
+        """Run something that reads the model's parameters."""
+        action()
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of update `step`: linear up to `warmup_steps`, then `peak_rate`."""
         return self.peak_rate * min(1.0, step / max(1, self.config.warmup_steps))
@@ -204,8 +227,22 @@ class Learner:
         scores = logits(states, weights) / self.config.temperature
         return scores.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 
-    def _backward(self, batch: Batch, chosen: Sequence[int], statistics: UpdateStatistics) -> float:
-        """Add the gradient of some of the batch's completions; forced tokens are left out. Return their loss."""
+    def _place(self) -> None:
+        """Put the parameters where they are trained; they are there."""
+
+    def _shares(self, completions: Sequence[Completion]) -> Iterator[tuple[list[int], bool]]:
+        """Yield the indices of every micro-batch, and whether it counts."""
+        return ((chosen, True) for chosen in micro_batches(completions, self.config.micro_batch_tokens))
+
+    def _sum(self, statistics: UpdateStatistics) -> None:
+        """Add what was counted elsewhere; nothing was."""
+
+    def _clip(self) -> float:
+        """Clip the gradient and return the norm that it had."""
+        return float(torch.nn.utils.clip_grad_norm_(self.trainable().values(), self.config.max_grad_norm))
+
+    def _backward(self, batch: Batch, chosen: Sequence[int], statistics: UpdateStatistics, *, counts: bool) -> None:
+        """Add the gradient of some of the batch's completions, 0 if they do not count; forced tokens are left out."""
         completions = [batch.completions[i] for i in chosen]
         own = _sampled_mask(completions)
         logprobs = self.logprobs(completions)
@@ -216,10 +253,10 @@ class Learner:
             column[list(chosen)].repeat_interleave(lengths).to(logprobs) for column in (batch.advantages, batch.weights)
         )
         out = self._token_loss(logprobs, sampled, advantage, lengths.to(logprobs.device))
-        loss = (weight * out.loss).sum()
+        loss = (weight * out.loss).sum() * float(counts)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        statistics.add(out, (logprobs.detach() - sampled).abs(), loss.detach())
-        return float(loss.detach())
+        if counts:
+            statistics.add(out, (logprobs.detach() - sampled).abs(), loss.detach(), completions)
 
     def _not_finite(self, step: int, what: str) -> TrainingError:
         self.optimizer.zero_grad()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from scalerl.data import check_apart, encode_prompts, hash_prompts, load_data
 from scalerl.describe import clock_of, header, machine
 from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.learner import Learner
+from scalerl.meter import Meter
 from scalerl.modelcard import settle
 from scalerl.outofmemory import memory_advice
 from scalerl.places import gone_model
 from scalerl.policy import checkpoint_hash, load_policy
 from scalerl.process import prepare_process
+from scalerl.ranks import rank, world_size
 from scalerl.rewards import Scorer, make_scorer
 from scalerl.runlog import (
     HEADER_FILE,
@@ -80,9 +83,11 @@ def train(
     KeyboardInterrupt
         After SIGINT or SIGTERM, when the token in work and a checkpoint are done.
     """
+    if rank():
+        return _serve(output_dir)
     with memory_advice(config):
         trainer = _build(config, train_data, eval_data, output_dir, log_file=log_file, report=report)
-    with closing(trainer.generator), closing(trainer.scorer):
+    with closing(trainer.generator), closing(trainer.scorer), closing(trainer.learner):
         trainer.log.refuse_if_taken()
         if (made_for := beyond_positions(trainer.policy.model, config.max_length)) is not None:
             say(beyond_text(config.max_length, made_for))
@@ -138,6 +143,8 @@ def resume(
         If there is no run, another process works on it, it is finished, or a field may not change; nothing was
         written then.
     """
+    if rank():
+        return _serve(output_dir)
     folder = Path(output_dir)
     run = _header(folder)
     stamp = refuse_if_held(folder)
@@ -171,7 +178,7 @@ def resume(
     with memory_advice(config):
         about: dict[str, Any] = {"log_file": csv_path, "report": report, "resume": at, "clock": clock_of(run)}
         trainer = _build(config, data["train"], data["eval"], output_dir, **about)
-    with closing(trainer.generator), closing(trainer.scorer):
+    with closing(trainer.generator), closing(trainer.scorer), closing(trainer.learner):
         for name, found_set in (("train", trainer.train_set), ("eval", trainer.eval_set)):
             if found_set.sha256 != run["data"][name]["sha256"]:
                 raise UserError(f"{found_set.path}: is not what the run in {folder} was trained with; its hash differs")
@@ -182,6 +189,14 @@ def resume(
         for line in (*damaged, *differs):
             say(line)
         return _run(trainer)
+
+
+def _serve(output_dir: str) -> Path:
+    """Train with the first process of a run, which alone writes."""
+    from scalerl.sharded import serve
+
+    serve()
+    return Path(output_dir)
 
 
 def _header(folder: Path) -> dict[str, Any]:
@@ -301,52 +316,66 @@ def _assemble(
         eval_set, policy.encode_item, prompt_tokens=config.prompt_tokens, unknown_id=unknown
     )
     interruption(config, policy, task)  # says what is wrong with the phrase
-    learner = Learner(policy.model, config)
-    slots = config.slots or config.batch_size
-    generator = _generator(config, policy, task, learner, slots)
-    csv_path = None if log_file is None else str(Path(log_file).resolve())
-    given = hash_prompts(prompts, eval_prompts)
-    about = header(config, policy, train_set, eval_set, prompts_sha256=given, device=device)
-    log = RunLog(
-        output_dir,
-        recipe=config.recipe,
-        seed=config.seed,
-        devices=devices_held(learner.forward.device) if config.generator == "process" else 1,
-        device_kind=torch.cuda.get_device_name() if device == "cuda" else "cpu process",
-        header={**about, "log_file": csv_path},
-        start_meter=False,
-        resume=at,
-        report_to=config.report_to,
-    )
-    if isinstance(generator, GeneratorProcess):
-        log.meter = JointMeter(generator, log.meter.devices)
-    return Trainer(
-        config=config,
-        policy=policy,
-        task=task,
-        scorer=scorer,
-        train_set=train_set,
-        eval_set=eval_set,
-        prompts=prompts,
-        eval_prompts=eval_prompts,
-        log=log,
-        generator=generator,
-        schedule=Schedule(
-            prompts=config.prompts_per_update,
-            generations=config.generations_per_prompt,
-            slots=slots,
-            k=config.off_policy_steps,
-            scheme=config.off_policy,
-            lead=config.lead,
-        ),
-        pool=PromptPool(
-            len(prompts), config.seed, config.resampling_threshold if config.no_positive_resampling else None
-        ),
-        learner=learner,
-        controllers=Controllers(config),
-        log_file=csv_path,
-        report=report,
-    )
+    learner = _learner(policy, config)
+    with ExitStack() as failed:
+        failed.callback(learner.close)
+        slots = config.slots or config.batch_size
+        generator = _generator(config, policy, task, learner, slots)
+        csv_path = None if log_file is None else str(Path(log_file).resolve())
+        given = hash_prompts(prompts, eval_prompts)
+        about = header(config, policy, train_set, eval_set, prompts_sha256=given, device=device)
+        log = RunLog(
+            output_dir,
+            recipe=config.recipe,
+            seed=config.seed,
+            devices=world_size() - 1 + (devices_held(learner.forward.device) if config.generator == "process" else 1),
+            device_kind=torch.cuda.get_device_name() if device == "cuda" else "cpu process",
+            header={**about, "log_file": csv_path},
+            start_meter=False,
+            resume=at,
+            report_to=config.report_to,
+        )
+        if isinstance(generator, GeneratorProcess):
+            log.meter = JointMeter(generator, log.meter.devices)
+        elif world_size() > 1:
+            log.meter = Meter(log.meter.devices, cpu=lambda: time.process_time() + learner.others_cpu_s)
+        failed.pop_all()
+        return Trainer(
+            config=config,
+            policy=policy,
+            task=task,
+            scorer=scorer,
+            train_set=train_set,
+            eval_set=eval_set,
+            prompts=prompts,
+            eval_prompts=eval_prompts,
+            log=log,
+            generator=generator,
+            schedule=Schedule(
+                prompts=config.prompts_per_update,
+                generations=config.generations_per_prompt,
+                slots=slots,
+                k=config.off_policy_steps,
+                scheme=config.off_policy,
+                lead=config.lead,
+            ),
+            pool=PromptPool(
+                len(prompts), config.seed, config.resampling_threshold if config.no_positive_resampling else None
+            ),
+            learner=learner,
+            controllers=Controllers(config),
+            log_file=csv_path,
+            report=report,
+        )
+
+
+def _learner(policy: Any, config: ScaleRLConfig) -> Learner:
+    """Return the learner of a run; where several processes were started for it, each holds a share."""
+    if world_size() == 1:
+        return Learner(policy.model, config)
+    from scalerl.sharded import lead
+
+    return lead(policy.model, config)
 
 
 def _generator(config: ScaleRLConfig, policy: Any, task: Any, learner: Learner, slots: int) -> Generation:

@@ -152,7 +152,7 @@ class Trainer:
                 count_evaluations(self.log.folder, self._evaluations())
             if self.step % self.config.eval_every:
                 self._evaluate()
-            self.policy.save(self.log.folder / MODEL_FOLDER)
+            self._save_policy(self.log.folder / MODEL_FOLDER)
             write_card(self.log.folder / MODEL_FOLDER, self._facts())
 
     def _generate(self) -> None:
@@ -300,11 +300,15 @@ class Trainer:
             return
         self.log.event("best", step=self.step, **found)
         with self.log.meter.apart("checkpoint"):
-            write_best(self.log.folder, self.policy.save, self._facts(highest_of=self._evaluations()))
+            write_best(self.log.folder, self._save_policy, self._facts(highest_of=self._evaluations()))
         self.save()
         take_place(self.log.folder)
         if found["old"] is not None:  # that the first is the best so far goes without saying
             self._report(note=f"new best at step {self.step}: pass rate {found['new']:.3f}, kept in best/")
+
+    def _save_policy(self, folder: Path) -> None:
+        """Write the policy as a model directory."""
+        self.learner.run_whole(lambda: self.policy.save(folder))
 
     def _facts(self, highest_of: int | None = None) -> dict[str, Any]:
         """Return what the model card says of the policy as it is now, which was evaluated just before."""
@@ -341,7 +345,8 @@ class Trainer:
             }
             if generator is not None:
                 tensors["generator"] = generator
-            write_checkpoint(self.log.folder, self.step, tensors, state, self.config.keep_checkpoints)
+            kept = self.config.keep_checkpoints
+            write_checkpoint(self.log.folder, self.step, tensors, state, kept, shares=self.learner.write)
             self.saved = self.step
         if refresh:
             self.generator.refresh()

@@ -54,7 +54,14 @@ def add_command(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train a recipe and log GPU-hours and pass rate, or go on with a run, or say what one would take."""
     from scalerl.config import load_config
+    from scalerl.ranks import rank
     from scalerl.runlog import HEADER_FILE
+
+    if rank():  # one process says what is wrong with a call, not all
+        from scalerl.sharded import serve
+
+        serve()
+        return 0
 
     seed = [] if args.seed is None else [f"seed={args.seed}"]
     goes_on = args.resume and os.path.lexists(f"{args.output_dir}/{HEADER_FILE}")

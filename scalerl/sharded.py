@@ -1,0 +1,312 @@
+"""A learner over several processes (``torchrun ... -m scalerl train``): weights, gradients and moments are sharded.
+
+The first process runs the loop of `scalerl.train` as a single one does: it alone draws prompts, scores, decides and
+writes the log. The others wait for its orders, and where it updates, gathers weights or writes a checkpoint, all of
+them do so together.
+
+Parameters become DTensors by torch's own ``fully_shard``. A micro-batch gathers them whole in the order in which the
+forward pass gathers its weights, and the gradient of a gathered weight is summed over the processes as it is split
+again. So master weights, gradients and both moments of AdamW, 16 bytes a weight, are split over the processes, and the
+copy that multiplies stands whole on each while it computes. Weights of tokens in the loss are computed over the whole
+batch before it is split: an update does not depend on how many processes make it, rounding apart.
+
+Orders are JSON and safetensors over gloo: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, distribute_tensor
+from torch.func import functional_call
+
+from scalerl.completions import Completion
+from scalerl.config import ConfigError, ScaleRLConfig
+from scalerl.forward import AnyWeights
+from scalerl.kept import pack, unpack
+from scalerl.learner import Batch, Learner, TrainingError, UpdateStatistics, micro_batches
+from scalerl.policy import load_policy
+from scalerl.process import prepare_process
+from scalerl.ranks import local_rank, rank, world_size
+from scalerl.runlog import UserError
+from scalerl.shards import write_shards
+
+PATIENCE = dt.timedelta(days=1)  # an update is waited for that long; a process that died is noticed at once
+JSON = "json"  # name of an order among the tensors that come with it
+
+
+class ShardedLearner(Learner):
+    """Hold a share of the model and its optimizer; the interface is `scalerl.learner.Learner`.
+
+    The first process calls its methods; the others run `serve`.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration asks for what is not done over several processes.
+    """
+
+    def __init__(self, model: Any, config: ScaleRLConfig) -> None:
+        if config.dtype == "float16":
+            raise ConfigError("dtype: float16 is not trained over several processes; set it to bfloat16 or float32")
+        self._ordered = rank() > 0  # whether all processes are inside one order already
+        self._cell = _Cell(model)
+        super().__init__(model, config)
+
+    def _place(self) -> None:
+        """Split the parameters over all processes."""
+        device = self.forward.device.type
+        self.mesh = init_device_mesh(device, (world_size(),))
+        fully_shard(self.model, mesh=self.mesh)
+
+    def weights(self) -> AnyWeights:
+        """Return the current weights, whole; an order to all."""
+        with self._together("weights"):
+            whole = {f"model.{name}": _whole(p) for name, p in self.model.named_parameters()}
+            weights: AnyWeights = functional_call(self._cell, whole, (super().weights,))
+            return weights
+
+    def update(self, batch: Batch, step: int) -> dict[str, Any]:
+        """Make an update together; see `Learner.update`."""
+        if not batch.completions:
+            return super().update(batch, step)
+        tensors = {"advantages": batch.advantages, "weights": batch.weights, **pack(batch.completions)}
+        with self._together("update", tensors, step=step, peak_rate=self.peak_rate):
+            return super().update(batch, step)
+
+    def write(self, folder: Path) -> None:
+        """Write every process's share into a folder that all of them see."""
+        with self._together("write", folder=str(folder)):
+            groups = super().save()
+            write_shards(folder, {f"{group}.{name}": t for group, kept in groups.items() for name, t in kept.items()})
+
+    def save(self) -> dict[str, dict[str, Tensor]]:
+        """Return nothing: `write` writes it."""
+        return {}
+
+    def load(self, kept: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on with what `Learner.save` returned, whole, in the first process."""
+        with self._together("load"):
+            names = ("step", "exp_avg", "exp_avg_sq")
+            for name, p in self.trainable().items():
+                shared = self._split(kept.get("model", {}).get(name), p)
+                assert shared is not None  # noqa: S101 - what is trained is in every checkpoint
+                with torch.no_grad():
+                    p.copy_(shared)
+                moments = {key: self._split(kept.get("optimizer", {}).get(f"{name}.{key}"), p) for key in names}
+                self.optimizer.state[p] = {key: value for key, value in moments.items() if value is not None}
+
+    def run_whole(self, action: Callable[[], None]) -> None:
+        """Gather the model in the memory of the first process, and run something there while it is a plain one."""
+        with self._together("run_whole"), torch.no_grad():
+            whole: dict[str, Tensor] = {}
+            for name, p in self.model.named_parameters():
+                full = _whole(p)
+                if rank() == 0:
+                    whole[f"model.{name}"] = nn.Parameter(full.cpu(), requires_grad=p.requires_grad)
+            if rank() == 0:
+                functional_call(self._cell, whole, (action,))
+
+    def serve(self) -> None:
+        """Do what the first process orders, until it orders no more."""
+        while (order := receive())["order"] != "end":
+            with suppress(TrainingError):  # the first process says it
+                self._obey(**order)
+
+    def close(self) -> None:
+        """Let the other processes go; where one failed inside an order they see the connection close."""
+        if not self._ordered and dist.is_initialized():
+            send("end")
+        leave()
+
+    def _obey(self, order: str, tensors: dict[str, Tensor], **content: Any) -> None:
+        if order == "update":
+            began = time.process_time()
+            self.peak_rate = content["peak_rate"]
+            advantages, weights = tensors.pop("advantages"), tensors.pop("weights")
+            self.update(Batch(unpack(tensors), advantages, weights), content["step"])
+            self.others_cpu_s += time.process_time() - began
+        elif order == "write":
+            self.write(Path(content["folder"]))
+        elif order == "load":
+            self.load({})
+        elif order == "run_whole":
+            self.run_whole(lambda: None)
+        else:
+            with torch.no_grad():
+                self.weights()
+
+    @contextmanager
+    def _together(self, order: str, tensors: Mapping[str, Tensor] | None = None, **content: Any) -> Iterator[None]:
+        """Give an order, unless this is part of one; what is entered is done by all."""
+        if self._ordered:
+            yield
+            return
+        send(order, tensors, **content)
+        self._ordered = True
+        try:
+            yield
+        except TrainingError:  # all have come to it, and wait for the next order
+            self._ordered = False
+            raise
+        self._ordered = False
+
+    def _shares(self, completions: Sequence[Completion]) -> Iterator[tuple[list[int], bool]]:
+        """Yield this process's micro-batches, as many as every other has: what is only there for that counts for
+        nothing."""
+        budget = self.config.micro_batch_tokens
+        chosen = list(micro_batches(completions, budget))
+        while len(chosen) < min(world_size(), len(completions)):
+            budget //= 2
+            chosen = list(micro_batches(completions, budget))
+        for first in range(0, len(chosen), world_size()):
+            mine = first + rank()
+            yield (chosen[mine], True) if mine < len(chosen) else (chosen[first], False)
+
+    def _sum(self, statistics: UpdateStatistics) -> None:
+        """Add up over the processes what each has counted in an update."""
+        names = list(statistics.sums)
+        own = [statistics.tokens, statistics.loss, statistics.clipped, *(statistics.sums[name] for name in names)]
+        run = [self.prompt_tokens, self.micro_batches, self.others_cpu_s if rank() else 0.0]
+        total = torch.tensor([*own, *run], dtype=torch.float64)
+        most = torch.tensor([statistics.ratio_max, statistics.diff_max, *statistics.not_finite], dtype=torch.float64)
+        dist.all_reduce(total, dist.ReduceOp.SUM)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        tokens, statistics.loss, clipped, *sums = total[: len(own)].tolist()
+        statistics.tokens, statistics.clipped = int(tokens), int(clipped)
+        statistics.sums = dict(zip(names, sums, strict=True))
+        statistics.ratio_max, statistics.diff_max, *wrong = most.tolist()
+        statistics.not_finite = wrong[0], wrong[1]
+        if rank():
+            self.prompt_tokens = self.micro_batches = 0
+            self.others_cpu_s = 0.0
+        else:
+            prompt_tokens, passes, cpu_s = total[len(own) :].tolist()
+            self.prompt_tokens, self.micro_batches = int(prompt_tokens), int(passes)
+            self.others_cpu_s += cpu_s
+
+    def _clip(self) -> float:
+        """Clip the gradient by the norm over all shares."""
+        norm = torch.nn.utils.clip_grad_norm_(self.trainable().values(), self.config.max_grad_norm)
+        return float(_whole(norm))
+
+    def _split(self, whole: Tensor | None, like: Tensor) -> Tensor | None:
+        """Return this process's share of what the first one has, as a parameter is split; a number is the same to all.
+
+        None everywhere if the first process has None.
+        """
+        header = torch.zeros(2)
+        if rank() == 0 and whole is not None:
+            header = torch.tensor([1.0, float(whole.ndim == 0)])
+        dist.broadcast(header, 0)
+        there, number = header.tolist()
+        if not there:
+            return None
+        if number:
+            value = torch.zeros(()) if whole is None else whole.clone().float()
+            dist.broadcast(value, 0)
+            return value
+        assert isinstance(like, DTensor)  # noqa: S101 - all parameters are
+        full = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+        if whole is not None:
+            full.copy_(whole)
+        return distribute_tensor(full, self.mesh, like.placements)
+
+
+def lead(model: Any, config: ScaleRLConfig) -> ShardedLearner:
+    """Make the learner of the first process, and tell the others to make theirs."""
+    join()
+    send("begin", config=config.model_dump(mode="json"))
+    return ShardedLearner(model, config)
+
+
+def serve() -> None:
+    """Run a process that is not the first: make a learner as it is told and do what it is ordered.
+
+    Raises
+    ------
+    UserError
+        If the first process is gone.
+    """
+    join()
+    try:
+        config = ScaleRLConfig(**receive()["config"])
+        prepare_process(config.threads)
+        master = "float64" if config.dtype == "float64" else "float32"
+        device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+        policy = load_policy(config.model_name, device=device, dtype=master)
+        ShardedLearner(policy.model, config).serve()
+    except RuntimeError as error:
+        if "onnection" not in str(error):
+            raise
+        raise UserError(f"process {rank()}: the first process of this run is gone") from error
+    finally:
+        leave()
+
+
+def join() -> None:
+    """Meet the other processes of this run."""
+    if dist.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Part from the others."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def send(order: str, tensors: Mapping[str, Tensor] | None = None, **content: Any) -> None:
+    """Tell the other processes what comes."""
+    text = json.dumps({"order": order, **content}).encode()
+    whole = {
+        JSON: torch.frombuffer(bytearray(text), dtype=torch.uint8),
+        **{name: t.contiguous() for name, t in (tensors or {}).items()},
+    }
+    data = torch.frombuffer(bytearray(save(whole)), dtype=torch.uint8)
+    dist.broadcast(torch.tensor([len(data)]), 0)
+    dist.broadcast(data, 0)
+
+
+def receive() -> dict[str, Any]:
+    """Wait for an order: its name, tensors, and what else belongs to it."""
+    size = torch.zeros(1, dtype=torch.long)
+    dist.broadcast(size, 0)
+    data = torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(data, 0)
+    tensors = load(data.numpy().tobytes())
+    content: dict[str, Any] = json.loads(tensors.pop(JSON).numpy().tobytes())
+    return {**content, "tensors": tensors}
+
+
+class _Cell(nn.Module):
+    """A model in a module that runs a function: called by `functional_call`, other weights stand in the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, action: Callable[[], Any]) -> Any:
+        """Run a function."""
+        return action()
+
+
+def _whole(p: Tensor) -> Tensor:
+    """Gather a parameter; its gradient is the sum over the processes, split as it is."""
+    whole: Tensor = p.full_tensor(grad_placements=[Partial()]) if isinstance(p, DTensor) else p
+    return whole

@@ -1,0 +1,252 @@
+"""A learner over two processes: the same updates as one makes, whole models, shares that any number reads again."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from scalerl.checkpoint import read_checkpoint
+from scalerl.completions import Completion
+from scalerl.config import load_config
+from scalerl.learner import Batch, Learner
+from scalerl.policy import Policy, character_tokenizer, load_policy, new_policy
+from scalerl.ranks import rank, world_size
+from scalerl.runlog import read_log
+from scalerl.saved import load_saved
+from scalerl.shards import read_shards
+from scalerl.tasks import get_task
+
+ALPHABET = get_task("chain").characters
+STEPS = 3
+# Fields against the demo's; what a difference may be, in a double and in a single.
+CASES = {
+    "untied": ({"dtype": "float64"}, 1e-12),
+    "tied": ({"dtype": "float64"}, 1e-12),
+    "fp32 head": ({"dtype": "bfloat16"}, 1e-5),
+    "adapters": ({"dtype": "float64", "lora_rank": "2"}, 1e-12),
+    "gpt2": ({"dtype": "float64"}, 1e-12),
+    "one micro-batch": ({"dtype": "float64", "micro_batch_tokens": "100000"}, 1e-12),
+}
+
+
+def make_model(case: str, folder: Path) -> None:
+    """Write the model of a case."""
+    if case == "gpt2":
+        tokenizer = character_tokenizer(ALPHABET)
+        torch.manual_seed(1)
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=72, n_embd=16, n_layer=2, n_head=2))
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        policy = Policy(model.eval(), tokenizer, (tokenizer.eos_token_id,))
+    else:
+        policy = new_policy(ALPHABET, max_length=72, width=16, heads=2, seed=1, tie_word_embeddings=case == "tied")
+    policy.save(folder)
+
+
+def make_config(case: str, folder: Path):
+    """Return the configuration of a case."""
+    fields = {"micro_batch_tokens": 400, **CASES[case][0], "model_name": folder / case.replace(" ", "-")}
+    return load_config(["scalerl", "demo"], [f"{name}={value}" for name, value in fields.items()])
+
+
+def make_updates(learner: Learner, folder: Path, policy: Policy) -> dict:
+    """Make a few updates on random completions, an odd number of micro-batches, and keep all that comes of it."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for step in range(1, STEPS + 1):
+        completions = []
+        for number in range(30):
+            prompt = tuple(map(int, rng.integers(3, 14, 5 + number // 4)))
+            tokens = tuple(map(int, rng.integers(3, 14, int(rng.integers(1, 20)))))
+            logprobs = tuple(map(float, -2 * rng.random(len(tokens))))
+            completions.append(Completion(number, prompt, tokens, logprobs, (0,) * len(tokens), 0.0, truncated=False))
+        advantages, weights = torch.tensor(rng.standard_normal(30)), torch.tensor(rng.random(30)) / 300
+        rows.append(learner.update(Batch(completions, advantages, weights), step))
+    rows.append(learner.update(Batch([], torch.empty(0), torch.empty(0)), STEPS + 1))
+    with torch.no_grad():
+        kept = [None if weight is None else weight.clone() for weight in learner.weights().tensors()]
+    learner.run_whole(lambda: policy.save(folder))
+    return {"rows": rows, "weights": kept, "prompt_tokens": learner.prompt_tokens}
+
+
+def first_process(folder: Path) -> None:
+    """Run every case as the first of two processes, and go on from what one process has kept."""
+    from scalerl.sharded import lead
+
+    for case in CASES:
+        config = make_config(case, folder)
+        policy = load_policy(config.model_name, dtype="float64" if config.dtype == "float64" else "float32")
+        learner = lead(policy.model, config)
+        there = folder / f"two-{case.replace(' ', '-')}"
+        found = make_updates(learner, there, policy)
+        learner.write(there / "shares")
+        one = torch.load(folder / f"one-{case.replace(' ', '-')}.pt", weights_only=True)
+        learner.load(one)
+        learner.write(there / "loaded")
+        torch.save({**found, "cpu_s": learner.others_cpu_s}, folder / f"{there.name}.pt")
+        learner.close()
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+
+
+def other_process() -> None:
+    """Serve the cases one after the other."""
+    from scalerl.sharded import serve
+
+    for _ in CASES:
+        serve()
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+
+
+def free_ports(count: int) -> int:
+    """Return the first of so many ports in a row that nobody listens at."""
+    for port in range(20000 + os.getpid() % 9000, 60000, count):
+        held = [socket.socket() for _ in range(count)]
+        try:
+            for offset, each in enumerate(held):
+                each.bind(("127.0.0.1", port + offset))
+        except OSError:
+            continue
+        else:
+            return port
+        finally:
+            for each in held:
+                each.close()
+    raise AssertionError("no ports")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of a process beside this one."""
+    return {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **more}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> Path:
+    """A folder with what one process and two make of every case."""
+    folder = tmp_path_factory.mktemp("sharded")
+    for case in CASES:
+        config = make_config(case, folder)
+        make_model(case, Path(config.model_name))
+        policy = load_policy(config.model_name, dtype="float64" if config.dtype == "float64" else "float32")
+        learner = Learner(policy.model, config)
+        found = make_updates(learner, folder / f"one-{case.replace(' ', '-')}", policy)
+        torch.save({**found, **learner.save()}, folder / f"one-{case.replace(' ', '-')}.pt")
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(len(CASES)))}
+    command = [sys.executable, "-m", "tests.test_sharded", str(folder)]
+    processes = [
+        subprocess.Popen(command, env=environment(RANK=str(number), LOCAL_RANK=str(number), **shared))
+        for number in range(2)
+    ]
+    assert [process.wait(300) for process in processes] == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_make_the_updates_of_one(both, case):
+    name, tolerance = case.replace(" ", "-"), CASES[case][1]
+    one, two = (torch.load(both / f"{which}-{name}.pt", weights_only=True) for which in ("one", "two"))
+    for row, expected in zip(two["rows"], one["rows"], strict=True):
+        assert row.keys() == expected.keys()
+        for key, value in expected.items():
+            if isinstance(value, float):
+                assert row[key] == pytest.approx(value, rel=100 * tolerance, abs=tolerance), key
+            else:
+                assert row[key] == value, key
+    for ours, theirs in zip(two["weights"], one["weights"], strict=True):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or (ours - theirs).abs().max() <= tolerance * 10
+    assert two["prompt_tokens"] >= one["prompt_tokens"] > 0  # a prompt that both had is run twice
+    assert two["cpu_s"] > 0
+    ours, theirs = (load_policy(str(both / f"{which}-{name}")).model.state_dict() for which in ("two", "one"))
+    assert ours.keys() == theirs.keys()
+    assert all((ours[key] - theirs[key]).abs().max() <= max(tolerance * 10, 1e-7) for key in ours)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_shares_are_read_whole_again_and_what_one_process_kept_is_split(both, case):
+    name, tolerance = case.replace(" ", "-"), CASES[case][1]
+    one = torch.load(both / f"one-{name}.pt", weights_only=True)
+    shares, loaded = (read_shards(both / f"two-{name}" / which) for which in ("shares", "loaded"))
+    for group in ("model", "optimizer"):
+        expected = {key: value for key, value in one[group].items() if not key.startswith("scaler.")}
+        assert shares[group].keys() == loaded[group].keys() == expected.keys()
+        for key, value in expected.items():
+            assert torch.equal(loaded[group][key], value), key
+            assert (shares[group][key] - value).abs().max() <= tolerance * 10, key
+    assert len(list((both / f"two-{name}" / "shares").iterdir())) == 2
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, prompts):
+    """Two runs that end at step 4 and go on to 6: of one process and then two, and the other way round."""
+    folder = tmp_path_factory.mktemp("runs")
+    small = ["batch_size=32", "generations_per_prompt=4", "eval_generations=2", "eval_every=2", "checkpoint_every=2"]
+    fields = [*small, "max_steps=4", "off_policy_steps=1", "keep_best=true"]
+    said = [part for field in fields for part in ("--set", field)]
+    data = ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
+    new = ["train", "--config", "scalerl", "--config", "demo", *data, *said]
+    further = ["train", "--resume", "--set", "max_steps=6"]
+
+    def command(processes: int, arguments: list[str], name: str) -> subprocess.Popen[str]:
+        launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if processes == 2 else []
+        told = [sys.executable, "-m", *launch, "scalerl", *arguments, "--output-dir", str(folder / name)]
+        return subprocess.Popen(told, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    for processes in ((1, 2), (2, 1)):
+        begun = [
+            command(count, arguments, name)
+            for count, arguments, name in zip(
+                processes, (new if processes == (1, 2) else further,) * 2, ("from-one", "from-two"), strict=True
+            )
+        ]
+        for process in begun:
+            out, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, out
+    return folder
+
+
+def test_a_run_of_two_processes_goes_on_with_one_and_the_other_way_round(runs):
+    logs = [
+        {(row["kind"], row["step"]): row for row in read_log(runs / name / "log.jsonl").rows if row["kind"] != "event"}
+        for name in ("from-one", "from-two")
+    ]
+    assert logs[0].keys() == logs[1].keys() and ("step", 6) in logs[0]
+    for key, row in logs[0].items():
+        other = logs[1][key]
+        if key[0] == "step":
+            assert other["loss"] == pytest.approx(row["loss"], abs=1e-6)
+            assert other["tokens_generated"] == row["tokens_generated"] and other["lag_max"] == row["lag_max"] <= 1
+        else:
+            assert other["correct"] == row["correct"]
+    headers = [json.loads((runs / name / "run.json").read_text()) for name in ("from-one", "from-two")]
+    assert [header["devices"]["count"] for header in headers] == [1, 2]
+    assert sum(row.get("loss") is not None for row in logs[0].values()) >= 3
+    last = [read_checkpoint(runs / name) for name in ("from-one", "from-two")]
+    assert last[0] is not None and last[1] is not None
+    assert last[0].state["machine"]["processes"] == 2 and last[1].state["machine"]["processes"] == 1
+
+
+def test_a_checkpoint_in_shares_is_evaluated_like_any_other(runs):
+    folder = next((runs / "from-two" / "checkpoints").glob("step-*4"))
+    assert (folder / "learner").is_dir()
+    whole, final = load_saved(str(folder), base=None), load_saved(str(runs / "from-two" / "best"), base=None)
+    assert whole.policy.model.state_dict().keys() == final.policy.model.state_dict().keys()
+    share = next((folder / "learner").iterdir())
+    content = bytearray(share.read_bytes())
+    content[-1] ^= 1
+    share.write_bytes(content)
+    with pytest.raises(Exception, match="damaged"):
+        load_saved(str(folder), base=None)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    other_process() if rank() else first_process(Path(sys.argv[1]))
+    assert world_size() == 2
