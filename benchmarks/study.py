@@ -59,8 +59,8 @@ class Cell:
 def cells(plan: dict[str, Any]) -> Iterator[Cell]:
     """Return all cells in order; those after the first stage have no learning rate yet."""
     first = plan["rates"]
-    for recipe in first["recipes"]:
-        for rate in first["values"]:
+    for recipe, rates in first["values"].items():
+        for rate in rates:
             yield Cell(RATES, recipe, first["seed"], {**first["settings"], "learning_rate": rate})
     for stage in plan["stages"]:
         for seed in stage["seeds"]:  # a seed of every recipe before the next one: an early stop leaves whole sets
@@ -73,7 +73,7 @@ def rate_of(recipe: str, plan: dict[str, Any]) -> float | None:
     """Return the learning rate of a recipe by the rule of ``study.yaml``, None while a run of the sweep is missing."""
     first = plan["rates"]
     means: dict[float, float] = {}
-    for rate in first["values"]:
+    for rate in first["values"][recipe]:
         cell = Cell(RATES, recipe, first["seed"], {**first["settings"], "learning_rate": rate})
         if not (shipped := SHIPPED / cell.name).exists():
             return None
