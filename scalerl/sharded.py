@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -43,6 +44,7 @@ from scalerl.ranks import local_rank, rank, world_size
 from scalerl.runlog import UserError
 from scalerl.shards import write_shards
 
+MEETING = dt.timedelta(minutes=10)  # longest wait for the other processes at the start
 PATIENCE = dt.timedelta(days=1)  # an update is waited for that long; a process that died is noticed at once
 JSON = "json"  # name of an order among the tensors that come with it
 
@@ -154,13 +156,14 @@ class ShardedLearner(Learner):
         if self._ordered:
             yield
             return
-        send(order, tensors, **content)
-        self._ordered = True
-        try:
-            yield
-        except TrainingError:  # all have come to it, and wait for the next order
-            self._ordered = False
-            raise
+        self._ordered = True  # and it stays so if this fails: the others are no longer where an order finds them
+        with _saying("another process of this run is gone; go on from the latest checkpoint with --resume"):
+            send(order, tensors, **content)
+            try:
+                yield
+            except TrainingError:  # all have come to it, and wait for the next order
+                self._ordered = False
+                raise
         self._ordered = False
 
     def _shares(self, completions: Sequence[Completion]) -> Iterator[tuple[list[int], bool]]:
@@ -242,16 +245,13 @@ def serve() -> None:
     """
     join()
     try:
-        config = ScaleRLConfig(**receive()["config"])
-        prepare_process(config.threads)
-        master = "float64" if config.dtype == "float64" else "float32"
-        device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-        policy = load_policy(config.model_name, device=device, dtype=master)
-        ShardedLearner(policy.model, config).serve()
-    except RuntimeError as error:
-        if "onnection" not in str(error):
-            raise
-        raise UserError(f"process {rank()}: the first process of this run is gone") from error
+        with _saying(f"process {rank()}: the first process of this run, or another, is gone"):
+            config = ScaleRLConfig(**receive()["config"])
+            prepare_process(config.threads)
+            master = "float64" if config.dtype == "float64" else "float32"
+            device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+            policy = load_policy(config.model_name, device=device, dtype=master)
+            ShardedLearner(policy.model, config).serve()
     finally:
         leave()
 
@@ -262,7 +262,14 @@ def join() -> None:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    about = os.environ
+    held_by_torchrun = about.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    master = rank() == 0 and not held_by_torchrun
+    store: dist.Store = dist.TCPStore(about["MASTER_ADDR"], int(about["MASTER_PORT"]), world_size(), master, MEETING)
+    # When torchrun starts the processes again, gloo must not find the addresses of those before.
+    store = dist.PrefixStore(f"restart {about.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=PATIENCE)
 
 
 def leave() -> None:
@@ -304,6 +311,17 @@ class _Cell(nn.Module):
     def forward(self, action: Callable[[], Any]) -> Any:
         """Run a function."""
         return action()
+
+
+@contextmanager
+def _saying(line: str) -> Iterator[None]:
+    """While entered, turn what torch raises where a connection ends into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "onnection" not in str(error):
+            raise
+        raise UserError(line) from error
 
 
 def _whole(p: Tensor) -> Tensor:
