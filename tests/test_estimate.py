@@ -151,6 +151,7 @@ def test_the_probe_ends_what_it_began(data, monkeypatch):
     assert len(ended) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"off_policy_steps": 0, "zero_variance_filtering": "false"}])
 def test_seconds_a_step_are_within_a_factor_of_two_of_a_real_run(data, tmp_path, fields):
     config = demo(batch_size=256, max_steps=14, eval_every=100, eval_prompts=4, **fields)
@@ -162,6 +163,7 @@ def test_seconds_a_step_are_within_a_factor_of_two_of_a_real_run(data, tmp_path,
     assert found.speed.source.startswith("2 probe steps") and (found.steps, found.speed.devices) == (14, 1)
 
 
+@pytest.mark.slow
 def test_a_generator_process_counts_as_a_device_and_hides_the_shorter_part(data):
     found = estimate(demo(batch_size=128, max_steps=20, generator="process"), *data)
     speed = found.speed

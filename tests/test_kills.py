@@ -9,6 +9,9 @@ import sys
 import pytest
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.mark.parametrize(("in_flight", "kills"), [("kv", 15), ("refresh", 8)])
 def test_a_killed_and_resumed_run_equals_the_unkilled_one_bit_for_bit(in_flight, kills):
     command = [sys.executable, "-m", "benchmarks.kills", "--kills", str(kills), "--seed", "1", "--in-flight", in_flight]

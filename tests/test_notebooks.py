@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import notebooks
 
+pytestmark = pytest.mark.slow
 NOTEBOOKS = {path.stem: path for path in sorted(Path("notebooks").glob("*.ipynb"))}
 PROMISED = {
     "01_quickstart": ("scalerl", "grpo", "C_mid", "not tested"),

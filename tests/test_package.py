@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 import scalerl
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 LIMIT_MB = 2.0
 

@@ -25,6 +25,7 @@ from scalerl.saved import load_saved
 from scalerl.shards import read_shards
 from scalerl.tasks import get_task
 
+pytestmark = pytest.mark.slow
 ALPHABET = get_task("chain").characters
 STEPS = 3
 # Fields against the demo's; what a difference may be, in a double and in a single.
