@@ -1,4 +1,4 @@
-# make demo   train two small recipes, fit, compare, report       make test   the tests
+# make demo   train two small recipes, fit, compare, report       make test   the tests; make slow: the long ones
 # make lab    JupyterLab on the notebooks                         make lint   ruff and mypy
 # make study  the recipes over seeds, hours of machine time         make docs   the site, build/site/index.html
 PYTHON ?= python3
@@ -9,12 +9,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: demo test lint lab docs study clean notebooks
+.PHONY: demo test slow lint lab docs study clean notebooks
 demo: $(VENV)/.train
 	$(BIN)/scalerl demo --seed $(SEED) $(if $(STEPS),--steps $(STEPS)) $(if $(OUTPUT),--output $(OUTPUT))
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# The tests that start processes, train or run notebooks for long; bare pytest runs all.
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 -m slow
 
 # Hours of two cores; resumable, skips what data/study holds. QUICK=1 trains a slice again and compares it with that.
 study: $(VENV)/.train

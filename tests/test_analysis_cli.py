@@ -141,6 +141,7 @@ def test_an_output_is_checked_before_any_log_is_read(tmp_path):
         command("plot", tmp_path / "missing", "-o", tmp_path / "fig.gif")
 
 
+@pytest.mark.slow
 def test_report_writes_one_file_and_prints_the_comparison(tmp_path, capsys):
     runs = write_run(tmp_path / "a"), write_run(tmp_path / "b", recipe="grpo", A=0.5)
     assert command("report", *runs, "-o", tmp_path / "report.html") == 0

@@ -537,6 +537,7 @@ for place in ("written", "checkpoint", "renames"):
 """
 
 
+@pytest.mark.slow
 def test_a_best_policy_is_whole_whenever_the_run_is_killed(once, prompts, tmp_path):
     """SIGKILL when the second best policy is written, when its checkpoint is, and between the two renames."""
     fields = {**STILL, "keep_best": "true"}

@@ -216,6 +216,7 @@ def test_a_wrong_law_is_said_and_paid_for():
     assert "misfit-ahead" not in {f.code for f in right.findings}
 
 
+@pytest.mark.slow
 def test_inflation_is_a_name_a_number_or_measured(paper):
     wide = an.forecast(paper, 100e3, window=(None, 20e3), inflation="vision curves").rows[0]
     usual = an.forecast(paper, 100e3, window=(None, 20e3)).rows[0]

@@ -224,6 +224,7 @@ def command(run: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "scalerl.cli", "train", "--output-dir", str(run), *options]
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_run_with_a_checkpoint_and_it_goes_on(prompts, tmp_path):
     run, options = tmp_path / "run", [f"--set={name}={value}" for name, value in SMALL.items()]
     data = ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
