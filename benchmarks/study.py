@@ -1,10 +1,12 @@
 """The study: recipes, one choice taken back at a time, long runs and other sizes, on chain arithmetic.
 
-Run ``make study`` or ``python -m benchmarks.study [--processes 2] [--quick]`` from the repository's root; hours of two
-cores. Cells stand in ``study.yaml`` and are run in its order, each with one thread. What is in ``data/study`` is done
-and is not run again; a cell that was cut off goes on from its checkpoint under ``--work``. The learning rate of a
-recipe is chosen from the first stage by the rule that ``study.yaml`` states. ``--quick`` trains two recipes of the base
-stage anew, 120 updates each, and says whether their ceilings agree with those that ship.
+Run ``make study`` or ``python -m benchmarks.study [--processes 2] [--ray [ADDRESS]] [--quick]`` from the repository's
+root; hours of two cores. Cells stand in ``study.yaml`` and are run in its order, each with one thread. What is in
+``data/study`` is done and is not run again; a cell that was cut off goes on from its checkpoint under ``--work``. The
+learning rate of a recipe is chosen from the first stage by the rule that ``study.yaml`` states. With ``--ray`` a cell
+is a Ray task, on this machine or on the cluster at an address, whose nodes see this folder under the same path.
+``--quick`` trains two recipes of the base stage anew, 120 updates each, and says whether their ceilings agree with
+those that ship.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,8 +94,6 @@ def rows(shipped: Path) -> list[dict[str, Any]]:
 def command(cell: Cell, plan: dict[str, Any], work: Path) -> list[str] | None:
     """Return what trains a cell or goes on with it, None while its learning rate is not known."""
     folder = work / cell.name
-    if (folder / LOG_FILE).exists():
-        return [*SCALERL, "train", "--resume", "--output-dir", str(folder)]
     settings = dict(cell.settings)
     if "learning_rate" not in settings:
         rate = rate_of(cell.rate_of, plan)
@@ -106,7 +107,8 @@ def command(cell: Cell, plan: dict[str, Any], work: Path) -> list[str] | None:
     said = [arg for key, value in {"seed": cell.seed, **settings}.items() for arg in ("--set", f"{key}={value}")]
     prompts = work / "prompts" / task
     data = ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
-    return [*SCALERL, "train", "--config", cell.recipe, "--config", "demo", *data, *said, "--output-dir", str(folder)]
+    recipe = ["--config", cell.recipe, "--config", "demo"]
+    return [*SCALERL, "train", "--resume", *recipe, *data, *said, "--output-dir", str(folder)]
 
 
 def made_ready(cell: Cell, plan: dict[str, Any], work: Path) -> None:
@@ -143,12 +145,38 @@ def ship(folder: Path, cell: Cell) -> None:
     part.replace(target)
 
 
-def run(plan: dict[str, Any], work: Path, processes: int) -> int:
+def train(told: list[str], where: Path, out: str) -> int:
+    """Run a command in a folder with one thread, add what it says to a file there, and return its exit code."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with (where / out).open("ab") as file:
+        return subprocess.run(told, stdout=file, stderr=file, env=environment, cwd=where, check=False).returncode
+
+
+class RayPool(Executor):
+    """Run calls as Ray tasks of one core each; one that is lost with its node is started again."""
+
+    def __init__(self, address: str, processes: int) -> None:
+        import ray
+
+        where: dict[str, Any] = {"num_cpus": processes} if address == "local" else {"address": address}
+        ray.init(**where, include_dashboard=False if address == "local" else None, log_to_driver=False)
+        self._ray = ray
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Start a call somewhere."""
+        future: Future[Any] = self._ray.remote(num_cpus=1)(call).remote(*args, **kwargs).future()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
+        """Leave the cluster."""
+        self._ray.shutdown()
+
+
+def run(plan: dict[str, Any], work: Path, processes: int, pool: Executor) -> int:
     """Run what is missing, `processes` at a time; return how many cells failed."""
     waiting = [cell for cell in cells(plan) if not (SHIPPED / cell.name).exists()]
-    running: list[tuple[Cell, subprocess.Popen[bytes]]] = []
+    running: list[tuple[Cell, Future[int]]] = []
     failed: list[str] = []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     while waiting or running:
         for cell in [cell for cell in waiting if len(running) < processes]:
             if len(running) >= processes:
@@ -163,22 +191,21 @@ def run(plan: dict[str, Any], work: Path, processes: int) -> int:
                 continue
             folder.parent.mkdir(parents=True, exist_ok=True)
             made_ready(cell, plan, work)
-            with folder.with_name(f"{folder.name}.out").open("ab") as out:
-                running.append((cell, subprocess.Popen(told, stdout=out, stderr=out, env=environment)))
+            running.append((cell, pool.submit(train, told, Path.cwd(), f"{folder}.out")))
             waiting.remove(cell)
             print(f"{time.strftime('%H:%M:%S')} {cell.name}, {len(waiting)} more", flush=True)
         if not running:
             break  # what is left waits for a learning rate that a failed run leaves unknown
         time.sleep(0.5)
-        for cell, process in list(running):
-            if process.poll() is None:
+        for cell, future in list(running):
+            if not future.done():
                 continue
-            running.remove((cell, process))
+            running.remove((cell, future))
             if finished(work / cell.name):
                 ship(work / cell.name, cell)
             else:
                 failed.append(cell.name)
-                print(f"failed with {process.returncode}: {cell.name}, see {work / cell.name}.out", flush=True)
+                print(f"failed: {cell.name}, see {work / cell.name}.out", flush=True)
     return len(failed) + len(waiting)
 
 
@@ -218,10 +245,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plan", type=Path, default=Path(__file__).with_name("study.yaml"))
     parser.add_argument("--work", type=Path, default=Path("build/study"))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(arguments)
     plan = yaml.safe_load(options.plan.read_text(encoding="utf-8"))
-    return quick(plan, options.work) if options.quick else min(run(plan, options.work, options.processes), 1)
+    if options.quick:
+        return quick(plan, options.work)
+    local = ThreadPoolExecutor(options.processes) if options.ray is None else RayPool(options.ray, options.processes)
+    with local as pool:
+        return min(run(plan, options.work, options.processes, pool), 1)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ NAV = {
         "docs/data",
         "docs/recipes",
         "docs/hardware",
+        "docs/cluster",
         "docs/troubleshooting",
     ],
     "Background": ["docs/methods", "docs/evidence", "docs/paper"],

@@ -108,7 +108,12 @@ def plot_straight(found: SameCeiling, ax: Axes | None = None, *, recipes: tuple[
         place = ranks[line.recipe]
         colour = colour_of(place)
         level = line.B * math.log(line.C_mid)
-        label = f"{line.run}: B {line.B:.2f}" + (f", {line.dropped} dropped" if line.dropped else "")
+        same = [other for other in found.lines if other.recipe == line.recipe]
+        name, dropped = line.recipe if len(same) > 1 else line.run, sum(other.dropped for other in same)
+        label = f"{name}: B {', '.join(f'{other.B:.2f}' for other in same)}" + (
+            f", {dropped} dropped" if dropped else ""
+        )
+        label = label if line is same[0] else "_"  # one line of the legend for all seeds of a recipe
         marker = MARKERS[place % len(MARKERS)]
         ax.plot(line.compute, level - line.y, marker, ms=4, alpha=0.7, label=label, gid=f"points-{i}", color=colour)
         if len(line.compute):
