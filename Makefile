@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: demo test slow lint lab docs study clean notebooks
+.PHONY: demo test slow lint lab docs study clean notebooks figures
 demo: $(VENV)/.train
 	$(BIN)/scalerl demo --seed $(SEED) $(if $(STEPS),--steps $(STEPS)) $(if $(OUTPUT),--output $(OUTPUT))
 
@@ -30,6 +30,10 @@ lint: $(VENV)/.dev
 # Runs every notebook and writes its outputs; NOTEBOOK=02 only one.
 notebooks: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.notebooks $(NOTEBOOK)
+
+# Draws the pictures of README and docs anew.
+figures: $(VENV)/.train
+	$(BIN)/python -m benchmarks.figures
 
 lab: $(VENV)/.notebook
 	$(BIN)/jupyter lab notebooks
