@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gzip
 import json
 import math
 import re
@@ -115,6 +116,16 @@ def test_the_healthy_run_fires_nothing_and_every_check_could_be_made(edited):
     health = edited()
     assert tuple(c.name for c in health.checks) == NAMES
     assert {c.status for c in health.checks} == {"ok"} and health.findings == () and health.status == "ok"
+
+
+def test_a_packed_log_is_looked_at_like_any_other(tmp_path):
+    for name in ("run.json", "log.jsonl"):
+        content = (HEALTHY / name).read_bytes()
+        packed = name == "log.jsonl"
+        (tmp_path / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
+    ours, theirs = (an.check(an.read(folder)) for folder in (tmp_path, HEALTHY))
+    assert [c.figure for c in ours[0].checks] == [c.figure for c in theirs[0].checks]
+    assert sum(c.figure is not None for c in ours[0].checks) > 10
 
 
 def test_shipped_runs_raise_no_false_alarm():

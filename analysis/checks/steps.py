@@ -82,7 +82,7 @@ def read_steps(run: Run) -> Steps:
     >>> len(steps), float(steps.columns["entropy"][0].round(3))
     (110, 0.308)
     """
-    if run.source.suffix != ".jsonl":
+    if not run.source.name.endswith((".jsonl", ".jsonl.gz")):
         return Steps(missing="a table of evaluations, without rows of updates")
     if not run.source.exists():
         return Steps(missing=f"{run.source} is not there any more")
