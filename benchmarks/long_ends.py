@@ -1,7 +1,7 @@
 """The study's long runs: what did the first quarter and the first half of their compute say of the end?
 
 Run ``python -m benchmarks.long_ends [RUN ...]`` from the repository's root; by default ``data/study/long``. A run is
-cut at a share of its CPU-seconds and read as if it had ended there. Asked are A, with 95 % limits, and the pass rate
+cut at a share of its FLOPs and read as if it had ended there. Asked are A, with 95 % limits, and the pass rate
 at the end, with the 95 % band of the curve and that of one evaluation, as `analysis.forecast` gives them by default.
 Held against A of the whole run (its median), the mean of its last eight evaluations, and each of these eight. The
 forecast of two methods is there for the end: the mean of the families, and the sigmoid alone.
@@ -25,7 +25,7 @@ from benchmarks.simulate import wilson
 
 SHARES = {"a quarter": 0.25, "a half": 0.5}
 LAST = 8
-AXIS = "cpu_s"
+AXIS = "flops"
 BAR = 0.9
 
 
