@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -432,3 +433,23 @@ def test_nothing_heavy_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_answers_that_take_time_leave_slots_empty_for_as_long():
+    """One slot: after each completion of 20 ticks the next one waits for an answer; training takes no time."""
+    setup = even(slots=1, batch_size=1, generations_per_prompt=1, off_policy_steps=8, lead="eager", updates=200)
+    found = simulate(replace(setup, reply_s=0.3))
+    assert 3600 / found.updates_per_hour == pytest.approx(20 * (0.02 + 0.005) + 0.3)
+    assert found.generator_idle_share == pytest.approx(0.3 / (20 * 0.025 + 0.3), rel=0.02)
+
+
+def test_what_the_filter_leaves_varies_as_prompts_do():
+    """Of 4 prompts a half each with probability a half: training takes 0, 1, 2, 3 or 4 quarters of all."""
+    setup = even(
+        off_policy_steps=0, in_turn=True, train_token_s=0.03, kept_share=0.5, updates=400, token_s=0.001, slot_s=0
+    )
+    rows = follow(setup, [21] * 16 * 401)
+    took = [b.training_s - a.training_s for a, b in pairwise(rows)]
+    quarters = [round(seconds / (336 * 0.03 / 4), 6) for seconds in took]
+    assert set(quarters) == {0, 1, 2, 3, 4}
+    assert sum(quarters) / len(quarters) == pytest.approx(2, abs=0.2)

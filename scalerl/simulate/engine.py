@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import random
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -109,9 +110,13 @@ class Simulation:
     setup : Setup
         Checked.
     lengths : Lengths
+    seed : int
+        Of the prompts that the filter leaves.
+    prompts : int, optional
+        Prompts of an update that it chooses among; those of the setup, which may be a slice of more.
     """
 
-    def __init__(self, setup: Setup, lengths: Lengths) -> None:
+    def __init__(self, setup: Setup, lengths: Lengths, *, seed: int = 0, prompts: int | None = None) -> None:
         self.setup, self.lengths = setup, lengths
         self.schedule = Schedule(
             prompts=setup.batch_size // setup.generations_per_prompt,
@@ -123,6 +128,8 @@ class Simulation:
         )
         self.generators = [_Generator(i) for i in range(setup.generators)]
         self.rows: list[Update] = []
+        self._random = random.Random(seed).random  # noqa: S311 - no secret
+        self._prompts = prompts or self.schedule.prompts
         self._roomy = [(0, i) for i in range(setup.generators)]  # by completions in work, a heap; old entries are void
         self._events: list[tuple[float, int, int]] = []  # when a completion ends, on which device, its stamp
         self._began: dict[int, tuple[int, int]] = {}  # of completions in work: first version, sum of versions before
@@ -137,32 +144,37 @@ class Simulation:
         return self.rows
 
     def _side_by_side(self, updates: int) -> None:
-        """Generators go on while the learner trains."""
+        """Generators go on while the learner trains.
+
+        As the trainer's loop: admit, note what has arrived, ask the schedule, maybe train. What ends while it trains is
+        noted behind the next admission; with `feeding` it is noted, and its slot filled, at once.
+        """
         schedule, setup = self.schedule, self.setup
-        now, trained_at, batch = 0.0, math.inf, range(0)
-        arrived: list[int] = []  # what the learner has not looked at yet
+        now, arrived = 0.0, list[int]()
         while schedule.version < updates:
-            waits = trained_at == math.inf
-            if waits:
-                schedule.finished(arrived)
-                arrived.clear()
-                found = schedule.next_batch()
-                if found is not None:
-                    batch, trained_at = found, now + self._training(found)
-                    continue
-            if (waits or setup.feeding) and self._admit(now):
+            admitted = self._admit(now)
+            if not arrived and not admitted:
+                if self._next_end() == math.inf:
+                    raise RuntimeError(STUCK)
+                now, arrived = self._end()
+                now += setup.reply_s
+                while self._next_end() < now:
+                    arrived += self._end()[1]
+            schedule.finished(arrived)
+            arrived = []
+            batch = schedule.next_batch()
+            if batch is None:
                 continue
-            if self._next_end() < trained_at:
-                now, done = self._end()
-                if waits or setup.feeding:
+            cost = self._training(batch)
+            while self._next_end() < now + cost:
+                at, done = self._end()
+                if setup.feeding:
                     schedule.finished(done)
+                    self._admit(at + setup.reply_s)
                 else:
                     arrived += done
-            elif trained_at < math.inf:
-                now, trained_at = trained_at + setup.sync_s, math.inf
-                self._update(batch, now)
-            else:
-                raise RuntimeError(STUCK)
+            now += cost + setup.sync_s
+            self._update(batch, now, cost)
 
     def _in_turn(self, updates: int) -> None:
         """Nothing is decoded while the learner trains: it is on the same devices.
@@ -191,8 +203,9 @@ class Simulation:
             if batch is not None:
                 for generator in self.generators:
                     generator.align(now)
-                now = max(now, *(g.time for g in self.generators)) + self._training(batch) + self.setup.sync_s
-                self._update(batch, now)
+                cost = self._training(batch)
+                now = max(now, *(g.time for g in self.generators)) + cost + self.setup.sync_s
+                self._update(batch, now, cost)
                 asked_at = now
 
     def _admit(self, now: float) -> bool:
@@ -266,11 +279,13 @@ class Simulation:
         setup = self.setup
         tokens = sum(self.lengths[number] for number in batch)
         learners = setup.generators if setup.in_turn else setup.learners
-        trained = setup.kept_share * tokens * setup.train_token_s / learners
+        # The filter leaves whole prompts, by chance: a small batch takes now less time, now more.
+        kept = sum(self._random() < setup.kept_share for _ in range(self._prompts)) / self._prompts
+        trained = kept * tokens * setup.train_token_s / learners
         return setup.update_s + len(batch) * setup.completion_s + trained
 
-    def _update(self, batch: range, now: float) -> None:
-        """Make an update that ends now, weights handed over, and keep its row."""
+    def _update(self, batch: range, now: float, cost: float) -> None:
+        """Make an update that took `cost` seconds and ends now, weights handed over, and keep its row."""
         setup, version = self.setup, self.schedule.version
         in_flight = self.schedule.in_flight
         self.schedule.updated()
@@ -286,7 +301,7 @@ class Simulation:
         lengths = [self.lengths[number] for number in batch]
         tokens = sum(lengths)
         lags = version * tokens - sum(total for _, _, total in told)
-        self._training_s += self._training(batch) + setup.sync_s
+        self._training_s += cost + setup.sync_s
         self._tokens += tokens
         self._lags += lags
         self._cut += sum(length >= setup.max_new_tokens for length in lengths)

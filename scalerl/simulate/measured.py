@@ -21,7 +21,7 @@ import numpy as np
 from scalerl.runlog import HEADER_FILE, LOG_FILE, SAMPLES_FILE, UserError, read_header, read_log, read_regular
 from scalerl.simulate.engine import Simulation, Update
 from scalerl.simulate.outcome import Drawn
-from scalerl.simulate.setup import Setup
+from scalerl.simulate.setup import SECONDS, Setup
 
 APART = 0.1  # standard deviation of the completions in work, as a share of their mean, from which token_s can be told
 FORWARD = 1 / 3  # of forward and backward
@@ -99,35 +99,45 @@ def _read(folder: str) -> _Run:
         )
     if len(rows) < FEWEST:
         raise UserError(f"{folder}/{LOG_FILE}: {len(rows)} updates; rates take {FEWEST} at least")
-    config = header.get("config")
+    config, devices = header.get("config"), header.get("devices")
     if not isinstance(config, dict):
         raise UserError(f"{folder}/{HEADER_FILE}: says no config, so the schedule of the run is not known")
-    held = int(header["devices"]["count"])
+    held = devices.get("count") if isinstance(devices, dict) else None
+    if not _is_number(held) or held < 1:
+        raise UserError(f"{folder}/{HEADER_FILE}: devices.count is {held!r}, no number of devices")
+    try:
+        return _of_rows(folder, config, int(held), rows)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        what = f"its config is not that of a run of scalerl train ({error!r})"
+        raise UserError(f"{folder}/{HEADER_FILE}: {what}") from error
+
+
+def _of_rows(folder: str, config: Mapping[str, Any], held: int, rows: Sequence[Mapping[str, Any]]) -> _Run:
+    """Return what the rows of updates say; other errors than `UserError` mean a config that is none of ours."""
     columns = {name: np.array([row[name] for row in rows], dtype=float) for name in WANTED}
     columns["wall_s"] = np.diff(columns["gpu_hours"], prepend=0.0) * 3600.0 / held
     columns["generated"] = np.diff(columns["tokens_generated"], prepend=0.0)
-    columns["trained"] = np.diff([float(row.get("tokens_trained", np.nan)) for row in rows], prepend=0.0)
+    trained = [row.get("tokens_trained") for row in rows]
+    columns["trained"] = np.diff([np.nan if count is None else float(count) for count in trained], prepend=0.0)
     columns["batch"] = columns["length_mean"] * columns["reward_count"]
     busy = [row.get("generator_busy_s") for row in rows]
     apart = config.get("generator", "inline") != "inline"
     generators = int(config.get("generators", 1)) if apart else held
     if apart and not all(map(_is_number, busy)):
-        raise UserError(
-            f"{folder}/{LOG_FILE}: has no generator_busy_s, though {HEADER_FILE} says that a process generated"
-        )
+        what = f"has no generator_busy_s, though {HEADER_FILE} says that a process generated"
+        raise UserError(f"{folder}/{LOG_FILE}: {what}")
     columns["decode_s"] = np.array(busy, dtype=float) * generators if apart else columns["generate_s"]
     lags = [row.get("lag_mean") for row in rows]
     lag = float(np.average(lags, weights=columns["batch"])) if all(map(_is_number, lags)) else None
-    try:
-        lengths, prompt, findings = _lengths(folder, rows, config)
-        setup = _setup(config, columns, generators, lengths, rows, apart=apart, held=held, prompt_length=prompt)
-        setup.check()
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(
-            f"{folder}/{HEADER_FILE}: its config is not that of a run of scalerl train ({error!r})"
-        ) from error
+    lengths, prompt, findings = _lengths(folder, rows, config)
+    setup = _setup(config, columns, generators, lengths, rows, apart=apart, held=held, prompt_length=prompt)
+    setup.check()
+    if setup.devices > held:
+        findings.append(f"{folder}: generator and learner shared {held} device; here each has its own")
+    if (columns["reward_count"] != setup.batch_size).any():
+        findings.append(f"{folder}: the batch changed while the run went on; {setup.batch_size} completions are taken")
     truth = Truth(len(rows), float(columns["wall_s"].sum()), float(columns["gpu_hours"][-1]), lag)
-    return _Run(folder, setup, tuple(lengths), columns, truth, findings)
+    return _Run(folder, setup, tuple(lengths), columns, truth, tuple(findings))
 
 
 def _is_number(value: Any) -> bool:
@@ -173,7 +183,7 @@ def _setup(
 
 def _lengths(
     folder: str, rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
-) -> tuple[list[int], float, tuple[str, ...]]:
+) -> tuple[list[int], float, list[str]]:
     """Lengths as spread as those of the samples, in characters, with the mean that the log has in tokens; and prompts,
     whose mean is taken to have as many characters a token.
     """
@@ -190,12 +200,12 @@ def _lengths(
         setup = Setup(length_mean=mean, length_sd=mean / 2, max_new_tokens=longest)
         drawn = Drawn(setup, None, 0)
         why = f"{folder}: no samples show how long completions are; taken as lognormal, sd half of the mean"
-        return [drawn[i] for i in range(LENGTHS)], float(config["prompt_tokens"]), (why,)
+        return [drawn[i] for i in range(LENGTHS)], float(config["prompt_tokens"]), [why]
     found = characters
     for _ in range(20):  # cutting moves the mean
         found = np.clip(found * mean / found.mean(), 1, longest)
     prompt = min(float(config["prompt_tokens"]), asked * mean / float(characters.mean()))
-    return np.rint(found).astype(int).tolist(), prompt, ()
+    return np.rint(found).astype(int).tolist(), prompt, []
 
 
 def _train(read: Sequence[_Run]) -> tuple[Setup, list[str]]:
@@ -223,7 +233,9 @@ def _decode(read: Sequence[_Run], rates: Setup) -> tuple[Setup, list[str]]:
         found = [_parts(one, setup) for one in read]
         ticks, decoded, seconds = (np.concatenate(each) for each in zip(*found, strict=True))
         live = decoded / ticks
-        if float(live.std() / live.mean()) < APART:
+        # How many were in work beside a learner is known about, not exactly: one such run would say anything.
+        sure = setup.in_turn or len(read) > 1
+        if not sure or float(live.std() / live.mean()) < APART:
             token_s, slot_s = 0.0, float(seconds.sum() / decoded.sum())
         else:
             token_s, slot_s = _line(live, seconds / ticks)[::-1]
@@ -239,8 +251,7 @@ def _decode(read: Sequence[_Run], rates: Setup) -> tuple[Setup, list[str]]:
 
 def _parts(one: _Run, rates: Setup) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of every update, tokens that generators decoded one by one: a slot each, of all slots, and seconds of it."""
-    names = ("train_token_s", "prefill_s", "update_s", "token_s", "slot_s")
-    setup = replace(one.setup, **{name: getattr(rates, name) for name in names})
+    setup = replace(one.setup, **{name: getattr(rates, name) for name in SECONDS})
     rows = Simulation(setup, Drawn(setup, one.lengths, 0)).run(setup.updates)
     ticks, decoded, prefilled = (_steps(rows, name) for name in ("ticks", "decoded", "prefilled"))
     seconds = one.rows["decode_s"] - prefilled * rates.prefill_s

@@ -147,7 +147,8 @@ def simulate(
     part = sliced(setup, enough * setup.batch_size / completions)
     blocks = -(-max(completions // part.batch_size, enough) // block)
     count = min(setup.updates, blocks * block)
-    rows = Simulation(part, Drawn(setup, lengths, seed)).run(count)
+    prompts = setup.batch_size // setup.generations_per_prompt
+    rows = Simulation(part, Drawn(setup, lengths, seed), seed=seed, prompts=prompts).run(count)
     before = count - max(block, (count - max(filled, count // 2)) // block * block)
     total, rate = {}, {}
     for name in ("at_s", "generating_s", "training_s", "tokens", "lags", "cut"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from scalerl.runlog import UserError
 
-SECONDS = ("token_s", "slot_s", "prefill_s", "train_token_s", "update_s", "completion_s", "sync_s")
+SECONDS = ("token_s", "slot_s", "prefill_s", "train_token_s", "update_s", "completion_s", "sync_s", "reply_s")
 LEAST = {
     "generators": 1,
     "learners": 1,
@@ -62,6 +62,8 @@ class Setup:
     update_s: float = told(0.0, "seconds of an update besides its tokens")
     completion_s: float = told(0.0, "seconds of the learner that a completion takes: scoring, keeping")
     sync_s: float = told(0.0, "seconds of new weights on their way, in which learner and generators stand still")
+
+    reply_s: float = told(0.0, "seconds from the end of a completion until another can start in its place; not in turn")
 
     @property
     def devices(self) -> int:
