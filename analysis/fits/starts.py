@@ -136,7 +136,8 @@ def _share(runs: Sequence[Run], options: dict[str, Any]) -> list[Fit]:
 
 
 def _fit(run: Run, options: dict[str, Any]) -> Fit:
-    return fit(run, **options)
+    made: Fit = fit(run, **options)
+    return made
 
 
 def _asked(i: int, firsts: Sequence[dict[object, list[int]]]) -> list[tuple[int, frozenset[int]]]:

@@ -152,20 +152,17 @@ class Simulation:
         schedule, setup = self.schedule, self.setup
         now, arrived = 0.0, list[int]()
         while schedule.version < updates:
-            admitted = self._admit(now)
-            if not arrived and not admitted:
-                if self._next_end() == math.inf:
-                    raise RuntimeError(STUCK)
-                now, arrived = self._end()
-                now += setup.reply_s
-                while self._next_end() < now:
-                    arrived += self._end()[1]
+            changed = self._admit(now) or bool(arrived)
             schedule.finished(arrived)
             arrived = []
             batch = schedule.next_batch()
             if batch is None:
+                if not changed:  # so nothing can before the next completion ends
+                    now, arrived = self._reply()
                 continue
             cost = self._training(batch)
+            if setup.feeding:
+                self._admit(now)
             while self._next_end() < now + cost:
                 at, done = self._end()
                 if setup.feeding:
@@ -175,6 +172,16 @@ class Simulation:
                     arrived += done
             now += cost + setup.sync_s
             self._update(batch, now, cost)
+
+    def _reply(self) -> tuple[float, list[int]]:
+        """Wait for the next completion that ends, and return when the learner knows, and which ended until then."""
+        if self._next_end() == math.inf:
+            raise RuntimeError(STUCK)
+        now, done = self._end()
+        now += self.setup.reply_s
+        while self._next_end() < now:
+            done += self._end()[1]
+        return now, done
 
     def _in_turn(self, updates: int) -> None:
         """Nothing is decoded while the learner trains: it is on the same devices.

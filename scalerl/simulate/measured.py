@@ -102,7 +102,7 @@ def _read(folder: str) -> _Run:
     config, devices = header.get("config"), header.get("devices")
     if not isinstance(config, dict):
         raise UserError(f"{folder}/{HEADER_FILE}: says no config, so the schedule of the run is not known")
-    held = devices.get("count") if isinstance(devices, dict) else None
+    held: Any = devices.get("count") if isinstance(devices, dict) else None
     if not _is_number(held) or held < 1:
         raise UserError(f"{folder}/{HEADER_FILE}: devices.count is {held!r}, no number of devices")
     try:
@@ -127,7 +127,7 @@ def _of_rows(folder: str, config: Mapping[str, Any], held: int, rows: Sequence[M
         what = f"has no generator_busy_s, though {HEADER_FILE} says that a process generated"
         raise UserError(f"{folder}/{LOG_FILE}: {what}")
     columns["decode_s"] = np.array(busy, dtype=float) * generators if apart else columns["generate_s"]
-    lags = [row.get("lag_mean") for row in rows]
+    lags: list[Any] = [row.get("lag_mean") for row in rows]
     lag = float(np.average(lags, weights=columns["batch"])) if all(map(_is_number, lags)) else None
     lengths, prompt, findings = _lengths(folder, rows, config)
     setup = _setup(config, columns, generators, lengths, rows, apart=apart, held=held, prompt_length=prompt)
@@ -222,8 +222,8 @@ def _train(read: Sequence[_Run]) -> tuple[Setup, list[str]]:
     )
     slope, once = _line(tokens, seconds)
     learners = setup.generators if setup.in_turn else setup.learners
-    rates = {"train_token_s": slope * learners, "prefill_s": FORWARD * slope * learners}
-    return replace(setup, update_s=once + max(0.0, float(other.mean())), **rates), findings
+    token_s, update_s = slope * learners, once + max(0.0, float(other.mean()))
+    return replace(setup, update_s=update_s, train_token_s=token_s, prefill_s=FORWARD * token_s), findings
 
 
 def _decode(read: Sequence[_Run], rates: Setup) -> tuple[Setup, list[str]]:
