@@ -1,10 +1,10 @@
 """Does the simulation predict what a run takes before it is made: wall time, GPU-hours and mean lag?
 
 Run ``python -m benchmarks.simulate_vs_real`` from the repository's root, on a quiet machine of two cores. Speeds are
-measured on one run of each kind (in turn on one device; a generator in a process of its own; Ray actors, where the
-trainer has them) with k = 2 and 256 completions an update, and then predict runs of that kind with another k, another
-batch, other slots, another scheme: none predicts itself. What a recipe does to the data is no device's doing: lengths,
-and the share of tokens that the filter leaves, are those of the run that was measured, too.
+measured on two runs of each kind (in turn on one device; a generator in a process of its own; Ray actors, where the
+trainer has them), k = 2 and 256 completions an update, with 256 and 64 slots, and then predict runs of that kind with
+another k, another batch, other slots, another scheme: none predicts itself. What a recipe does to the data is no
+device's doing: lengths, and the share of tokens that the filter leaves, are those of the runs that were measured, too.
 
 The last lines are harder: the run in turn on one device predicts those with a second device, before there is one. On a
 CPU two processes share memory and caches, which a run alone does not know of.
@@ -32,6 +32,7 @@ from scalerl.simulate.measured import Measured, measure
 BAR = 0.15
 STEPS = 60
 FROM: dict[str, Any] = {"off_policy_steps": 2, "batch_size": 256}
+SLOTS = (256, 64)
 KINDS: dict[str, dict[str, Any]] = {
     "inline": {"generator": "inline"},
     "process": {"generator": "process"},
@@ -69,8 +70,8 @@ class Line(NamedTuple):
         )
 
 
-def train(folder: Path, fields: dict[str, Any], steps: int) -> Measured:
-    """Make a run in a process of its own, and return what it took."""
+def train(folder: Path, fields: dict[str, Any], steps: int) -> str:
+    """Make a run in a process of its own, and return its folder."""
     settings = {"max_steps": steps, "eval_every": 1000, "eval_prompts": 16, "checkpoint_every": 1000, **fields}
     command = [sys.executable, "-m", "scalerl.cli", "train", "--config", "scalerl", "--config", "demo"]
     for split in ("train", "eval"):
@@ -79,7 +80,7 @@ def train(folder: Path, fields: dict[str, Any], steps: int) -> Measured:
     started = time.time()
     subprocess.run(command, check=True, capture_output=True)
     print(f"{folder.name}: {time.time() - started:.0f} s", file=sys.stderr, flush=True)
-    return measure(str(folder))
+    return str(folder)
 
 
 def asked(base: Setup, fields: dict[str, Any]) -> Setup:
@@ -112,16 +113,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(name)
         prepare("chain", str(folder / "prompts"), sizes=(1500, 64, 8))
         speeds: dict[str, Measured] = {}
+        own: dict[str, Measured] = {}
         for kind in there:
-            speeds[kind] = train(folder / kind, {**FROM, **KINDS[kind]}, options.steps)
+            base = {**FROM, **KINDS[kind]}
+            runs = [train(folder / f"{kind}{slots}", {**base, "slots": slots}, options.steps) for slots in SLOTS]
+            speeds[kind], own[kind] = measure(*runs), measure(runs[0])
             for what, fields in PREDICTED.items():
-                real = train(folder / f"{kind}-{what}", {**FROM, **KINDS[kind], **fields}, options.steps)
+                real = measure(train(folder / f"{kind}-{what}", {**base, **fields}, options.steps))
                 told += lines(f"{kind} {what}", asked(speeds[kind].setup, fields), speeds[kind], real)
         for kind in there:
             if kind != "inline" and "inline" in speeds:
-                own = speeds[kind].setup
-                apart = replace(speeds["inline"].setup, in_turn=False, generators=own.generators, slots=own.slots)
-                told += lines(f"inline predicts {kind}", apart, speeds["inline"], speeds[kind])
+                there_is = own[kind].setup
+                devices = {"generators": there_is.generators, "learners": there_is.learners, "slots": there_is.slots}
+                apart = replace(speeds["inline"].setup, in_turn=False, **devices)
+                told += lines(f"inline predicts {kind}", apart, speeds["inline"], own[kind])
     print(f"{'run':<26}{'figure':<11}{'predicted':>11}{'measured':>11}{'error':>9}")
     for line in told:
         print(line)

@@ -5,8 +5,9 @@ Promises: which completion starts when, which batch is trained and when an updat
 A run that generates and trains in turn on one device (``generator: inline``) is followed token by token: of the same
 lengths, lags, versions and completions in flight are those of the real run, exactly.
 
-A device decodes one token of every completion in work in ``token_s + slot_s x completions`` seconds. Between two
-events of it (a completion ends or starts, weights arrive) nothing is looked at, so a thousand devices take seconds.
+A device decodes one token of every completion in work in ``token_s + slot_s x completions`` seconds, and runs prompts
+that start together in ``token_s + prefill_s x tokens``; the first token comes with that. Between two events of it (a
+completion ends or starts, weights arrive) nothing is looked at, so a thousand devices take seconds.
 
 Does not promise what means do not know: attention that grows with a completion, prompts of which all completions are
 long, a network that others use, too. No device fails, and evaluations and checkpoints cost nothing, as in a log.
@@ -50,6 +51,8 @@ class Update(NamedTuple):
     """Completions of them that reached the longest length."""
     ticks: int
     """Times that a generator decoded one token of all that it had in work, the sum over generators."""
+    passes: int
+    """Those, and the times that it ran prompts."""
     decoded: int
     """Tokens that came so."""
     prefilled: float
@@ -136,6 +139,7 @@ class Simulation:
         self._ended: dict[int, tuple[int, int, int]] = {}  # of those that wait: first version, last, sum
         self._training_s = 0.0
         self._tokens = self._lags = self._cut = 0
+        self._passes = 0  # with prompts
         self._prefilled = 0.0
 
     def run(self, updates: int) -> list[Update]:
@@ -227,6 +231,9 @@ class Simulation:
             room = setup.slots - len(generator.ends)
             end = min(admitted.stop, (first // count + 1) * count, first + room)
             seconds = setup.prompt_length * setup.prefill_s
+            if generator.number not in touched:  # what starts together is run together
+                seconds += setup.token_s
+                self._passes += 1
             generator.time += seconds
             generator.busy_s += seconds
             self._prefilled += setup.prompt_length
@@ -320,6 +327,7 @@ class Simulation:
             lags=self._lags,
             cut=self._cut,
             ticks=sum(g.tick for g in self.generators),
+            passes=self._passes + sum(g.tick for g in self.generators),
             decoded=sum(g.decoded for g in self.generators),
             prefilled=self._prefilled,
             batch_tokens=tokens,

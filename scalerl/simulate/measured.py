@@ -1,8 +1,8 @@
 """Rates out of the log of a run: what its devices took for a token, a trained token and an update.
 
-Decoding is told apart into what a token takes however few completions are in work (`token_s`) and what each of them
-adds (`slot_s`) where the run shows it: where its rows differ in how many were in work. How many is not logged; the
-run's own schedule is followed to find out. Otherwise all of it is `slot_s`, and a finding says so; a second run with
+Decoding is told apart into what a pass takes however little is in it (`token_s`) and what each completion in work adds
+(`slot_s`) where the run shows it: where its rows differ in how many were in work. How many is not logged; the run's own
+schedule is followed to find out. Otherwise all of it is `slot_s`, and a finding says so; a second run with
 other slots helps.
 
 Prompts have no clock of their own: a token of one takes a third of a trained one, which is run backward, too.
@@ -231,15 +231,15 @@ def _decode(read: Sequence[_Run], rates: Setup) -> tuple[Setup, list[str]]:
     setup = rates
     for _ in range(1 if setup.in_turn else 2):  # beside a learner the schedule depends on the rates
         found = [_parts(one, setup) for one in read]
-        ticks, decoded, seconds = (np.concatenate(each) for each in zip(*found, strict=True))
-        live = decoded / ticks
+        passes, decoded, seconds = (np.concatenate(each) for each in zip(*found, strict=True))
+        live = decoded / passes
         # How many were in work beside a learner is known about, not exactly: one such run would say anything.
         sure = setup.in_turn or len(read) > 1
         if not sure or float(live.std() / live.mean()) < APART:
             token_s, slot_s = 0.0, float(seconds.sum() / decoded.sum())
         else:
-            token_s, slot_s = _line(live, seconds / ticks)[::-1]
-            factor = float(seconds.sum() / (token_s * ticks + slot_s * decoded).sum())
+            token_s, slot_s = _line(live, seconds / passes)[::-1]
+            factor = float(seconds.sum() / (token_s * passes + slot_s * decoded).sum())
             token_s, slot_s = token_s * factor, slot_s * factor
         setup = replace(setup, token_s=token_s, slot_s=slot_s)
     if token_s:
@@ -250,16 +250,16 @@ def _decode(read: Sequence[_Run], rates: Setup) -> tuple[Setup, list[str]]:
 
 
 def _parts(one: _Run, rates: Setup) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every update, tokens that generators decoded one by one: a slot each, of all slots, and seconds of it."""
+    """Of every update, passes of the generators, tokens that they decoded one by one, and the seconds of both."""
     setup = replace(one.setup, **{name: getattr(rates, name) for name in SECONDS})
     rows = Simulation(setup, Drawn(setup, one.lengths, 0)).run(setup.updates)
-    ticks, decoded, prefilled = (_steps(rows, name) for name in ("ticks", "decoded", "prefilled"))
+    passes, decoded, prefilled = (_steps(rows, name) for name in ("passes", "decoded", "prefilled"))
     seconds = one.rows["decode_s"] - prefilled * rates.prefill_s
-    told = (ticks > 0) & (one.rows["generated"] > 0)
+    told = (passes > 0) & (one.rows["generated"] > 0)
     # The rows' own tokens, in the simulated proportion of those decoded one by one: the others come with a prompt.
     share = decoded.sum() / one.rows["generated"].sum()
     own = one.rows["generated"] * share
-    scaled = ticks * np.divide(own, decoded, out=np.ones_like(own), where=decoded > 0)
+    scaled = passes * np.divide(own, decoded, out=np.ones_like(own), where=decoded > 0)
     return scaled[told], own[told], np.maximum(seconds, 0.0)[told]
 
 

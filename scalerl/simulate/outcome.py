@@ -133,12 +133,12 @@ def simulate(
 
     Examples
     --------
-    Two completions of ten tokens, the first with the prompt and nine of half a second, then an update of one, in turn:
+    Two completions of ten tokens, half a second each, then an update of one second, in turn:
 
     >>> setup = Setup(in_turn=True, slots=2, batch_size=2, generations_per_prompt=2, off_policy_steps=0, updates=3,
     ...               length_mean=10, length_sd=0, token_s=0.5, update_s=1)
     >>> simulate(setup).wall_s
-    16.5
+    18.0
     """
     setup.check()
     k = setup.off_policy_steps

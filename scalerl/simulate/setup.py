@@ -54,9 +54,9 @@ class Setup:
     length_sd: float = told(4000.0, "their standard deviation; lengths are lognormal, or those of --run")
     max_new_tokens: int = told(14336, "length at which a completion is cut")
     prompt_length: float = told(500.0, "tokens of a prompt, the mean")
-    token_s: float = told(0.0, "seconds of a token of a generator, however few completions it decodes")
-    slot_s: float = told(0.0, "seconds that each completion in work adds to that")
-    prefill_s: float = told(0.0, "seconds of a token of a prompt")
+    token_s: float = told(0.0, "seconds of a pass through the model on a generator, however little is in it")
+    slot_s: float = told(0.0, "seconds that a completion in work adds to a pass, which gives it a token")
+    prefill_s: float = told(0.0, "seconds that a token of a prompt adds to the pass that prompts start with")
     train_token_s: float = told(0.0, "seconds of a trained token, on one learner")
     kept_share: float = told(1.0, "share of the tokens that are trained: what the zero-variance filter leaves")
     update_s: float = told(0.0, "seconds of an update besides its tokens")
@@ -142,7 +142,7 @@ def changed(setup: Setup, values: Mapping[str, Any], where: str = "--set") -> Se
     109
     >>> changed(Setup(), {"slot": "96"})
     Traceback (most recent call last):
-    scalerl.runlog.files.UserError: --set: slot: there is no such field; did you mean slots?
+    scalerl.runlog.UserError: --set: slot: there is no such field; did you mean slots?
     """
     wrong, found = [], {}
     for name, value in values.items():
