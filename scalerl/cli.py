@@ -66,9 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="where something fails, show the traceback")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    from scalerl.commands import check_data, completion, demo, evaluate, prepare, recipes, train, warmup
+    from scalerl.commands import check_data, completion, demo, evaluate, prepare, recipes, simulate, train, warmup
 
-    for command in (demo, prepare, check_data, warmup, train, evaluate, recipes):
+    for command in (demo, prepare, check_data, warmup, train, evaluate, recipes, simulate):
         command.add_command(commands)
     add_commands(commands)
     completion.add_command(commands)

@@ -200,13 +200,19 @@ def shows_unicode() -> bool:
     return (encoding or "").lower().replace("-", "") == "utf8"
 
 
-def fit_runs(args: argparse.Namespace) -> Fits:
-    """Read the runs and fit them as the options say."""
+def fit_runs(args: argparse.Namespace, jobs: int | None = None) -> Fits:
+    """Read the runs and fit them as the options say, in so many processes."""
     from analysis.fits.fitting import fit
 
     runs = read_runs(args)
     return fit(
-        runs, x=args.x, r0=args.r0, window=(args.start, args.stop), method=args.method, up_to_peak=args.up_to_peak
+        runs,
+        x=args.x,
+        r0=args.r0,
+        window=(args.start, args.stop),
+        method=args.method,
+        up_to_peak=args.up_to_peak,
+        jobs=jobs,
     )
 
 

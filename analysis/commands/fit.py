@@ -37,6 +37,12 @@ def add_command(subparsers: Subparsers) -> None:
     fit.add_argument("--share", metavar="NAMES", help="with --by: what is tested to be the same (default: B,C_mid)")
     fit.add_argument("--next", dest="following", type=number_of, metavar="SIZE", help="with --by: size to predict")
     add_results(fit, "with --by: also draw the groups")
+    fit.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="fit several runs in so many processes, -1 for one a core; needs pip install 'scalerl[parallel]'",
+    )
     fit.add_argument("--checklist", action="store_true", help="also print what a fit report should carry")
     fit.set_defaults(run=run)
 
@@ -47,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         return _fit_groups(args)
     if given := [n for n in ("share", "following", "output") if getattr(args, n) is not None]:
         raise UserError(f"{', '.join('--next' if n == 'following' else f'--{n}' for n in given)}: read with --by alone")
-    fits = fit_runs(args)
+    fits = fit_runs(args, jobs=args.jobs)
     if args.json:
         print_json({"schema": "fit/1", **fits.to_dict()})
     else:
@@ -65,9 +71,9 @@ def _fit_groups(args: argparse.Namespace) -> int:
     from analysis.plots.output import new_axes
     from analysis.pooled.groups import DIFFICULTY, SHARED, fit_groups
 
-    if args.method != "posterior" or args.r0 != "free" or args.up_to_peak or args.checklist:
+    if args.method != "posterior" or args.r0 != "free" or args.up_to_peak or args.checklist or args.jobs is not None:
         raise UserError(
-            "--by: groups are fitted as they come; --method, --r0, --up-to-peak and --checklist are not read"
+            "--by: groups are fitted as they come; --method, --r0, --up-to-peak, --jobs and --checklist are not read"
         )
     refuse_output(args)
     tables = [p for p in args.paths if p.lower().endswith(".csv")]

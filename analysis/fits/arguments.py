@@ -184,6 +184,15 @@ def checked_count(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def checked_jobs(jobs: Any) -> int | None:
+    """Return a number of processes, -1 for one a core; None for none."""
+    if jobs is None:
+        return None
+    if isinstance(jobs, bool) or not isinstance(jobs, Integral) or (int(jobs) < 1 and int(jobs) != -1):
+        raise UserError(f"jobs: {_shown(jobs)} is neither a number of processes from 1 nor -1, one a core (--jobs)")
+    return int(jobs)
+
+
 def checked_seed(seed: Any) -> int:
     """Return a whole number of at least 0."""
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:

@@ -22,6 +22,7 @@ from analysis.fits import doubts
 from analysis.fits import reach as reaching
 from analysis.fits.arguments import (
     check_read,
+    checked_jobs,
     checked_level,
     checked_r0,
     checked_seed,
@@ -34,6 +35,7 @@ from analysis.fits.estimates import natural
 from analysis.fits.estimating import Options, Result, estimate_points, flat_level
 from analysis.fits.evaluations import Mask, Window, evaluations_of, inside
 from analysis.fits.methods import METHODS
+from analysis.fits.parallel import fit_each
 from analysis.fits.refits import only_to_peak
 from analysis.fits.results import PARAMETERS, Fit, Fits, Param
 from analysis.posteriors.conditional import relative_log
@@ -62,6 +64,7 @@ def fit(
     up_to_peak: bool = ...,
     prompts: str = ...,
     tolerance: float = ...,
+    jobs: int | None = ...,
 ) -> Fit: ...
 @overload
 def fit(
@@ -90,6 +93,7 @@ def fit(
     up_to_peak: bool = ...,
     prompts: str = ...,
     tolerance: float = ...,
+    jobs: int | None = ...,
 ) -> Fits: ...
 def fit(
     runs: Any,
@@ -109,6 +113,7 @@ def fit(
     up_to_peak: bool = False,
     prompts: str = "fixed",
     tolerance: float = reaching.TOLERANCE,
+    jobs: int | None = None,
 ) -> Fit | Fits | GroupFits:
     """Fit R(C) = R0 + (A - R0) / (1 + (C_mid / C)^B) to each run.
 
@@ -147,6 +152,10 @@ def fit(
         of such prompts would change. Asks for the counts of each prompt in the log.
     tolerance : float
         Half-width of the band that ends the reach.
+    jobs : int, optional
+        Fit several runs in so many processes, -1 for one a core, with the same results in the same order; needs joblib
+        (``pip install 'scalerl[parallel]'``). Within ``joblib.parallel_config(backend="ray")`` or ``"dask"``: on a
+        cluster.
 
     Returns
     -------
@@ -178,9 +187,15 @@ def fit(
     if by is not None:
         from analysis.pooled.groups import SHARED, fit_groups  # it fits through this module
 
-        default = {"method": "posterior", "r0": "free", "priors": None, "up_to_peak": False, "prompts": "fixed"}
-        own = {"method": method, "r0": r0, "priors": priors, "up_to_peak": up_to_peak, "prompts": prompts}
-        if changed := [name for name, value in own.items() if value != default[name]]:
+        own = {
+            "method": (method, "posterior"),
+            "r0": (r0, "free"),
+            "priors": (priors, None),
+            "up_to_peak": (up_to_peak, False),
+            "prompts": (prompts, "fixed"),
+            "jobs": (jobs, None),
+        }
+        if changed := [name for name, (value, default) in own.items() if value != default]:
             raise UserError(f"by: groups are fitted as they come; {', '.join(changed)} is not read there")
         share = SHARED if share is None else share
         return fit_groups(runs, by=by, share=share, following=following, x=x, window=window, level=level or 0.95)
@@ -196,7 +211,7 @@ def fit(
             raise UserError(f"{name}: {value!r} is none of {', '.join(filter(None, options))}")
     check_read(method, priors=priors, resample=resample, correlated=correlated)
     window, seed, tolerance = checked_window(window), checked_seed(seed), checked_share("tolerance", tolerance)
-    level = checked_level(level, method)
+    level, jobs = checked_level(level, method), checked_jobs(jobs)
     if priors is not None and not isinstance(priors, Priors):
         raise UserError("priors: not an analysis.Priors")
     priors = Priors() if priors is None else priors
@@ -216,6 +231,7 @@ def fit(
             up_to_peak=up_to_peak,
             tolerance=tolerance,
             priors=priors,
+            jobs=jobs,
         )
     chosen = Options(
         x, method, checked_r0(r0), window, level, priors, seed, resample or KINDS[0], correlated is not False,
@@ -223,7 +239,7 @@ def fit(
     )  # fmt: skip
     if isinstance(given, Run):
         return _fit_run(given, chosen)
-    return Fits([_fit_run(run, chosen) for run in given])
+    return Fits(fit_each(_fit_run, given, [(run, chosen) for run in given], jobs))
 
 
 def _fit_run(run: Run, options: Options) -> Fit:

@@ -17,6 +17,7 @@ import numpy as np
 
 from analysis.findings import finding
 from analysis.fits.fitting import fit
+from analysis.fits.parallel import fit_each
 from analysis.fits.results import Fit, Fits
 from analysis.posteriors.priors import R0_SD, Priors
 from analysis.schema import Run
@@ -109,38 +110,44 @@ def _start(run: Run) -> tuple[str, frozenset[str]]:
 
 def _share(runs: Sequence[Run], options: dict[str, Any]) -> list[Fit]:
     """Fit the runs of one checkpoint."""
-    priors = options.get("priors") or Priors()
-    alone = [fit(run, **options) for run in runs]
+    priors, jobs = options.get("priors") or Priors(), options.get("jobs")
+    options = {**options, "jobs": None}
+    alone = fit_each(_fit, runs, [(run, options) for run in runs], jobs)
     firsts = [_first_evaluations(run, own) for run, own in zip(runs, alone, strict=True)]
-    messages: dict[tuple[int, frozenset[int]], _Message | None] = {}
+    asked = [_asked(i, firsts) for i in range(len(runs))]
+    # What run j says of R0 without these of its rows.
+    messages = {(j, frozenset[int]()): _said(own, priors) for j, own in enumerate(alone)}
+    keys = list(dict.fromkeys(key for each in asked for key in each if key not in messages))
+    rest = [_without(runs[j], rows) for j, rows in keys]
+    parts = fit_each(_fit, rest, [(run, options) for run in rest], jobs)
+    messages |= {key: _said(own, priors) for key, own in zip(keys, parts, strict=True)}
 
-    def message(j: int, rows: frozenset[int]) -> _Message | None:
-        """What run j says of R0 without these of its rows."""
-        if (j, rows) not in messages:
-            own = fit(_without(runs[j], rows), **options) if rows else alone[j]
-            messages[j, rows] = _said(own, priors)
-        return messages[j, rows]
-
+    heard = [[found for key in each if (found := messages[key]) is not None] for each in asked]
+    same = [sum(bool(rows) for _, rows in each) for each in asked]
+    told = [i for i, own in enumerate(alone) if heard[i] and own.draws is not None]
+    arguments = [(alone[i], heard[i], same[i], priors, options) for i in told]
+    informed = dict(zip(told, fit_each(_informed, [runs[i] for i in told], arguments, jobs), strict=True))
     fits = []
-    for i in range(len(runs)):
-        seen, heard, senders, same = set(firsts[i]), [], [], 0
-        for j in range(len(runs)):
-            if j != i:
-                again = frozenset(row for key, rows in firsts[j].items() if key in seen for row in rows)
-                same += bool(again)
-                seen |= set(firsts[j])
-                found = message(j, again)
-                if found is not None:
-                    heard.append(found)
-                    senders.append(runs[j].name)
-        own = alone[i]
-        if heard and own.draws is not None:
-            own = _informed(own, heard, same, priors, options)
-        elif own.draws is not None:
-            what = "no other run says anything of this R0: it is the run's own"
-            own = replace(own, findings=(*own.findings, finding("r0-shared", what)))
-        fits.append(own)
+    for i, own in enumerate(alone):
+        what = "no other run says anything of this R0: it is the run's own"
+        said = () if own.draws is None else (finding("r0-shared", what),)
+        fits.append(informed[i] if i in informed else replace(own, findings=(*own.findings, *said)))
     return fits
+
+
+def _fit(run: Run, options: dict[str, Any]) -> Fit:
+    made: Fit = fit(run, **options)
+    return made
+
+
+def _asked(i: int, firsts: Sequence[dict[object, list[int]]]) -> list[tuple[int, frozenset[int]]]:
+    """The other runs that run i hears of R0 from, each with the rows that were counted already."""
+    seen, found = set(firsts[i]), []
+    for j, own in enumerate(firsts):
+        if j != i:
+            found.append((j, frozenset(row for key, rows in own.items() if key in seen for row in rows)))
+            seen |= set(own)
+    return found
 
 
 def _informed(alone: Fit, heard: Sequence[_Message], same: int, priors: Priors, options: dict[str, Any]) -> Fit:
