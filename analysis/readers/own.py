@@ -16,10 +16,9 @@ from analysis.readers.found import Found
 from analysis.readers.labels import Label
 from analysis.readers.regimes import read_events
 from analysis.readers.scalars import MOST_CELLS
-from scalerl.runlog import HEADER_FILE, LOG_FILE, UserError, read_header, read_log, read_regular
+from scalerl.runlog import HEADER_FILE, LOG_FILE, PACKED, UserError, log_in, read_header, read_log, read_regular
 
 BUSY = 1.3  # wall seconds a CPU-second from which on a run on a CPU is said to have shared its machine
-PACKED = f"{LOG_FILE}.gz"
 KINDS = ("step", "eval", "event", "downstream")
 DESCRIBING = ("n_prompts", "k", "correct", "prompt_set", "attempt")
 _ENDINGS = ("end", "interrupted", "failed")
@@ -36,12 +35,6 @@ def recognise(path: Path, head: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(first, dict) and first.get("kind") in KINDS
-
-
-def log_in(folder: Path) -> Path:
-    """Return the log of a run folder; of one that was shipped, packed."""
-    packed = folder / PACKED
-    return packed if packed.exists() and not (folder / LOG_FILE).exists() else folder / LOG_FILE
 
 
 def read(path: Path) -> list[Found]:

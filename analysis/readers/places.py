@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 from analysis.readers.cleaning import printable
 from analysis.readers.formats import FORMATS, recognise
-from analysis.readers.own import PACKED, log_in
-from scalerl.runlog import HEADER_FILE, LOG_FILE, SAMPLES_FILE, UserError
+from scalerl.runlog import HEADER_FILE, LOG_FILE, PACKED, SAMPLES_FILE, UserError, log_in
 
 DEPTH = 4  # levels of folders that are searched for runs
 _ENDINGS = {".jsonl", ".csv", ".tsv"}

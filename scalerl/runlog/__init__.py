@@ -29,7 +29,7 @@ from scalerl.runlog.files import (
     stamp,
     write_json,
 )
-from scalerl.runlog.reading import LogContent, read_header, read_log
+from scalerl.runlog.reading import PACKED, LogContent, log_in, read_header, read_log
 from scalerl.runlog.resuming import Resume
 from scalerl.runlog.schema import (
     BEST_FOLDER,
@@ -58,6 +58,7 @@ __all__ = [
     "LOG_FILE",
     "LOST_FOLDER",
     "MODEL_FOLDER",
+    "PACKED",
     "SAMPLES_FILE",
     "SCHEMA_VERSION",
     "STEP_FIELDS",
@@ -69,6 +70,7 @@ __all__ = [
     "UserError",
     "append_downstream",
     "lock",
+    "log_in",
     "now",
     "read_header",
     "read_log",

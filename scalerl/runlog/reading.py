@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scalerl.runlog.files import RunLogError, read_regular, unpacked
-from scalerl.runlog.schema import HEADER_FILE, SCHEMA_VERSION
+from scalerl.runlog.schema import HEADER_FILE, LOG_FILE, SCHEMA_VERSION
+
+PACKED = f"{LOG_FILE}.gz"
 
 
 class LogContent(NamedTuple):
@@ -49,6 +51,12 @@ def read_log(path: str | os.PathLike[str]) -> LogContent:
             raise RunLogError(f"{path}:{number}: not a JSON object; the log is damaged here")
         rows.append(row)
     return LogContent(rows, cut=False)
+
+
+def log_in(folder: str | os.PathLike[str]) -> Path:
+    """Return the log of a run folder; of one that was shipped, packed."""
+    plain, packed = Path(folder) / LOG_FILE, Path(folder) / PACKED
+    return packed if packed.exists() and not plain.exists() else plain
 
 
 def read_header(folder: str | os.PathLike[str]) -> dict[str, Any]:

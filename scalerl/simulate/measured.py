@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scalerl.runlog import HEADER_FILE, LOG_FILE, SAMPLES_FILE, UserError, read_header, read_log, read_regular
+from scalerl.runlog import HEADER_FILE, LOG_FILE, SAMPLES_FILE, UserError, log_in, read_header, read_log, read_regular
 from scalerl.simulate.engine import Simulation, Update
 from scalerl.simulate.outcome import Drawn
 from scalerl.simulate.setup import SECONDS, Setup
@@ -91,7 +91,7 @@ class _Run(NamedTuple):
 
 def _read(folder: str) -> _Run:
     header = read_header(folder)
-    rows = [row for row in read_log(Path(folder) / LOG_FILE).rows if row.get("kind") == "step"]
+    rows = [row for row in read_log(log_in(folder)).rows if row.get("kind") == "step"]
     missing = [name for name in WANTED if any(not _is_number(row.get(name)) for row in rows)]
     if missing:
         raise UserError(
