@@ -265,9 +265,11 @@ def join() -> None:
     about = os.environ
     held_by_torchrun = about.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     master = rank() == 0 and not held_by_torchrun
-    store: dist.Store = dist.TCPStore(about["MASTER_ADDR"], int(about["MASTER_PORT"]), world_size(), master, MEETING)
+    place = about["MASTER_ADDR"], int(about["MASTER_PORT"])
+    store: Any = dist.TCPStore(*place, world_size(), master, MEETING)  # type: ignore[attr-defined]
     # When torchrun starts the processes again, gloo must not find the addresses of those before.
-    store = dist.PrefixStore(f"restart {about.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    attempt = f"restart {about.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=PATIENCE)
 
