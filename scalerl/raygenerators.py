@@ -14,16 +14,11 @@ sends functions and data as pickles. See docs/cluster.md.
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
-import re
-import secrets
-import signal
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -35,19 +30,11 @@ from scalerl.forward import AnyForward, AnyWeights
 from scalerl.packed import Packed, pack
 from scalerl.peers import Ended
 from scalerl.policy import Policy
+from scalerl.raycluster import import_ray, join, room, words
 from scalerl.remote import Remote
-from scalerl.runlog import UserError
 from scalerl.serve import Failure, Inbox, Said, Setup, serve
 
 CLOSE_S = 5.0
-LEAST_STORE_BYTES, STORED_VERSIONS = 1 << 27, 4  # of the object store of a cluster that is started here
-REASON = re.compile(r"\b(is dead|died) because")
-WORDS = 200  # characters of what Ray says of a death
-# Ray's own lines would drown ours; read when ray is imported.
-QUIET = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_IGNORE_UNHANDLED_ERRORS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-# No other machine joins, on any system: the one way to make Ray listen on the loopback address alone.
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-EVEN = {"RAY_worker_niceness": "0"}  # with Ray's own 15 generators get what all else leaves of a core
 
 
 class RayGenerators(Remote):
@@ -76,12 +63,12 @@ class RayGenerators(Remote):
         self, config: ScaleRLConfig, policy: Policy, forward: AnyForward, weights: AnyWeights, *, slots: int
     ) -> None:
         super().__init__("generators", config.generators, slots=-(-slots // config.generators), replaces=True)
-        self._ray = _import()
+        self._ray = import_ray()
         packed = pack(weights, torch.device("cpu"))
         self._options: dict[str, Any] = {"num_cpus": config.threads, "scheduling_strategy": "SPREAD"}
         if forward.device.type == "cuda":
             self._options["num_gpus"] = 1
-        self._ours = _join(self._ray, config, forward.device, packed.memory.nbytes)
+        self._ours = join(self._ray, config, forward.device, packed.memory.nbytes)
         self._packed, self._latest = packed, (0, self._ray.put(packed.memory.numpy()))
         setup = Setup(config, policy._replace(model=None), forward.bare(torch.device("cpu")), self.slots)
         layout = packed._replace(memory=torch.empty(0, dtype=torch.uint8))
@@ -108,12 +95,12 @@ class RayGenerators(Remote):
             self._latest = version, self._ray.put(self._packed.memory.numpy())
         except self._ray.exceptions.RayError as error:
             raise GenerationError(
-                f"generators: Ray's object store does not take new weights: {_words(error)}"
+                f"generators: Ray's object store does not take new weights: {words(error)}"
             ) from error
         return "load", version, [self._latest[1]]  # in a list Ray leaves it to the actor when to fetch it
 
     def _why_not(self) -> str:
-        return f"; the cluster has {_room(self._ray)} for {self.count} generators"
+        return f"; the cluster has {room(self._ray)} for {self.count} generators"
 
 
 class _RayLink:
@@ -122,7 +109,7 @@ class _RayLink:
     def __init__(self, inbox: Inbox, place: int, options: dict[str, Any], begin: tuple[Any, ...]) -> None:
         self.name = f"generator {place}"
         self.pid: int | None = None
-        self._ray = _import()
+        self._ray = import_ray()
         # One thread carries out what it is told, in order, and one waits for news.
         made = self._ray.remote(concurrency_groups={"told": 1, "heard": 1})(Actor)
         self._actor = made.options(**options).remote(*begin)
@@ -147,7 +134,7 @@ class _RayLink:
                 for said in self._ray.get(self._actor.hear.options(concurrency_group="heard").remote()):
                     inbox.put((self, said))
         except Exception as error:  # whatever it is, nothing more is heard
-            inbox.put((self, Ended(_words(error))))
+            inbox.put((self, Ended(words(error))))
 
 
 class Actor:
@@ -171,14 +158,14 @@ class Actor:
 
     def about(self) -> tuple[int, str]:
         """Return the number of this process and the address of its node."""
-        return os.getpid(), str(_import().util.get_node_ip_address())
+        return os.getpid(), str(import_ray().util.get_node_ip_address())
 
     def tell(self, message: tuple[Any, ...]) -> None:
         """Take a message; weights are fetched here, while the generator goes on."""
         if message[0] == "load":
             kind, version, (stored,) = message
             try:
-                message = (kind, version, _import().get(stored))
+                message = (kind, version, import_ray().get(stored))
             except BaseException:  # without them it would fall behind: another one takes its place
                 os._exit(1)
         self._inbox.put(message)
@@ -202,104 +189,3 @@ class Actor:
             return layout._replace(memory=torch.from_numpy(stored)).weights(where)
 
         serve(setup._replace(forward=setup.forward.bare(where)), self._inbox, say, weights, version, stored)
-
-
-def _import() -> Any:
-    """Return the module ray, which keeps its lines to itself if nobody imported it before."""
-    for name, value in (*QUIET.items(), *(() if "RAY_ADDRESS" in os.environ else LOOPBACK.items())):
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise UserError(
-            "generator: ray is not installed: pip install 'scalerl[ray]', or set generator to process"
-        ) from error
-    return ray
-
-
-def _join(ray: Any, config: ScaleRLConfig, trainers: torch.device, weights_bytes: int) -> bool:
-    """Join the cluster that is there, or start one; return whether it is to be left again, or ended."""
-    address = os.environ.get("RAY_ADDRESS")
-    ours = not ray.is_initialized()  # else by whoever called us
-    about: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address and "://" in address:
-        raise UserError(f"RAY_ADDRESS: {address} is for clients; run the trainer on a node and name HOST:PORT")
-    if ours and address and address != "local":
-        try:
-            with _signals_kept():
-                ray.init(address=address, **about)
-        except Exception as error:  # ray raises many kinds
-            raise UserError(f"RAY_ADDRESS: no Ray cluster can be joined at {address}: {_words(error)}") from error
-    elif ours:
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in the home folder
-        for name, value in EVEN.items():
-            os.environ.setdefault(name, value)
-        about |= {"num_cpus": config.generators * config.threads, "num_gpus": 0, "include_dashboard": False}
-        about |= {"object_store_memory": max(LEAST_STORE_BYTES, STORED_VERSIONS * weights_bytes)}
-        with _signals_kept(), _without_device(trainers) as others:
-            if trainers.type == "cuda":
-                about["num_gpus"] = others
-            try:
-                ray.init(address="local", **about)
-            except Exception as error:
-                ray.shutdown()
-                raise UserError(f"generator: no Ray cluster could be started here: {_words(error)}") from error
-    there = ray.cluster_resources()
-    kind, each = ("GPU", 1) if trainers.type == "cuda" else ("CPU", config.threads)
-    if there.get(kind, 0) < config.generators * each:
-        room = _room(ray)
-        if ours:
-            ray.shutdown()
-        raise UserError(
-            f"generators: {config.generators} of {each} {kind} each beside the trainer, but there is {room}; "
-            "lower generators, or add nodes"
-        )
-    return ours
-
-
-def _room(ray: Any) -> str:
-    there = ray.cluster_resources()
-    return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs on {len(ray.nodes())} nodes"
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Take back what ray does to the handling of SIGTERM: the trainer ends its runs itself."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM) if main else None
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _without_device(trainers: torch.device) -> Iterator[int]:
-    """Let a cluster that is started meanwhile see all GPUs but the trainer's; yield their number."""
-    name = "CUDA_VISIBLE_DEVICES"
-    before = os.environ.get(name)
-    if trainers.type != "cuda":
-        yield 0
-        return
-    visible = before.split(",") if before else [str(i) for i in range(torch.cuda.device_count())]
-    del visible[trainers.index or 0]
-    os.environ[name] = ",".join(visible)
-    try:
-        yield len(visible)
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def _words(error: BaseException) -> str:
-    """Return the one line in what ray says that tells what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    text = lines[-1] if "creation task" in lines[0] else next((li for li in lines if REASON.search(li)), lines[0])
-    text = text.rpartition("Worker exit detail: ")[2]
-    for more in ("Some common causes", "There are some potential"):
-        text = text.partition(more)[0]
-    return text.strip().rstrip(".")[:WORDS]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scalerl import raygenerators, remote
+from scalerl import raycluster, remote
 from scalerl.completions import GenerationError, Request
 from scalerl.config import ConfigError, load_config
 from scalerl.forward import Forward
@@ -48,8 +48,8 @@ def data(tmp_path_factory) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster that every run in this process joins: starting one takes longer than all else."""
-    ray = raygenerators._import()
-    raygenerators._join(ray, configuration(), torch.device("cpu"), 0)
+    ray = raycluster.import_ray()
+    raycluster.join(ray, configuration(), torch.device("cpu"), 0)
     yield ray
     ray.shutdown()
 
@@ -232,5 +232,5 @@ def test_what_ray_says_of_a_death_becomes_one_short_line():
         (made, "ModuleNotFoundError: no"),
         ("", "RuntimeError"),
     ):
-        assert raygenerators._words(RuntimeError(said)) == words
-    assert len(raygenerators._words(RuntimeError("long " * 100))) <= 200
+        assert raycluster.words(RuntimeError(said)) == words
+    assert len(raycluster.words(RuntimeError("long " * 100))) <= 200
