@@ -107,8 +107,11 @@ class ScaleRLConfig(BaseModel):
     this it shrinks."""
     batch_size_every: int = Field(20, ge=1)
     """Updates at one batch size from which its speed is measured, and after which it may change."""
-    generator: Literal["inline", "process"] = "inline"
-    """Generate in this process, or in one of its own beside it, which keeps the lag bound but no reproducibility."""
+    generator: Literal["inline", "process", "ray"] = "inline"
+    """Generate in this process, or in one of its own beside it, which keeps the lag bound but no reproducibility, or in
+    Ray actors, the same way; needs ray."""
+    generators: int = Field(1, ge=1, le=65536)
+    """Ray actors that generate; they share the slots."""
 
     zero_variance_filtering: bool = True
     """Leave prompts whose completions all got one reward out of the update and of every denominator."""
@@ -271,6 +274,8 @@ class ScaleRLConfig(BaseModel):
             )
         if self.off_policy == "ppo" and not self.off_policy_steps:
             wrong.append("off_policy_steps: 0: ppo generates at least one batch before it updates; set it to 1 or more")
+        if self.generators > 1 and self.generator != "ray":
+            wrong.append(f"generators: {self.generators}: generator {self.generator} has one; set that to ray")
         if self.lora_rank is None:
             wrong += [
                 f"{name}: has no meaning without lora_rank"

@@ -167,7 +167,7 @@ def driven_by_time(config: ScaleRLConfig, policy: Policy | None = None) -> list[
     """
     has_a_say = {
         "dynamic_batch_size": config.dynamic_batch_size,
-        "generator": config.generator == "process",
+        "generator": config.generator != "inline",
         "max_gpu_hours": config.max_gpu_hours is not None,
         "prompt_format": policy is not None and policy.reads_clock,
         "reward_time_limit_s": not scored_here(config),

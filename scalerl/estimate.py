@@ -23,9 +23,10 @@ from scalerl.config import ScaleRLConfig
 from scalerl.data import load_data
 from scalerl.describe import multiplying_weights
 from scalerl.footprint import Part, memory, peak
+from scalerl.remote import Remote
 from scalerl.runlog import LOG_FILE, UserError, read_log
 from scalerl.start import _build
-from scalerl.worker import GeneratorProcess, skeleton
+from scalerl.worker import skeleton
 
 GIB = 2.0**30
 PROBE_STEPS = 2
@@ -132,7 +133,7 @@ def probe(config: ScaleRLConfig, train_data: str, eval_data: str) -> Speed:
                 if batch is not None:
                     trainer._update(batch)
         rows = [row for row in read_log(Path(run) / LOG_FILE).rows if row["kind"] == "step"]
-        beside = isinstance(trainer.generator, GeneratorProcess)
+        beside = isinstance(trainer.generator, Remote)
         devices = trainer.log.meter.devices
     if not rows:
         raise UserError(f"{train_data}: holds too few prompts for one update of {config.prompts_per_update}")
@@ -164,10 +165,10 @@ def _by_flops(config: ScaleRLConfig, model: Any, why: str) -> Speed:
     once += attention * (config.batch_size * (full**2 - before**2) + config.prompts_per_update * before**2)
     work = f"{once:.3g} + {3 * once:.3g} FLOP for {config.batch_size} x {after} tokens and their prompts, the most"
     return Speed(
-        generate_s=once / RATE,
+        generate_s=once / RATE / config.generators,
         train_s=3 * once / RATE,
-        devices=2 if config.generator == "process" else 1,
-        together=config.generator == "process" and config.off_policy_steps > 0,
+        devices=1 if config.generator == "inline" else 1 + config.generators,
+        together=config.generator != "inline" and config.off_policy_steps > 0,
         source=f"{work}, at {RATE_TEXT}, which decoding seldom reaches: no probe, for {why}",
     )
 

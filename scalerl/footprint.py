@@ -77,7 +77,7 @@ def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None
     working = sum(w.nbytes for w in weights.tensors() if w is not None and id(w) not in masters)
     vocabulary = weights.head.shape[0]
     head = f"{forward.dtype}, head in {weights.head.dtype}".replace("torch.", "")
-    copies = 2 if config.generator == "process" else 1
+    copies = 1 if config.generator == "inline" else 1 + config.generators
     parts = [
         Part("master weights", count * size, f"{count:,} weights x {size} B"),
         Part("gradients", trained * size, f"{trained:,} weights x {size} B"),

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 
 class Meter:
@@ -105,10 +105,14 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """Return what was metered so far."""
-        return {"wall_s": self.wall_s, "cpu_s": self.cpu_s, "apart_s": dict(self.apart_s)}
+        return {"wall_s": self.wall_s, "cpu_s": self.cpu_s, "apart_s": dict(self.apart_s), "devices": self.devices}
 
-    def restore(self, wall_s: float, cpu_s: float, apart_s: Mapping[str, float]) -> None:
-        """Go on from what was metered before, in another process maybe; the meter stands still."""
+    def restore(self, wall_s: float, cpu_s: float, apart_s: Mapping[str, float], devices: int | None = None) -> None:
+        """Go on from what was metered before, in another process maybe; the meter stands still.
+
+        With another number of `devices` before, the GPU-hours stay what they were, and the wall seconds do not.
+        """
+        wall_s = wall_s if devices in (None, self.devices) else wall_s * devices / self.devices
         self._wall_total, self._cpu_total, self._since = wall_s, cpu_s, None
         self.apart_s.update(apart_s)
 
@@ -122,3 +126,114 @@ class Meter:
         """Return the seconds by phase since the last call, and begin a new breakdown."""
         phases, self._phase_s = dict(self._phase_s), defaultdict(float)
         return phases
+
+    def take_fields(self) -> dict[str, float]:
+        """Return what a step row says of where the time went since the last call: seconds by phase."""
+        return {f"{name}_s": seconds for name, seconds in self.take_phases().items()}
+
+
+class Beside(Protocol):
+    """What a meter asks of generators that work beside the trainer."""
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU-seconds of all of them so far."""
+
+    def begin(self) -> None:
+        """Start them, and return when they are ready."""
+
+    def pause(self) -> None:
+        """Let them stand still, and return when they do."""
+
+    def go_on(self) -> None:
+        """Let them work again."""
+
+    def take_seconds(self) -> dict[str, float]:
+        """Return wall seconds since the last call, by what was done; ``generator_busy`` is among them."""
+
+
+class JointMeter(Meter):
+    """Meter a trainer and the generators beside it as one; they work only while the meter runs.
+
+    Parameters
+    ----------
+    generators : Beside
+    devices : int
+        Devices that all of them hold.
+    generators_hold : float
+        How many of those are the generators'.
+    wall, cpu : callables returning seconds
+        Clocks; `cpu` without the generators.
+    """
+
+    def __init__(
+        self,
+        generators: Beside,
+        devices: int,
+        generators_hold: float,
+        *,
+        wall: Callable[[], float] = time.perf_counter,
+        cpu: Callable[[], float] = time.process_time,
+    ) -> None:
+        super().__init__(devices, wall=wall, cpu=lambda: cpu() + generators.cpu_s)
+        self._generators, self._hold = generators, generators_hold
+        self._told_s = 0.0  # wall seconds at the last row
+        self._before = 0.0  # GPU-hours that generators held, beyond what as many as now would have
+        generators.pause()
+
+    def start(self) -> None:
+        """Begin the metered interval, and let the generators work."""
+        self._generators.begin()  # starting is not billed
+        super().start()
+        self._generators.go_on()  # behind the clock: what wakes up first may be another process
+
+    def stop(self) -> None:
+        """Let the generators stand still, and end the metered interval."""
+        self._generators.pause()
+        super().stop()
+
+    @property
+    def generator_gpu_hours(self) -> float:
+        """Metered wall time x devices that the generators hold, in hours."""
+        return self._before + self.wall_s * self._hold / 3600
+
+    def state(self) -> dict[str, Any]:
+        """Return what was metered so far."""
+        return {**super().state(), "generator_gpu_hours": self.generator_gpu_hours}
+
+    def restore(
+        self,
+        wall_s: float,
+        cpu_s: float,
+        apart_s: Mapping[str, float],
+        devices: int | None = None,
+        generator_gpu_hours: float | None = None,
+    ) -> None:
+        """Go on from what was metered before, with more or fewer generators maybe; the meter stands still."""
+        super().restore(wall_s, cpu_s, apart_s, devices)
+        self._told_s = self.wall_s
+        if generator_gpu_hours is not None:  # not in checkpoints from before it was counted
+            self._before = generator_gpu_hours - self.wall_s * self._hold / 3600
+
+    def reset(self) -> None:
+        """Forget what was metered, and go on from zero."""
+        super().reset()
+        self._told_s = self._before = 0.0
+
+    def take_phases(self) -> dict[str, float]:
+        """Return the seconds by phase, and what the generators did meanwhile."""
+        return {**super().take_phases(), **self._generators.take_seconds()}
+
+    def take_fields(self) -> dict[str, float]:
+        """Return seconds by phase, and by role GPU-hours since the start and the idle share since the last call.
+
+        A trainer is idle while it waits for completions. Generators are idle while they do not work, in the mean.
+        """
+        fields = super().take_fields()
+        wall = self.wall_s
+        hours = self._before + wall * self._hold / 3600
+        took, self._told_s = max(wall - self._told_s, 1e-9), wall
+        idle = {"generator": 1 - fields["generator_busy_s"] / took, "learner": fields.get("generate_s", 0.0) / took}
+        fields |= {"generator_gpu_hours": hours, "learner_gpu_hours": wall * self.devices / 3600 - hours}
+        # What is told a moment late may fall into the next row, which then has more than it took.
+        return fields | {f"{role}_idle_share": min(1.0, max(0.0, share)) for role, share in idle.items()}

@@ -22,13 +22,15 @@ from scalerl.data import check_apart, encode_prompts, hash_prompts, load_data
 from scalerl.describe import clock_of, header, machine
 from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.learner import Learner
-from scalerl.meter import Meter
+from scalerl.meter import JointMeter, Meter
 from scalerl.modelcard import settle
 from scalerl.outofmemory import memory_advice
 from scalerl.places import gone_model
 from scalerl.policy import checkpoint_hash, load_policy
 from scalerl.process import prepare_process
 from scalerl.ranks import rank, world_size
+from scalerl.raygenerators import RayGenerators
+from scalerl.remote import Remote
 from scalerl.rewards import Scorer, make_scorer
 from scalerl.runlog import (
     HEADER_FILE,
@@ -45,15 +47,15 @@ from scalerl.sampler import interruption, make_generator
 from scalerl.schedule import Schedule
 from scalerl.tasks import thinking_of
 from scalerl.train import Progress, Trainer
-from scalerl.worker import GeneratorProcess, JointMeter, devices_held
+from scalerl.worker import GeneratorProcess, devices_held
 
 # What may change when a run goes on: how long it runs, what it leaves behind, where the same checkpoint lies, and the
-# threads, which change the last bits and are named for it; and how many processes score.
+# threads, which change the last bits and are named for it; and how many processes score, or actors generate.
 CHANGEABLE = frozenset(
     {
         *("max_steps", "max_epochs", "max_gpu_hours", "early_stopping_patience"),
         *("keep_checkpoints", "checkpoint_every", "threads", "model_name"),
-        *("reward_path", "reward_workers", "report_to"),
+        *("reward_path", "reward_workers", "report_to", "generators"),
     }
 )
 
@@ -321,26 +323,31 @@ def _assemble(
         failed.callback(learner.close)
         slots = config.slots or config.batch_size
         generator = _generator(config, policy, task, learner, slots)
+        failed.callback(generator.close)
         csv_path = None if log_file is None else str(Path(log_file).resolve())
         given = hash_prompts(prompts, eval_prompts)
         about = header(config, policy, train_set, eval_set, prompts_sha256=given, device=device)
+        devices, generators_hold = devices_held(config, learner.forward.device)
         log = RunLog(
             output_dir,
             recipe=config.recipe,
             seed=config.seed,
-            devices=world_size() - 1 + (devices_held(learner.forward.device) if config.generator == "process" else 1),
+            devices=world_size() - 1 + devices,
             device_kind=torch.cuda.get_device_name() if device == "cuda" else "cpu process",
             header={**about, "log_file": csv_path},
             start_meter=False,
             resume=at,
             report_to=config.report_to,
         )
-        if isinstance(generator, GeneratorProcess):
-            log.meter = JointMeter(generator, log.meter.devices)
+
+        def cpu_s() -> float:
+            return time.process_time() + learner.others_cpu_s
+
+        if isinstance(generator, Remote):
+            log.meter = JointMeter(generator, log.meter.devices, generators_hold, cpu=cpu_s)
         elif world_size() > 1:
-            log.meter = Meter(log.meter.devices, cpu=lambda: time.process_time() + learner.others_cpu_s)
-        failed.pop_all()
-        return Trainer(
+            log.meter = Meter(log.meter.devices, cpu=cpu_s)
+        trainer = Trainer(
             config=config,
             policy=policy,
             task=task,
@@ -367,6 +374,10 @@ def _assemble(
             log_file=csv_path,
             report=report,
         )
+        failed.pop_all()
+    if isinstance(generator, Remote):
+        generator.on_replaced = trainer.note_replaced
+    return trainer
 
 
 def _learner(policy: Any, config: ScaleRLConfig) -> Learner:
@@ -379,8 +390,9 @@ def _learner(policy: Any, config: ScaleRLConfig) -> Learner:
 
 
 def _generator(config: ScaleRLConfig, policy: Any, task: Any, learner: Learner, slots: int) -> Generation:
-    if config.generator == "process":
-        return GeneratorProcess(config, policy, learner.forward, learner.weights(), slots=slots)
+    if config.generator != "inline":
+        kind = RayGenerators if config.generator == "ray" else GeneratorProcess
+        return kind(config, policy, learner.forward, learner.weights(), slots=slots)
     return make_generator(config, policy, task, learner.forward, learner.weights(), slots=slots, seed=config.seed)
 
 

@@ -165,6 +165,11 @@ class Trainer:
             self.schedule.finished([completion.number])
             self._submit(completion)
 
+    def note_replaced(self, event: dict[str, Any]) -> None:
+        """Log and show that another generator took the place of one that was lost."""
+        self.log.event("generator_replaced", step=self.step, **event)
+        self._report(note=f"{event['name']} was lost at step {self.step} and is replaced: {event['how']}")
+
     def _submit(self, completion: Completion) -> None:
         """Hand a completion over to be scored while others are generated."""
         index, _ = self.drawn[completion.number // self.config.generations_per_prompt]

@@ -19,6 +19,9 @@ ALLOWED = {
     "tests/test_completion.py::test_fish_*": "needs fish",
     "tests/test_completion.py::test_zsh_*": "needs zsh",
     "tests/test_gpu*.py::*": "needs a CUDA device",
+    "tests/test_ray.py*": "needs the extra ray",
+    "tests/test_two_nodes.py*": "asked for by SCALERL_TWO_NODES=1: needs root, the extra ray, and minutes",
+    "tests/test_generators.py::*ray*": "needs the extra ray",
 }
 """Patterns of test names, and why these may be skipped."""
 

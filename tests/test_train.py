@@ -27,6 +27,12 @@ def rows_of(folder: Path, kind: str | None = None) -> list[dict]:
     return [row for row in read_log(folder / "log.jsonl").rows if kind in (None, row["kind"])]
 
 
+BESIDE = {
+    *("generator_busy_s", "generator_sync_s", "weight_sync_s", "generator_gpu_hours", "learner_gpu_hours"),
+    *("generator_idle_share", "learner_idle_share"),
+}
+
+
 def untimed(rows: list[dict]) -> list[dict]:
     """Rows without the listed time fields; any other field, new ones too, stays and is compared."""
     return [{k: v for k, v in row.items() if k not in TIME_FIELDS} for row in rows]
@@ -71,7 +77,7 @@ def test_rows_hold_the_described_fields_and_no_other(run):
         rows = rows_of(folder, kind)
         assert rows
         for row in rows:
-            assert set(row) == (set(fields) | meters) - {"generator_busy_s"}  # there is no second process
+            assert set(row) == (set(fields) | meters) - BESIDE  # there is no second process
     first, last = rows_of(folder, "eval")[0], rows_of(folder, "eval")[-1]
     assert all(first[axis] == 0 for axis in COMPUTE_AXES)
     assert last["step"] == 4 and last["n_prompts"] == 8 and last["k"] == 2 and last["sampling_seed"] == 0

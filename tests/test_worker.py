@@ -16,12 +16,14 @@ from scalerl.completions import GenerationError, Request
 from scalerl.config import load_config
 from scalerl.forward import Forward
 from scalerl.generate import Generator
+from scalerl.meter import JointMeter
+from scalerl.packed import pack
 from scalerl.policy import load_policy
 from scalerl.runlog import read_header, read_log
 from scalerl.sampler import interruption
 from scalerl.start import resume, train
 from scalerl.tasks import get_task
-from scalerl.worker import GeneratorProcess, JointMeter, share
+from scalerl.worker import GeneratorProcess
 
 PROMPTS = ("7+3*4-2=", "1+1=", "9*9*9=", "2-5+8=")
 
@@ -128,11 +130,11 @@ def test_what_comes_back_is_what_an_inline_generator_writes_and_follows_the_weig
     assert written[0] != written[1]
 
 
-def test_memory_that_is_shared_holds_every_weight_bit_for_bit(chain_model):
+def test_packed_weights_are_all_there_bit_for_bit(chain_model):
     policy = load_policy(str(chain_model))
     for dtype in (torch.float32, torch.bfloat16):
         weights = Forward(policy.model, 72, dtype).weights()
-        seen = share(weights).weights(torch.device("cpu"))
+        seen = pack(weights).weights(torch.device("cpu"))
         assert [len(seen.layers), seen.head_bias] == [len(weights.layers), None] and seen.head.dtype == torch.float32
         pairs = [(seen.embedding, weights.embedding), (seen.norm, weights.norm), (seen.head, weights.head)]
         pairs += [p for a, b in zip(seen.layers, weights.layers, strict=True) for p in zip(a, b, strict=True)]
@@ -153,7 +155,7 @@ def test_a_poll_without_news_waits_a_little_and_does_not_spin(both):
 
 def test_it_stands_still_while_the_meter_does_and_its_cpu_seconds_are_billed(both):
     process, _, _, _, requests = both()
-    meter = JointMeter(process, devices=2)
+    meter = JointMeter(process, devices=2, generators_hold=1)
     process.submit(requests)  # starts, and stands still: nothing is metered yet
     spent, numbers = Path(f"/proc/{process.pid}/stat"), []
     for _ in range(2):
@@ -235,6 +237,8 @@ def test_a_worker_that_has_nothing_to_do_and_nothing_to_say_notices_as_well():
 import time
 from scalerl.config import load_config
 from scalerl.forward import Forward
+from scalerl.meter import JointMeter
+from scalerl.packed import pack
 from scalerl.policy import load_policy
 from scalerl.worker import GeneratorProcess
 config = load_config(["scalerl", "demo"])

@@ -24,7 +24,14 @@ STEP_FIELDS: dict[str, str] = {
     "epoch": "passes over the train prompts so far",
     "skipped": "true if no update was made: no prompt was left after the filter, or an FP16 gradient overflowed",
     "generate_s": "wall seconds generating, or waiting for a generator in a process of its own",
-    "generator_busy_s": "wall seconds that a generator in a process of its own worked; only where there is one",
+    "generator_busy_s": "wall seconds that a generator in a process of its own worked, the mean over several; only "
+    "where there is one, as the six below",
+    "weight_sync_s": "wall seconds in which new weights were handed over; they are part of train_s",
+    "generator_sync_s": "wall seconds in which a generator took weights over, the mean; part of generator_busy_s",
+    "generator_gpu_hours": "share of gpu_hours that is held by generators, from the start of the run",
+    "learner_gpu_hours": "share of gpu_hours that is held by the trainer; a device that both use is half each's",
+    "generator_idle_share": "share of the wall time since the last row in which a generator did nothing, the mean",
+    "learner_idle_share": "share of the wall time since the last row in which the trainer waited for completions",
     "score_s": "wall seconds scoring",
     "train_s": "wall seconds in loss, gradient and update",
     "reward_sum": "sum of the rewards of all completions",
@@ -83,5 +90,9 @@ DOWNSTREAM_FIELDS: dict[str, str] = {
 # What differs between two runs of one configuration and seed; every other field is equal. A run that was resumed
 # differs from one that was not in `attempt`, too, and has an event that says so.
 TIME_FIELDS = frozenset(
-    {"gpu_hours", "cpu_s", "generate_s", "generator_busy_s", "score_s", "train_s", "evaluate_s", "time"}
+    {
+        *("gpu_hours", "cpu_s", "generate_s", "generator_busy_s", "score_s", "train_s", "evaluate_s", "time"),
+        *("weight_sync_s", "generator_sync_s", "generator_gpu_hours", "learner_gpu_hours"),
+        *("generator_idle_share", "learner_idle_share"),
+    }
 )

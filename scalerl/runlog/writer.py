@@ -207,7 +207,7 @@ class RunLog(OpenFolder):
     def _append(self, kind: str, step: int, fields: Mapping[str, Any], *, phases: bool = False) -> None:
         given = self._given(fields)
         axes = {**self._spent(), **given}
-        seconds = {f"{name}_s": s for name, s in self.meter.take_phases().items()} if phases else {}
+        seconds = self.meter.take_fields() if phases else {}
         row: dict[str, Any] = {"kind": kind, "step": step, "attempt": self.attempt, **axes, **seconds}
         self._write(row, {name: value for name, value in fields.items() if name not in axes})
         self._axes |= given

@@ -1,0 +1,128 @@
+"""The Ray cluster that a run joins, or starts for itself; `scalerl.raygenerators` says how far it is to be trusted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from scalerl.config import ScaleRLConfig
+from scalerl.runlog import UserError
+
+LEAST_STORE_BYTES, STORED_VERSIONS = 1 << 27, 4  # of the object store of a cluster that is started here
+REASON = re.compile(r"\b(is dead|died) because")
+WORDS = 200  # characters of what Ray says of a death
+# Ray's own lines would drown ours; read when ray is imported.
+QUIET = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_IGNORE_UNHANDLED_ERRORS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+# No other machine joins, on any system: the one way to make Ray listen on the loopback address alone.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+EVEN = {"RAY_worker_niceness": "0"}  # with Ray's own 15 generators get what all else leaves of a core
+
+
+def import_ray() -> Any:
+    """Return the module ray, which keeps its lines to itself if nobody imported it before."""
+    for name, value in (*QUIET.items(), *(() if "RAY_ADDRESS" in os.environ else LOOPBACK.items())):
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise UserError(
+            "generator: ray is not installed: pip install 'scalerl[ray]', or set generator to process"
+        ) from error
+    return ray
+
+
+def join(ray: Any, config: ScaleRLConfig, trainers: torch.device, weights_bytes: int) -> bool:
+    """Join the cluster that is there, or start one; return whether it is to be left again, or ended."""
+    address = os.environ.get("RAY_ADDRESS")
+    ours = not ray.is_initialized()  # else by whoever called us
+    about: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address and "://" in address:
+        raise UserError(f"RAY_ADDRESS: {address} is for clients; run the trainer on a node and name HOST:PORT")
+    if ours and address and address != "local":
+        try:
+            with _signals_kept():
+                ray.init(address=address, **about)
+        except Exception as error:  # ray raises many kinds
+            raise UserError(f"RAY_ADDRESS: no Ray cluster can be joined at {address}: {words(error)}") from error
+    elif ours:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in the home folder
+        for name, value in EVEN.items():
+            os.environ.setdefault(name, value)
+        about |= {"num_cpus": config.generators * config.threads, "num_gpus": 0, "include_dashboard": False}
+        about |= {"object_store_memory": max(LEAST_STORE_BYTES, STORED_VERSIONS * weights_bytes)}
+        with _signals_kept(), _without_device(trainers) as others:
+            if trainers.type == "cuda":
+                about["num_gpus"] = others
+            try:
+                ray.init(address="local", **about)
+            except Exception as error:
+                ray.shutdown()
+                raise UserError(f"generator: no Ray cluster could be started here: {words(error)}") from error
+    there = ray.cluster_resources()
+    kind, each = ("GPU", 1) if trainers.type == "cuda" else ("CPU", config.threads)
+    if there.get(kind, 0) < config.generators * each:
+        there_is = room(ray)
+        if ours:
+            ray.shutdown()
+        raise UserError(
+            f"generators: {config.generators} of {each} {kind} each beside the trainer, but there is {there_is}; "
+            "lower generators, or add nodes"
+        )
+    return ours
+
+
+def room(ray: Any) -> str:
+    there = ray.cluster_resources()
+    return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs on {len(ray.nodes())} nodes"
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Take back what ray does to the handling of SIGTERM: the trainer ends its runs itself."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _without_device(trainers: torch.device) -> Iterator[int]:
+    """Let a cluster that is started meanwhile see all GPUs but the trainer's; yield their number."""
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    if trainers.type != "cuda":
+        yield 0
+        return
+    visible = before.split(",") if before else [str(i) for i in range(torch.cuda.device_count())]
+    del visible[trainers.index or 0]
+    os.environ[name] = ",".join(visible)
+    try:
+        yield len(visible)
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def words(error: BaseException) -> str:
+    """Return the one line in what ray says that tells what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = lines[-1] if "creation task" in lines[0] else next((li for li in lines if REASON.search(li)), lines[0])
+    text = text.rpartition("Worker exit detail: ")[2]
+    for more in ("Some common causes", "There are some potential"):
+        text = text.partition(more)[0]
+    return text.strip().rstrip(".")[:WORDS]
