@@ -39,7 +39,13 @@ PROMISED = {
     ),
     "07_inside_the_trainer": ("'k = 8': 40, 'k = 0': 40", "lag_max", "interrupted_share", "evaluate_s", "truncation"),
 }
-PICTURES = {"01_quickstart": 1, "02_what_can_the_data_say": 3, "03_which_recipe": 3, "04_decide": 5, "05_your_own_logs": 2}
+PICTURES = {
+    "01_quickstart": 1,
+    "02_what_can_the_data_say": 3,
+    "03_which_recipe": 3,
+    "04_decide": 5,
+    "05_your_own_logs": 2,
+}
 
 
 def shown(notebook) -> str:
