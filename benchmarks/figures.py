@@ -1,7 +1,7 @@
 """The pictures of README and docs, from the data that ship.
 
-Run ``make figures`` or ``python -m benchmarks.figures`` from the repository's root; writes ``docs/study.png`` (the
-study's base stage: curves, and the ceilings beside the best) and ``docs/demo.png`` (the two runs in ``data/runs``).
+Run ``make figures`` or ``python -m benchmarks.figures`` from the repository's root; writes ``docs/study.png``: the
+study's base stage, curves and the ceilings beside the best.
 """
 
 from __future__ import annotations
@@ -32,17 +32,10 @@ def study() -> None:
     figure.savefig(DOCS / "study.png", dpi=DPI)
 
 
-def demo() -> None:
-    """The two runs of one seed each."""
-    ax = an.plot_curves(an.fit(an.read("data/runs")))
-    ax.figure.savefig(DOCS / "demo.png", dpi=DPI, bbox_inches="tight")
-
-
 def main() -> int:
-    """Draw all."""
+    """Draw them."""
     mpl.use("Agg")
     study()
-    demo()
     return 0
 
 
