@@ -241,7 +241,9 @@ class Learner:
         """Clip the gradient and return the norm that it had."""
         return float(torch.nn.utils.clip_grad_norm_(self.trainable().values(), self.config.max_grad_norm))
 
-    def _backward(self, batch: Batch, chosen: Sequence[int], statistics: UpdateStatistics, *, counts: bool) -> None:
+    def _backward(
+        self, batch: Batch, chosen: Sequence[int], statistics: UpdateStatistics, *, counts: bool = True
+    ) -> None:
         """Add the gradient of some of the batch's completions, 0 if they do not count; forced tokens are left out."""
         completions = [batch.completions[i] for i in chosen]
         own = _sampled_mask(completions)

@@ -25,6 +25,7 @@ from scalerl.start import resume, train
 from scalerl.tasks import get_task
 from scalerl.worker import GeneratorProcess
 
+pytestmark = pytest.mark.slow
 PROMPTS = ("7+3*4-2=", "1+1=", "9*9*9=", "2-5+8=")
 
 
