@@ -156,11 +156,11 @@ class RayPool(Executor):
     """Run calls as Ray tasks of one core each; one that is lost with its node is started again."""
 
     def __init__(self, address: str, processes: int) -> None:
-        import ray
+        from scalerl.raycluster import import_ray
 
-        where: dict[str, Any] = {"num_cpus": processes} if address == "local" else {"address": address}
-        ray.init(**where, include_dashboard=False if address == "local" else None, log_to_driver=False)
-        self._ray = ray
+        self._ray = import_ray()
+        here: dict[str, Any] = {"num_cpus": processes, "include_dashboard": False} if address == "local" else {}
+        self._ray.init(address=address, log_to_driver=False, **here)
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a call somewhere."""

@@ -118,8 +118,8 @@ class ShardedLearner(Learner):
                 full = _whole(p)
                 if rank() == 0:
                     whole[f"model.{name}"] = nn.Parameter(full.cpu(), requires_grad=p.requires_grad)
-            if rank() == 0:
-                functional_call(self._cell, whole, (action,))
+        if rank() == 0:  # outside the order: if it fails, the others wait for the next one
+            functional_call(self._cell, whole, (action,))
 
     def serve(self) -> None:
         """Do what the first process orders, until it orders no more."""
@@ -262,13 +262,12 @@ def join() -> None:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
-    about = os.environ
-    held_by_torchrun = about.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    master = rank() == 0 and not held_by_torchrun
-    place = about["MASTER_ADDR"], int(about["MASTER_PORT"])
+    torchrun_holds_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    master = rank() == 0 and not torchrun_holds_it
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store: Any = dist.TCPStore(*place, world_size(), master, MEETING)  # type: ignore[attr-defined]
     # When torchrun starts the processes again, gloo must not find the addresses of those before.
-    attempt = f"restart {about.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    attempt = f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=PATIENCE)

@@ -29,7 +29,6 @@ from scalerl.places import gone_model
 from scalerl.policy import checkpoint_hash, load_policy
 from scalerl.process import prepare_process
 from scalerl.ranks import rank, world_size
-from scalerl.raygenerators import RayGenerators
 from scalerl.remote import Remote
 from scalerl.rewards import Scorer, make_scorer
 from scalerl.runlog import (
@@ -390,9 +389,12 @@ def _learner(policy: Any, config: ScaleRLConfig) -> Learner:
 
 
 def _generator(config: ScaleRLConfig, policy: Any, task: Any, learner: Learner, slots: int) -> Generation:
-    if config.generator != "inline":
-        kind = RayGenerators if config.generator == "ray" else GeneratorProcess
-        return kind(config, policy, learner.forward, learner.weights(), slots=slots)
+    if config.generator == "ray":
+        from scalerl.raygenerators import RayGenerators
+
+        return RayGenerators(config, policy, learner.forward, learner.weights(), slots=slots)
+    if config.generator == "process":
+        return GeneratorProcess(config, policy, learner.forward, learner.weights(), slots=slots)
     return make_generator(config, policy, task, learner.forward, learner.weights(), slots=slots, seed=config.seed)
 
 

@@ -121,6 +121,13 @@ def test_help_and_package_imports_load_nothing_heavy():
         assert done.stdout.strip() == "[]"
 
 
+def test_a_trainer_on_one_device_loads_nothing_of_what_others_need():
+    names = ("ray", "joblib", "torch.distributed.fsdp", "scalerl.sharded", "scalerl.shards", "scalerl.raygenerators")
+    code = f"import scalerl.start, sys; print([m for m in {names!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_what_is_pinned_installs_on_every_python_that_is_promised():
     """One pin that asks for 3.11.5 sends pip on a search without end on 3.11.2."""
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
