@@ -119,7 +119,7 @@ def test_what_a_killed_actor_owed_comes_once_and_one_that_finds_no_place_ends_th
 def test_two_actors_keep_the_lag_bound_and_no_row_is_lost_or_doubled_when_one_is_killed(
     cluster, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("scalerl.start.RayGenerators", Watched)
+    monkeypatch.setattr("scalerl.raygenerators.RayGenerators", Watched)
     notes: list[str] = []
 
     def watch(progress) -> None:
