@@ -69,6 +69,7 @@ CODES: dict[str, tuple[str, str]] = {
     "rows-duplicated": ("warning", "an evaluation stands in the log more than once, and counts more than once"),
     "concatenated": ("warning", "the whole table stands in the file more than once"),
     "regime": ("warning", "the run changes inside the fitted window: its points are not of one curve"),
+    "prompts-spent": ("warning", "the train prompts run out inside the fitted window: the run may stop below A"),
     "guards": ("note", "the trainer saw figures past a threshold inside the fitted window; nothing was changed"),
     "window-sensitive": ("warning", "A depends on where the fit begins by more than its own intervals allow"),
     "peak-fit": ("note", "fitted up to the peak, on request; nothing is claimed past it"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import analysis as an
-from analysis.readers.regimes import BATCH, JUMP, PLATEAU, STEADY, of_window, read_events
+from analysis.readers.regimes import BATCH, EMPTY_WINDOW, JUMP, PLATEAU, STEADY, of_window, read_events
 from scalerl.runlog import RunLog
 
 ROOT = Path(__file__).parent.parent
@@ -177,6 +177,26 @@ def test_guards_and_resumes_are_observations_and_are_counted_not_taken_for_chang
     assert [f.code for f in found] == ["regime", "guards"] and "guard" not in found[0].message
 
 
+def test_prompts_that_run_out_are_a_doubt_of_every_fit_that_reaches_so_far():
+    rows = steps(retired=[10 * i for i in range(STEPS)])  # of 500: half from the row at 2.6 on
+    found = of_window(read_events(rows, 500), "gpu_hours", 0.0, 6.0)
+    assert [(f.code, f.severity) for f in found] == [("prompts-spent", "warning")]
+    assert found[0].figure == pytest.approx(2.5) and "half of 500 train prompts" in found[0].message
+    assert [f.code for f in of_window(read_events(rows, 500), "gpu_hours", 3.0, 6.0)] == ["prompts-spent"]
+    assert of_window(read_events(rows, 500), "gpu_hours", 0.0, 2.5) == []
+    assert read_events(rows) == read_events(rows, 1200) == ()  # how many there are is unknown, or not half of them
+
+
+@pytest.mark.parametrize(("empty", "told"), [(6, True), (5, False)])
+def test_updates_without_anything_to_learn_from_are_a_doubt_where_they_are_most_of_the_last(empty, told):
+    same = [0.7] * 30 + [1.0] * empty + [0.7] * (EMPTY_WINDOW - empty) + [0.7] * 20
+    found = of_window(read_events(steps(zero_variance_share=same)), "gpu_hours", 0.0, 6.0)
+    assert [f.code for f in found] == (["prompts-spent"] if told else [])
+    if told:
+        assert found[0].figure == pytest.approx(3.5) and "most updates are empty" in found[0].message
+    assert not read_events(steps(zero_variance_share=[1.0] * 5))  # fewer updates than the window
+
+
 def test_many_changes_are_named_in_part():
     events = read_events(steps(train_set=[str(i // 10) for i in range(STEPS)]))
     assert of_window(events, "step", 0, 60)[0].message.count("train_set") == 3
@@ -199,3 +219,11 @@ def test_a_log_is_read_with_its_events(tmp_path):
             log.evaluate(step=i, correct=[1, 2], k=4, gpu_hours=float(c), temperature=1.0 if i < 6 else 0.5)
     run = an.read(tmp_path / "run")[0]
     assert [e.kind for e in run.events] == ["evaluation"] and run.events[0].at["step"] == 5
+
+
+def test_a_recipe_whose_runs_run_out_says_so_once_and_so_does_a_comparison_with_it():
+    runs = an.read([f"data/study/base/{recipe}_s{seed}" for recipe in ("scalerl", "grpo") for seed in (0, 1)])
+    compared = an.compare(an.fit(runs, x="flops"))
+    (found,) = [f for f in compared.findings if f.code == "prompts-spent"]
+    assert found.message.startswith("scalerl: 2 of 2 runs run out of prompts") and found.figure == 2.0
+    assert found.message in str(compared)

@@ -20,6 +20,7 @@ from analysis.checks.steps import read_steps
 from analysis.fits.arguments import checked_number
 from analysis.fits.refits import runs_or_fits
 from analysis.fits.results import Fit
+from analysis.readers.own import train_prompts
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
@@ -69,12 +70,9 @@ def _one(run: Run, x: str | None, effect: float | None) -> RunHealth:
         raise UserError(f"{run.name}: no compute axis {axis!r}; it has {', '.join(run.axes)}")
     steps = read_steps(run)
     config = run.header.get("config")
-    data = run.header.get("data")
-    train = data.get("train") if isinstance(data, dict) else None
-    items = train.get("items") if isinstance(train, dict) else None
     hours = hours_by_phase(run, steps)
     checks = (
-        *of_steps(steps, config if isinstance(config, dict) else {}, items if type(items) is int else None, axis),
+        *of_steps(steps, config if isinstance(config, dict) else {}, train_prompts(run.header), axis),
         *of_run(run, steps, hours, axis, effect),
     )
     reading = tuple(f for f in run.findings if f.severity != "note" and f.code != "busy-machine")

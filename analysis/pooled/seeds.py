@@ -139,7 +139,7 @@ def _pool(recipe: str, fits: Sequence[Fit], seed_sd: float | None, level: float)
     fits = [f for f in fits if not LEFT_OUT & {d.code for d in f.findings}]
     if not fits:
         raise UserError(f"{recipe}: no seed has a value to pool ({'; '.join(d.message for d in doubts)})")
-    findings = [*doubts, *one_seed(len(fits), seed_sd), *_same_seed(recipe, fits)]
+    findings = [*doubts, *_spent(recipe, fits), *one_seed(len(fits), seed_sd), *_same_seed(recipe, fits)]
     if len(fits) > 1 and any(f.code == "pooled" for fit in fits for f in fit.findings):
         what = "the shapes of these fits lean on each other: the spread between seeds may come out too small"
         findings.append(finding("pooled", what, severity="warning"))
@@ -196,6 +196,15 @@ def _doubts(fits: Sequence[Fit]) -> tuple[list[Finding], str]:
                 found.append(finding(doubt.code, f"{fit.name}: {doubt.message}{left}", doubt.figure, doubt.severity))
                 why = why or f"{fit.name}: {SPOILT.get(doubt.code, 'limits are withheld')}"
     return found, why
+
+
+def _spent(recipe: str, fits: Sequence[Fit]) -> list[Finding]:
+    """Say once of a recipe that the prompts of its runs run out."""
+    spent = [f.name for f in fits if any(d.code == "prompts-spent" for d in f.findings)]
+    if not spent:
+        return []
+    what = f"{recipe}: {len(spent)} of {len(fits)} runs run out of prompts that teach, so a longer one may stop below A"
+    return [finding("prompts-spent", what, float(len(spent)))]
 
 
 def _values(fit: Fit) -> tuple[list[float], list[float]]:

@@ -79,7 +79,7 @@ def read(path: Path) -> list[Found]:
             findings=tuple(said),
             start_time=_text(header.get("start_time")),
             end_time=_text(last.get("time")) if ended else None,
-            events=read_events(content.rows),
+            events=read_events(content.rows, train_prompts(header)),
         )
     ]
 
@@ -118,6 +118,14 @@ def busy(header: Mapping[str, Any], data: Mapping[str, Any]) -> list[Finding]:
         "fit over CPU-seconds too (--x cpu_s)"
     )
     return [finding("busy-machine", what, wall_s / cpu_s)]
+
+
+def train_prompts(header: Mapping[str, Any]) -> int | None:
+    """Return how many train prompts a run has, as its header says; None where it does not."""
+    data = header.get("data")
+    train = data.get("train") if isinstance(data, dict) else None
+    items = train.get("items") if isinstance(train, dict) else None
+    return items if type(items) is int and items > 0 else None
 
 
 def _text(value: object) -> str | None:

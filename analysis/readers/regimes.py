@@ -1,5 +1,8 @@
 """What changed while a run went on: events from the rows of its log, and a doubt where one lies inside a fit.
 
+A change is also that the train prompts run out: nothing was changed, but the points from there on say little of what
+more compute would do with enough prompts.
+
 Promises: a warm-up, a smooth schedule, a last small batch of an epoch, a filter that drops prompts and epochs that
 roll over are ordinary and raise nothing, nor do a policy that is kept as the best and an early stop; a change is
 placed at the last compute logged before it, on every axis, and one that the log marks by an event is said once.
@@ -9,7 +12,7 @@ Does not promise to find a change that no row shows.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
@@ -28,19 +31,29 @@ STEADY = 5  # steps of one batch on both sides of a change of batch
 BATCH = 1.2  # factor between them
 ORDINARY = {"start", "end", "interrupted", "failed", "checkpoint", "saved", "best", "early_stop"}
 GUARD = "guard"  # an observation of the trainer: it changes nothing, and is counted
+SPENDING = "prompts"  # the train prompts run out
 _BY_EVENT = {"epoch": "data", "data": "data", "dataset": "data", "devices": "devices", "batch_size": "batch"}
 MARKS = {"train_set": "data", "data": "data", "devices": "devices"}  # fields of step rows that say what is in use
+SPENT, EMPTY, EMPTY_WINDOW = 0.5, 0.5, 10  # share of train prompts retired; of so many updates, with nothing to teach
 EVALUATION = ("temperature", "max_new_tokens", "k", "n_prompts")  # of eval rows: another of these is another measure
-_QUIET = {"attempt", "resume", "reward_errors", GUARD}  # a resume restores the run exactly and has its own finding
+_QUIET = {
+    "attempt",
+    "resume",
+    "reward_errors",
+    GUARD,
+    SPENDING,
+}  # all have findings of their own
 
 
-def read_events(rows: Sequence[Row]) -> tuple[Event, ...]:
+def read_events(rows: Sequence[Row], items: int | None = None) -> tuple[Event, ...]:
     """Return what changed, from the rows of a log in their order.
 
     Parameters
     ----------
     rows : sequence of mapping
         Rows of kind ``step``, ``eval`` and ``event``; others are ignored.
+    items : int, optional
+        Train prompts.
 
     Examples
     --------
@@ -58,6 +71,7 @@ def read_events(rows: Sequence[Row]) -> tuple[Event, ...]:
         found += changes if kind not in marked else []
     found += _changes(rows, steps, {"attempt": "attempt"})
     found += _changes(rows, evals, dict.fromkeys(EVALUATION, "evaluation"))
+    found += _spending(rows, steps, items)
     return tuple(Event(kind, what, place[i]) for i, kind, what in sorted(found, key=lambda change: change[0]))
 
 
@@ -80,6 +94,11 @@ def of_window(events: Sequence[Event], x: str, first: float, last: float) -> lis
         told = ", ".join(f"{name} {'once' if n == 1 else f'{n} times'}" for name, n in guards.items())
         what = f"guards of the trainer were raised: {told}; scalerl check says what of it is past its limit"
         seen = [finding("guards", what, float(guards.total()))]
+    spent = [e for e in events if e.kind == SPENDING and x in e.at and e.at[x] < last]
+    if spent:
+        told = "; ".join(f"{e.what} from {e.at[x]:.4g} {x} on" for e in spent)
+        what = f"training runs out of prompts that teach: {told}; the run may stop below A, so add prompts"
+        seen.append(finding("prompts-spent", what, spent[0].at[x]))
     inside = [e for e in inside if e.kind not in _QUIET]
     if not inside:
         return seen
@@ -158,6 +177,22 @@ def _batches(rows: Sequence[Row], steps: Sequence[int]) -> Iterator[Change]:
                 yield i, "batch", f"{named} from {before:g} to {after:g}"
         if found:
             return  # completions follow prompts: one change is said once
+
+
+def _spending(rows: Sequence[Row], steps: Sequence[int], items: int | None) -> Iterator[Change]:
+    """Where half of the train prompts are retired, and where most updates find nothing to learn from."""
+    for i in steps if items else ():
+        retired = number(rows[i].get("retired"))
+        if retired is not None and retired >= SPENT * (items or 0):
+            yield i, SPENDING, f"half of {items} train prompts are retired"
+            break
+    recent: deque[float] = deque(maxlen=EMPTY_WINDOW)
+    for i in steps:
+        same = number(rows[i].get("zero_variance_share"))
+        recent.append(float(same is not None and same >= 1.0))
+        if len(recent) == EMPTY_WINDOW and sum(recent) > EMPTY * EMPTY_WINDOW:
+            yield i, SPENDING, "most updates are empty, the completions of each prompt all getting one reward"
+            break
 
 
 def _changes(rows: Sequence[Row], places: Sequence[int], fields: Mapping[str, str]) -> Iterator[Change]:
