@@ -224,8 +224,8 @@ def quick(plan: dict[str, Any], work: Path) -> int:
             made_ready(cell, plan, work)
             folder.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run(told, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        new = an.fit(an.read(folder)[0]).params["A"]
-        shipped = an.fit(an.read(sorted(SHIPPED.glob(f"base/{recipe}_s*"))))
+        new = an.fit(an.read(folder)[0], x="flops").params["A"]
+        shipped = an.fit(an.read(sorted(SHIPPED.glob(f"base/{recipe}_s*"))), x="flops")
         for fit in shipped:
             old = fit.params["A"]
             if None in (new.lo, new.hi, old.lo, old.hi):

@@ -42,7 +42,7 @@ from scalerl.policy import load_policy
 from scalerl.process import prepare_process
 from scalerl.ranks import local_rank, rank, world_size
 from scalerl.runlog import UserError
-from scalerl.shards import write_shards
+from scalerl.shards import SharesError, write_shards
 
 MEETING = dt.timedelta(minutes=10)  # longest wait for the other processes at the start
 PATIENCE = dt.timedelta(days=1)  # an update is waited for that long; a process that died is noticed at once
@@ -124,7 +124,7 @@ class ShardedLearner(Learner):
     def serve(self) -> None:
         """Do what the first process orders, until it orders no more."""
         while (order := receive())["order"] != "end":
-            with suppress(TrainingError):  # the first process says it
+            with suppress(TrainingError, SharesError):  # the first process says it
                 self._obey(**order)
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class ShardedLearner(Learner):
             send(order, tensors, **content)
             try:
                 yield
-            except TrainingError:  # all have come to it, and wait for the next order
+            except (TrainingError, SharesError):  # all have come to it, and wait for the next order
                 self._ordered = False
                 raise
         self._ordered = False

@@ -12,17 +12,32 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 
+class SharesError(OSError):
+    """A share that cannot be written: every process of the group raises it, whichever failed."""
+
+
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write this process's share of the tensors; all processes of the group must call it."""
+    """Write this process's share of the tensors; all processes of the group must call it.
+
+    Raises
+    ------
+    SharesError
+        If one of them cannot.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own parts among themselves
-        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        try:
+            save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        except CheckpointException as failed:
+            process, (error, _) = min(failed.failures.items())
+            raise SharesError(f"process {process}: {getattr(error, 'strerror', None) or error}") from failed
 
 
 def read_shards(folder: Path) -> dict[str, dict[str, Tensor]]:

@@ -22,7 +22,7 @@ from scalerl.policy import Policy, character_tokenizer, load_policy, new_policy
 from scalerl.ranks import rank, world_size
 from scalerl.runlog import read_log
 from scalerl.saved import load_saved
-from scalerl.shards import read_shards
+from scalerl.shards import SharesError, read_shards
 from scalerl.tasks import get_task
 
 pytestmark = pytest.mark.slow
@@ -89,12 +89,32 @@ def first_process(folder: Path) -> None:
         there = folder / f"two-{case.replace(' ', '-')}"
         found = make_updates(learner, there, policy)
         learner.write(there / "shares")
+        failed = [refused(learner, folder) for folder in blocked(there)]
         one = torch.load(folder / f"one-{case.replace(' ', '-')}.pt", weights_only=True)
         learner.load(one)
         learner.write(there / "loaded")
-        torch.save({**found, "cpu_s": learner.others_cpu_s}, folder / f"{there.name}.pt")
+        torch.save({**found, "failed": failed, "cpu_s": learner.others_cpu_s}, folder / f"{there.name}.pt")
         learner.close()
         os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+
+
+def blocked(there: Path) -> list[Path]:
+    """Make folders for shares in which the first process, and the second alone, cannot write."""
+    nowhere = there / "a file"
+    nowhere.write_text("")
+    second = there / "second"
+    for share in (there / "shares").glob("*00002*.safetensors"):
+        (second / share.name).mkdir(parents=True)
+    return [nowhere / "shares", second]
+
+
+def refused(learner: Learner, folder: Path) -> str:
+    """What is said where shares cannot be written."""
+    try:
+        learner.write(folder)
+    except SharesError as error:
+        return str(error)
+    return "written"
 
 
 def other_process() -> None:
@@ -182,6 +202,12 @@ def test_shares_are_read_whole_again_and_what_one_process_kept_is_split(both, ca
             assert torch.equal(loaded[group][key], value), key
             assert (shares[group][key] - value).abs().max() <= tolerance * 10, key
     assert len(list((both / f"two-{name}" / "shares").iterdir())) == 2
+
+
+def test_shares_that_one_process_cannot_write_are_told_by_all_and_the_learner_goes_on(both):
+    """It went on to load and to write after the refusals: the other tests look at that."""
+    failed = torch.load(both / "two-untied.pt", weights_only=True)["failed"]
+    assert failed == ["process 0: Not a directory", "process 1: Is a directory"]
 
 
 @pytest.fixture(scope="module")
