@@ -23,13 +23,15 @@ from scalerl.policy import Policy, new_policy
 from scalerl.runlog import UserError
 from scalerl.tasks import get_task
 
+STEPS = 750
+
 
 def warmup(
     task_name: str,
     output: str,
     *,
     seed: int = 0,
-    schedule: tuple[tuple[int, float], ...] = ((450, 2e-3), (300, 1e-3)),
+    steps: int = STEPS,
     batch_size: int = 128,
     max_length: int = 80,
     layers: int = 2,
@@ -40,7 +42,10 @@ def warmup(
 
     Parameters
     ----------
-    schedule : pairs of (steps, learning rate)
+    steps : int
+        Three fifths of them at a learning rate of 2e-3, the rest at 1e-3.
+    max_length : int
+        Positions of the model: longest prompt plus completion.
     progress : callable of (step, loss), optional
 
     Returns
@@ -51,7 +56,7 @@ def warmup(
     Raises
     ------
     UserError
-        If the output directory exists and is not empty, or the size makes no model.
+        If the output directory exists and is not empty, the size makes no model, or a demonstration is too long for it.
     """
     if layers < 1 or width < 8 or width % 8:
         raise UserError(f"--layers {layers} --width {width}: at least one layer, and a width that 8 divides")
@@ -64,29 +69,29 @@ def warmup(
     forward = make_forward(policy.model, max_length)
     items, rng = task.prompts("warmup", seed), np.random.default_rng([seed, 1])
     optimizer = torch.optim.AdamW(policy.model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
-    step, loss = 0, torch.tensor(float("nan"))
-    for steps, learning_rate in schedule:
+    loss = torch.tensor(float("nan"))
+    for step in range(1, steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        for _ in range(steps):
-            texts = [(item["prompt"], task.demonstration(item, rng)) for item in islice(items, batch_size)]
-            loss = _loss(policy, forward, texts)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-            if progress is not None:
-                progress(step, loss.item())
+            group["lr"] = 2e-3 if step <= 0.6 * steps else 1e-3
+        texts = [(item["prompt"], task.demonstration(item, rng)) for item in islice(items, batch_size)]
+        loss = _loss(policy, forward, texts, max_length)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+        optimizer.step()
+        if progress is not None:
+            progress(step, loss.item())
     policy.save(folder)
     parameters = sum(p.numel() for p in policy.model.parameters())
     return {"loss": loss.item(), "cpu_s": time.process_time() - began, "parameters": parameters}
 
 
-def _loss(policy: Policy, forward: AnyForward, texts: list[tuple[str, str]]) -> torch.Tensor:
+def _loss(policy: Policy, forward: AnyForward, texts: list[tuple[str, str]], max_length: int) -> torch.Tensor:
     """Return the mean cross-entropy of the completions' tokens, end token included."""
     rows = [(policy.encode(prompt), (*policy.encode(text), policy.end_ids[0])) for prompt, text in texts]
     ids, target = shifted(rows)
+    if ids.shape[1] > max_length:
+        raise UserError(f"--max-length {max_length}: a demonstration has {ids.shape[1]} tokens; give that or more")
     weights = forward.weights()
     hidden = forward.hidden(ids, weights).states
     counted = target >= 0

@@ -70,14 +70,16 @@ def test_debug_shows_the_traceback(tmp_path):
     assert done.returncode != 0 and "Traceback" in done.stderr
 
 
-def test_a_warm_up_can_be_made_and_used(tmp_path, capsys, monkeypatch):
+def test_a_warm_up_can_be_made_and_used(tmp_path, capsys):
     """Two steps only; what ships was made with the full schedule."""
-    import scalerl.warmup
-
-    real = scalerl.warmup.warmup
-    monkeypatch.setattr(scalerl.warmup, "warmup", lambda *a, **k: real(*a, **k, schedule=((2, 1e-3),), batch_size=4))
-    assert main(["warmup", "--task", "addition", "--output", str(tmp_path / "m"), "--width", "32"]) == 0
+    short = ["--width", "32", "--steps", "2"]
+    assert main(["warmup", "--task", "addition", "--output", str(tmp_path / "m"), *short]) == 0
     assert "parameters" in capsys.readouterr().out
+    long = ["warmup", "--task", "long-chain", "--output", str(tmp_path / "long"), *short]
+    assert main(long) == 2
+    assert "--max-length 80: a demonstration has" in capsys.readouterr().err and not (tmp_path / "long").exists()
+    assert main([*long, "--max-length", "104"]) == 0
+    assert json.loads((tmp_path / "long/config.json").read_text())["max_position_embeddings"] == 104
     assert main(["warmup", "--task", "addition", "--output", str(tmp_path / "m")]) == 2
     assert "exists already" in capsys.readouterr().err
 

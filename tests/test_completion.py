@@ -67,7 +67,7 @@ def test_zsh_takes_it(scripts):
     done = subprocess.run(["zsh", "-f", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "_shtab_scalerl" and done.stderr == ""
     text = (scripts / "zsh").read_text()
-    assert all(name in text for name in ("--up-to-peak", "magistral", ":_files -/", "(addition chain)"))
+    assert all(name in text for name in ("--up-to-peak", "magistral", ":_files -/", f"({' '.join(TASKS)})"))
 
 
 def test_what_is_offered_is_what_there_is(scripts):

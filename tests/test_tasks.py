@@ -16,7 +16,7 @@ from scalerl.data import DataError, encode_prompts, load_data, prepare
 from scalerl.runlog import UserError
 from scalerl.tasks import SPLIT_SHARES, get_task, split_of
 
-TASKS = ("chain", "addition")
+TASKS = ("chain", "long-chain", "addition")
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -15,7 +15,7 @@ HOW = """put one of these lines where your shell starts:
   bash, ~/.bashrc:                   source <(scalerl completion bash)
   zsh, ~/.zshrc, behind compinit:    eval "$(scalerl completion zsh)"
   fish, ~/.config/fish/config.fish:  scalerl completion fish | source"""
-TASKS = ("addition", "chain")  # of scalerl.tasks; a test holds them equal
+TASKS = ("addition", "chain", "long-chain")  # of scalerl.tasks; a test holds them equal
 FOLDERS = {"DIR", "M"}  # metavars of what is completed by folders, and by files
 FILES = {"PATH", "RUN", "RAW", "F", "FILE", "F.csv", "F.json", "FIG.PNG", "REPORT.HTML"}
 

@@ -11,12 +11,11 @@ from scalerl.commands.common import natural, place
 if TYPE_CHECKING:
     from scalerl.commands.common import Subparsers
 
-TASK: dict[str, Any] = {"layers": 2, "width": 64}  # options of --task alone, with their defaults
+TASK: dict[str, Any] = {"layers": 2, "width": 64, "steps": 750}  # options of --task alone, with their defaults
 OWN: dict[str, Any] = {  # options of --model alone
     "train_data": None,
     "epochs": 2,
     "learning_rate": 1e-5,
-    "max_length": None,
     "batch_size": 16,
     "end_of_thinking": "</think>",
     "no_thinking": False,
@@ -30,18 +29,20 @@ def add_command(subparsers: Subparsers) -> None:
         "warmup", help="make a starting checkpoint, of a task or on own data", description=run.__doc__
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--task", metavar="NAME", help="make a new small model for chain or addition")
+    source.add_argument("--task", metavar="NAME", help="make a new small model for chain, long-chain or addition")
     source.add_argument("--model", type=place, metavar="DIR", help="train this model on --train-data")
     parser.add_argument("--output", required=True, type=place, metavar="DIR", help="model directory to make")
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="of weights and order (0)")
+    limit = "in tokens: positions of a new model (80); with --model longer demonstrations are left out"
+    parser.add_argument("--max-length", type=natural, metavar="N", help=limit)
     task = parser.add_argument_group("with --task")
     task.add_argument("--layers", type=int, metavar="N", help="transformer layers (2)")
     task.add_argument("--width", type=int, metavar="N", help="of a layer, which 8 divides (64)")
+    task.add_argument("--steps", type=natural, metavar="N", help="of 128 demonstrations (750)")
     own = parser.add_argument_group("with --model")
     own.add_argument("--train-data", metavar="F", help="items with prompt, thinking and solution")
     own.add_argument("--epochs", type=natural, metavar="N", help="passes over the data (2)")
     own.add_argument("--learning-rate", type=float, metavar="X", help="largest; it rises and then falls to 0 (1e-5)")
-    own.add_argument("--max-length", type=natural, metavar="N", help="in tokens; longer demonstrations are left out")
     own.add_argument("--batch-size", type=natural, metavar="N", help="demonstrations a step (16)")
     own.add_argument("--end-of-thinking", metavar="TEXT", help="text between thinking and solution (</think>)")
     own.add_argument("--no-thinking", action="store_true", help="the solution alone is the completion")
@@ -68,9 +69,18 @@ def _task(args: argparse.Namespace) -> int:
 
     def show(step: int, loss: float) -> None:
         if step % 50 == 0:
-            print(f"step {step} of 750  loss {loss:.3f} nats a token", file=sys.stderr, flush=True)
+            print(f"step {step} of {args.steps}  loss {loss:.3f} nats a token", file=sys.stderr, flush=True)
 
-    made = warmup(args.task, args.output, seed=args.seed, layers=args.layers, width=args.width, progress=show)
+    made = warmup(
+        args.task,
+        args.output,
+        seed=args.seed,
+        steps=args.steps,
+        max_length=args.max_length or 80,
+        layers=args.layers,
+        width=args.width,
+        progress=show,
+    )
     figures = f"{made['parameters']:.0f} parameters, {made['loss']:.3f} nats a token, {made['cpu_s']:.0f} CPU-s"
     print(f"{args.output}: {figures}")
     return 0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Judge = Callable[[Mapping[str, Any], str], Any]
 
-INLINE_TASKS = ("addition", "chain")  # so cheap that handing them over would cost more
+INLINE_TASKS = ("addition", "chain", "long-chain")  # so cheap that handing them over would cost more
 
 
 class Inline:

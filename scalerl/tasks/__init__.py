@@ -125,9 +125,9 @@ def get_task(name: str) -> Task:
     """
     from scalerl.rewards.names import GYM, load_plugin, plugins
     from scalerl.tasks.addition import Addition
-    from scalerl.tasks.chain import Chain
+    from scalerl.tasks.chain import Chain, LongChain
 
-    tasks: dict[str, Task] = {task.name: task for task in (Chain(), Addition())}
+    tasks: dict[str, Task] = {task.name: task for task in (Chain(), LongChain(), Addition())}
     if name in tasks:
         return tasks[name]
     if name.startswith(f"{GYM}:"):

@@ -48,3 +48,12 @@ class Chain(WorkedTask):
             thinking += f"{operator}{digit}{value}"
             values += str(value)
         return thinking, values
+
+
+class LongChain(Chain):
+    """Chains of 8 to 16 steps; the warm-up shows 8 to 13 only, with fewer slips, for twice as many must go right."""
+
+    name = "long-chain"
+    slip = 0.2
+    steps = (8, 16)
+    warmup_steps = (8, 13)
