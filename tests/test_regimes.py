@@ -223,7 +223,9 @@ def test_a_log_is_read_with_its_events(tmp_path):
 
 def test_a_recipe_whose_runs_run_out_says_so_once_and_so_does_a_comparison_with_it():
     runs = an.read([f"data/study/base/{recipe}_s{seed}" for recipe in ("scalerl", "grpo") for seed in (0, 1)])
-    compared = an.compare(an.fit(runs, x="flops"))
+    fits = an.fit(runs, x="flops")
+    compared = an.compare(fits)
     (found,) = [f for f in compared.findings if f.code == "prompts-spent"]
+    assert found.message.startswith("runs of scalerl run out of prompts") and found.message in str(compared)
+    (found,) = [f for f in an.pool_seeds(fits)["scalerl"].findings if f.code == "prompts-spent"]
     assert found.message.startswith("scalerl: 2 of 2 runs run out of prompts") and found.figure == 2.0
-    assert found.message in str(compared)

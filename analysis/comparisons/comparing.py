@@ -181,11 +181,20 @@ def _pooled(
             left_out[name] = str(error)
             continue
         pooled[name] = replace(one, left_out=(*one.left_out, *without))
-        said += [d for d in one.findings if d.code in {"seed-repeated", "no-fit", "prompts-spent", *LEFT_OUT}]
+        said += [d for d in one.findings if d.code in {"seed-repeated", "no-fit", *LEFT_OUT}]
         said += [finding("no-interval", f"{run}: {why}; the run is left out") for run, why in without.items()]
     if len(pooled) < 2:
         raise UserError(f"compare: fewer than two recipes have a curve; {'; '.join(left_out.values())}")
-    return pooled, left_out, said
+    return pooled, left_out, [*said, *_spent(pooled)]
+
+
+def _spent(pooled: Mapping[str, RecipeFit]) -> list[Finding]:
+    """Recipes whose runs run out of prompts, in one line."""
+    spent = [name for name, one in pooled.items() if any(d.code == "prompts-spent" for d in one.findings)]
+    if not spent:
+        return []
+    what = f"runs of {', '.join(spent)} run out of prompts that teach, so longer ones may stop below A"
+    return [finding("prompts-spent", what, float(len(spent)))]
 
 
 def _why_no_draws(fit: Fit) -> str:

@@ -7,6 +7,7 @@ points that have no place on the straight-line plot are counted in its label.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from analysis.comparisons.compared import Compared, Estimate
 from analysis.comparisons.compared_tables import share
 from analysis.comparisons.straight import SameCeiling, same_ceiling
 from analysis.fits.tables import in_percent
-from analysis.plots.looks import MARKERS, colour_of, recipe_ranks
+from analysis.plots.looks import colour_of, marker_of, recipe_ranks
 from analysis.plots.output import new_axes, new_figure, shown_axes
 from analysis.plots.plotting import LABELS, _round_numbers
 from scalerl.runlog import UserError
@@ -98,10 +99,15 @@ def plot_straight(found: SameCeiling, ax: Axes | None = None, *, recipes: tuple[
     >>> len(ax.lines)
     4
     """
+    return _straight(found, shown_axes(ax, 7.0, 4.6), recipes, recipe_ranks(found.recipes))
+
+
+def _straight(
+    found: SameCeiling, ax: Axes, recipes: tuple[str, ...] | None, ranks: Mapping[str, int], size: float = 4.0
+) -> Axes:
+    """Draw the lines of recipes, with the looks of these ranks and markers of so many points."""
     from matplotlib.ticker import NullLocator
 
-    ax = shown_axes(ax, 7.0, 4.6)
-    ranks = recipe_ranks(found.recipes)
     for i, line in enumerate(found.lines):
         if recipes is not None and line.recipe not in recipes:
             continue
@@ -114,8 +120,16 @@ def plot_straight(found: SameCeiling, ax: Axes | None = None, *, recipes: tuple[
             f", {dropped} dropped" if dropped else ""
         )
         label = label if line is same[0] else "_"  # one line of the legend for all seeds of a recipe
-        marker = MARKERS[place % len(MARKERS)]
-        ax.plot(line.compute, level - line.y, marker, ms=4, alpha=0.7, label=label, gid=f"points-{i}", color=colour)
+        ax.plot(
+            line.compute,
+            level - line.y,
+            marker_of(place),
+            ms=size,
+            alpha=0.7,
+            label=label,
+            gid=f"points-{i}",
+            color=colour,
+        )
         if len(line.compute):
             ends = np.array([line.compute.min(), line.compute.max()])
             ax.plot(ends, level - line.at(ends), "-", lw=1.4, gid=f"line-{i}", color=colour)
@@ -170,10 +184,14 @@ def plot_leave_one_out(found: SameCeiling, full: str | None = None, figure: Figu
     across = min(len(others), COLUMNS)
     figure = new_figure(4.2 * across, 3.4 * rows) if figure is None else figure
     panels = figure.subplots(rows, across, squeeze=False, sharex=True, sharey=True)
-    for ax, name in zip(panels.flat, others, strict=False):
-        plot_straight(found, ax, recipes=(full, name))
+    for i, (ax, name) in enumerate(zip(panels.flat, others, strict=False)):
+        _straight(found, ax, (full, name), {full: 0, name: 1}, size=2.5)  # the title says which it is
         ax.set_title(f"{name}: B {_short(found.B[name])}, {full} {_short(found.B[full])}", fontsize="medium")
         ax.title.set_parse_math(False)
+        lowest = i + across >= len(others)
+        ax.tick_params(labelbottom=lowest)
+        ax.xaxis.label.set_visible(lowest)
+        ax.yaxis.label.set_visible(i % across == 0)
     for ax in panels.flat[len(others) :]:
         ax.remove()
     return figure

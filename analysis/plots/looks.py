@@ -40,7 +40,7 @@ class Look(NamedTuple):
     @staticmethod
     def of(place: int, i: int, colour: int | None = None) -> Look:
         style = {"color": colour_of(i if colour is None else colour), "zorder": 3.0 + 0.01 * place}
-        return Look(place, style, MARKERS[i % len(MARKERS)], (1.8, 1.1, 2.6)[(i + i // len(COLOURS)) % 3])
+        return Look(place, style, marker_of(i), (1.8, 1.1, 2.6)[(i + i // len(COLOURS)) % 3])
 
     def gid(self, what: str) -> str:
         return f"{what}-{self.place}"
@@ -49,6 +49,11 @@ class Look(NamedTuple):
 def colour_of(rank: int) -> str:
     """Return the colour of a rank."""
     return COLOURS[rank % len(COLOURS)]
+
+
+def marker_of(rank: int) -> str:
+    """Return the marker of a rank; ranks of one colour have different ones."""
+    return MARKERS[(rank + rank // len(COLOURS)) % len(MARKERS)]
 
 
 def looks_of(fits: Sequence[Fit]) -> list[Look]:
