@@ -23,6 +23,7 @@ from scalerl.config import ScaleRLConfig
 from scalerl.data import load_data
 from scalerl.describe import multiplying_weights
 from scalerl.footprint import Part, memory, peak
+from scalerl.ranks import world_size
 from scalerl.remote import Remote
 from scalerl.runlog import LOG_FILE, UserError, read_log
 from scalerl.start import _build
@@ -109,7 +110,7 @@ def estimate(config: ScaleRLConfig, train_data: str, eval_data: str) -> Estimate
     prompts = len(load_data(train_data).items)
     eval_prompts = len(load_data(eval_data, limit=config.eval_prompts).items)
     model = skeleton(_architecture(config.model_name), torch.float64 if config.dtype == "float64" else torch.float32)
-    parts = memory(config, model, eval_prompts=eval_prompts)
+    parts = memory(config, model, eval_prompts=eval_prompts, processes=world_size())
     why_not = _cannot_probe(config, peak(parts)[0])
     speed = _by_flops(config, model, why_not) if why_not else probe(config, train_data, eval_data)
     ahead = _ahead(config)
@@ -166,8 +167,8 @@ def _by_flops(config: ScaleRLConfig, model: Any, why: str) -> Speed:
     work = f"{once:.3g} + {3 * once:.3g} FLOP for {config.batch_size} x {after} tokens and their prompts, the most"
     return Speed(
         generate_s=once / RATE / config.generators,
-        train_s=3 * once / RATE,
-        devices=1 if config.generator == "inline" else 1 + config.generators,
+        train_s=3 * once / RATE / world_size(),
+        devices=world_size() + (0 if config.generator == "inline" else config.generators),
         together=config.generator != "inline" and config.off_policy_steps > 0,
         source=f"{work}, at {RATE_TEXT}, which decoding seldom reaches: no probe, for {why}",
     )
@@ -175,6 +176,8 @@ def _by_flops(config: ScaleRLConfig, model: Any, why: str) -> Speed:
 
 def _cannot_probe(config: ScaleRLConfig, needed: int) -> str:
     """Return why no probe steps can be made here, or nothing."""
+    if world_size() > 1:
+        return f"the learner is {world_size()} processes"
     if not any(Path(config.model_name).glob("*.safetensors")):
         return f"the weights of {config.model_name} are not here"
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())

@@ -50,8 +50,8 @@ def peak(parts: Sequence[Part]) -> tuple[int, str]:
     return sum(part.bytes for part in parts if not part.phase) + phases.get(largest, 0), largest
 
 
-def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None) -> list[Part]:
-    """Return the parts of memory of a run.
+def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None, processes: int = 1) -> list[Part]:
+    """Return the parts of memory of a run; of a learner over several processes, those of the first.
 
     Parameters
     ----------
@@ -60,6 +60,8 @@ def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None
         Its architecture and precision are read.
     eval_prompts : int, optional
         Prompts of an evaluation; not known, an evaluation is taken to fill all slots that it may have.
+    processes : int
+        Of the learner: weights, gradients and moments are split over them, and what multiplies is gathered whole.
     """
     model = skeleton(model.config, next(model.parameters()).dtype)
     forward = make_forward(model, config.max_length, getattr(torch, config.dtype))
@@ -74,15 +76,22 @@ def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None
     layers, item, cached = len(cache.keys), forward.dtype.itemsize, forward.cache_shapes[0]
     generators = _bytes(weights)
     masters = {id(p) for p in parameters}
+    shared = f" / {processes} processes" if processes > 1 else ""
+    if processes > 1:
+        masters = set()  # each is gathered
     working = sum(w.nbytes for w in weights.tensors() if w is not None and id(w) not in masters)
     vocabulary = weights.head.shape[0]
     head = f"{forward.dtype}, head in {weights.head.dtype}".replace("torch.", "")
     copies = 1 if config.generator == "inline" else 1 + config.generators
     parts = [
-        Part("master weights", count * size, f"{count:,} weights x {size} B"),
-        Part("gradients", trained * size, f"{trained:,} weights x {size} B"),
-        Part("AdamW moments", 2 * trained * size, f"2 x {trained:,} weights x {size} B"),
-        Part("trainer's working copy", working, f"weights that are cast or put side by side, {head}"),
+        Part("master weights", count * size // processes, f"{count:,} weights x {size} B{shared}"),
+        Part("gradients", trained * size // processes, f"{trained:,} weights x {size} B{shared}"),
+        Part("AdamW moments", 2 * trained * size // processes, f"2 x {trained:,} weights x {size} B{shared}"),
+        Part(
+            "trainer's working copy",
+            working,
+            f"weights that are {'gathered' if shared else 'cast or put side by side'}, {head}",
+        ),
         Part(
             "generator's weights",
             copies * generators,
@@ -112,8 +121,8 @@ def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None
     parts += [
         Part(
             "optimizer's copy",
-            trained * size,
-            f"{trained:,} weights x {size} B: square roots of the moments",
+            trained * size // processes,
+            f"{trained:,} weights x {size} B{shared}: square roots of the moments",
             "optimizer call",
         ),
         Part("new weights", generators, "a copy for the generator before the old one goes", "optimizer call"),
@@ -124,6 +133,16 @@ def memory(config: ScaleRLConfig, model: Any, *, eval_prompts: int | None = None
             "evaluation",
         ),
     ]
+    if processes > 1:
+        largest = max(p.numel() for p in parameters)
+        parts.append(
+            Part(
+                "largest weight",
+                2 * largest * size,
+                f"2 x {largest:,} x {size} B: gathered, and its gradient",
+                "update",
+            )
+        )
     # Beside what is in use stand holes of what was freed: 2 to 24 % of it in the runs of docs/hardware.md.
     return [
         *parts,

@@ -144,6 +144,24 @@ def test_paper_size_is_estimated_from_a_config_file_alone(data, paper_size, tmp_
     assert re.search(r"^KV cache +1728 ", text, re.MULTILINE) and f"{found.total_bytes / GIB:.4g}" in text
 
 
+def test_a_learner_of_several_processes_holds_a_share_of_what_is_trained_and_gathers_the_rest(
+    data, paper_size, monkeypatch, capsys
+):
+    config = demo(model_name=paper_size, max_steps=2)
+    whole = {part.name: part.bytes for part in estimate(config, *data).memory}
+    for name, value in {"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "10.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    found = estimate(config, *data)
+    split = {part.name: part.bytes for part in found.memory}
+    for name in ("master weights", "gradients", "AdamW moments", "optimizer's copy"):
+        assert split[name] == whole[name] // 4, name
+    assert split["trainer's working copy"] == whole["generator's weights"] > whole["trainer's working copy"]
+    assert found.speed.devices == 4 and "the learner is 4 processes" in found.speed.source
+    monkeypatch.setenv("RANK", "1")
+    paths = ["--train-data", data[0], "--eval-data", data[1], "--output-dir", "nowhere"]
+    assert main(["train", "--dry-run", *paths]) == 0 and capsys.readouterr().out == ""  # the first process says it
+
+
 def test_the_probe_ends_what_it_began(data, monkeypatch):
     ended, real = [], Inline.close
     monkeypatch.setattr(Inline, "close", lambda scorer: ended.append(scorer) or real(scorer))

@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from scalerl.ranks import rank
     from scalerl.runlog import HEADER_FILE
 
+    if rank() and args.dry_run:  # the first process says it
+        return 0
     if rank():  # one process says what is wrong with a call, not all
         from scalerl.sharded import serve
 
