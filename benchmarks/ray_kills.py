@@ -4,7 +4,7 @@ Run ``python -m benchmarks.ray_kills [--generators 2] [--generator-kills 10] [--
 repository's root. The run is PipelineRL-8 at the demo's shape, 64 completions an update and a checkpoint every four.
 Kills are SIGKILLs in random order, each a while after the run has gone on from the one before: of an actor's process,
 or of the trainer, which is then resumed from its checkpoint. Behind the last one the run makes a few more updates and
-is interrupted. RAY_ADDRESS names the cluster; without it every attempt starts one of its own.
+is interrupted. Every attempt starts a cluster of its own: RAY_ADDRESS must not name one, for others may work there.
 
 What is checked, against figures that do not depend on timing: steps follow one another; without resampling the epoch
 of row u is that of prompts u P, so each batch is the one behind the last, once; completions per row; lag; the
@@ -70,10 +70,9 @@ def below(pid: int) -> list[int]:
 
 
 def actors(trainer: int) -> list[int]:
-    """Return the processes of a trainer's actors; those of a cluster that it joined are no children of it."""
-    pids = below(trainer) if "RAY_ADDRESS" not in os.environ else [int(p.name) for p in Path("/proc").glob("[0-9]*")]
+    """Return the processes of a trainer's actors."""
     found = []
-    for pid in pids:
+    for pid in below(trainer):
         try:
             if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::Actor"):
                 found.append(pid)
@@ -188,6 +187,8 @@ def main() -> None:
     parser.add_argument("--learner-kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if "RAY_ADDRESS" in os.environ:
+        parser.error("RAY_ADDRESS is set: others' actors would be killed; unset it")
     drawn = random.Random(args.seed)  # noqa: S311
     kills = ["generator"] * args.generator_kills + ["learner"] * args.learner_kills
     drawn.shuffle(kills)
@@ -201,6 +202,8 @@ def main() -> None:
             sys.stderr.write((folder / "stderr").read_text(errors="replace")[-4000:])
             raise
         wrong = faults(folder / "run", attempts=args.learner_kills + 1)
+        if args.generator_kills and not events(folder / "run"):
+            wrong.append("no generator was replaced: the kills had no effect")
         rows = read_log(folder / "run/log.jsonl").rows
         steps = [row for row in rows if row["kind"] == "step"]
         lost = sum(row.get("rows_lost", 0) for row in rows if row.get("event") == "resume")

@@ -60,7 +60,7 @@ def measure(kind: str, generators: int, updates: int, data: Path, run: Path) -> 
 
 
 def main() -> None:
-    """Print one line a kind, best repeat and all of them, and the ratio to the run in one process."""
+    """Print one line a kind, the median repeat, and the ratio to the run in one process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--generators", type=int, default=2)

@@ -148,8 +148,9 @@ class Learner:
         norm = self._clip()
         overflow = not math.isfinite(norm)
         if overflow and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
-            wrong = next(n for n, p in self.model.named_parameters() if p.grad is not None and not _finite(p.grad))
-            raise self._not_finite(step, f"the gradient (its norm is {norm}), the first in {wrong},")
+            wrong = self._wrong()
+            where = f"the first in {wrong}" if wrong else "though every element is"
+            raise self._not_finite(step, f"the gradient (its norm is {norm}), {where},")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.scaler.step(self.optimizer)
@@ -237,6 +238,11 @@ class Learner:
     def _sum(self, statistics: UpdateStatistics) -> None:
         """Add what was counted elsewhere; nothing was."""
 
+    def _wrong(self) -> str | None:
+        """Name the first parameter whose gradient is not finite."""
+        grads = {name: p.grad for name, p in self.trainable().items() if p.grad is not None}
+        return next((name for name, grad in grads.items() if not torch.isfinite(grad).all()), None)
+
     def _clip(self) -> float:
         """Clip the gradient and return the norm that it had."""
         return float(torch.nn.utils.clip_grad_norm_(self.trainable().values(), self.config.max_grad_norm))
@@ -305,10 +311,6 @@ def _sampled_mask(completions: Sequence[Completion]) -> Tensor:
         mask[start + completion.forced[0] : start + completion.forced[1]] = False
         start += len(completion.tokens)
     return mask
-
-
-def _finite(grad: Tensor) -> bool:
-    return bool(torch.isfinite(grad).all())
 
 
 def _token_loss(config: ScaleRLConfig) -> Callable[[Tensor, Tensor, Tensor, Tensor], TokenLoss]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
@@ -61,3 +61,40 @@ def requests_of(owed: Mapping[int, tuple[int, ...]]) -> Iterator[Request]:
     for _, same in groupby(range(len(numbers)), key=lambda i: (numbers[i] - i, owed[numbers[i]])):
         stretch = [numbers[i] for i in same]
         yield Request(stretch[0], len(stretch), owed[stretch[0]])
+
+
+def share_out(
+    requests: Iterable[Request], owed: Sequence[dict[int, tuple[int, ...]]], slots: int
+) -> dict[int, list[Request]]:
+    """Give each request to the generator that owes least, and no more of it than it has slots free.
+
+    Parameters
+    ----------
+    requests : iterable of Request
+    owed : sequence of mapping of number to prompt
+        What each generator owes; what it is given is added.
+    slots : int
+        Of each. Where none is free, a whole request goes to the one that owes least.
+
+    Returns
+    -------
+    mapping of place in `owed` to list of Request
+
+    Examples
+    --------
+    >>> owed = [{0: (7,), 1: (7,)}, {}]
+    >>> given = share_out([Request(2, 6, (8,))], owed, slots=4)
+    >>> {place: [(request.first, request.count) for request in found] for place, found in given.items()}
+    {1: [(2, 4)], 0: [(6, 2)]}
+    """
+    given: dict[int, list[Request]] = {}
+    for request in requests:
+        first, left = request.first, request.count
+        while left:
+            place = min(range(len(owed)), key=lambda i: len(owed[i]))
+            free = slots - len(owed[place])
+            count = min(left, free) if free > 0 else left
+            owed[place].update(dict.fromkeys(range(first, first + count), request.prompt))
+            given.setdefault(place, []).append(Request(first, count, request.prompt))
+            first, left = first + count, left - count
+    return given

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from scalerl.config import ScaleRLConfig
+from scalerl.ranks import world_size
 from scalerl.runlog import UserError
 
 LEAST_STORE_BYTES, STORED_VERSIONS = 1 << 27, 4  # of the object store of a cluster that is started here
@@ -29,7 +30,7 @@ EVEN = {"RAY_worker_niceness": "0"}  # with Ray's own 15 generators get what all
 
 def import_ray() -> Any:
     """Return the module ray, which keeps its lines to itself if nobody imported it before."""
-    for name, value in (*QUIET.items(), *(() if "RAY_ADDRESS" in os.environ else LOOPBACK.items())):
+    for name, value in (*QUIET.items(), *(LOOPBACK.items() if address() is None else ())):
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -41,22 +42,28 @@ def import_ray() -> Any:
     return ray
 
 
+def address() -> str | None:
+    """Return where the cluster is that a run joins; None if it starts its own."""
+    told = os.environ.get("RAY_ADDRESS")
+    return None if told in (None, "", "local") else told
+
+
 def join(ray: Any, config: ScaleRLConfig, trainers: torch.device, weights_bytes: int) -> bool:
     """Join the cluster that is there, or start one; return whether it is to be left again, or ended."""
-    address = os.environ.get("RAY_ADDRESS")
+    there_is = address()
     ours = not ray.is_initialized()  # else by whoever called us
     about: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address and "://" in address:
-        raise UserError(f"RAY_ADDRESS: {address} is for clients; run the trainer on a node and name HOST:PORT")
-    if ours and address and address != "local":
+    if there_is and "://" in there_is:
+        raise UserError(f"RAY_ADDRESS: {there_is} is for clients; run the trainer on a node and name HOST:PORT")
+    if ours and there_is:
         try:
             with _signals_kept():
-                ray.init(address=address, **about)
+                ray.init(address=there_is, **about)
         except Exception as error:  # ray raises many kinds
-            raise UserError(f"RAY_ADDRESS: no Ray cluster can be joined at {address}: {words(error)}") from error
+            raise UserError(f"RAY_ADDRESS: no Ray cluster can be joined at {there_is}: {words(error)}") from error
     elif ours:
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in the home folder
-        for name, value in EVEN.items():
+        # Behind a token of its own: Ray would keep one in the home folder, and before 2.60 asks for none by itself.
+        for name, value in {**EVEN, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
             os.environ.setdefault(name, value)
         about |= {"num_cpus": config.generators * config.threads, "num_gpus": 0, "include_dashboard": False}
         about |= {"object_store_memory": max(LEAST_STORE_BYTES, STORED_VERSIONS * weights_bytes)}
@@ -71,11 +78,11 @@ def join(ray: Any, config: ScaleRLConfig, trainers: torch.device, weights_bytes:
     there = ray.cluster_resources()
     kind, each = ("GPU", 1) if trainers.type == "cuda" else ("CPU", config.threads)
     if there.get(kind, 0) < config.generators * each:
-        there_is = room(ray)
+        found = room(ray)
         if ours:
             ray.shutdown()
         raise UserError(
-            f"generators: {config.generators} of {each} {kind} each beside the trainer, but there is {there_is}; "
+            f"generators: {config.generators} of {each} {kind} each beside the trainer, but there is {found}; "
             "lower generators, or add nodes"
         )
     return ours
@@ -100,14 +107,15 @@ def _signals_kept() -> Iterator[None]:
 
 @contextmanager
 def _without_device(trainers: torch.device) -> Iterator[int]:
-    """Let a cluster that is started meanwhile see all GPUs but the trainer's; yield their number."""
+    """Let a cluster that is started meanwhile see all GPUs but those that train; yield their number."""
     name = "CUDA_VISIBLE_DEVICES"
     before = os.environ.get(name)
     if trainers.type != "cuda":
         yield 0
         return
     visible = before.split(",") if before else [str(i) for i in range(torch.cuda.device_count())]
-    del visible[trainers.index or 0]
+    for place in sorted(training(trainers), reverse=True):
+        del visible[place]
     os.environ[name] = ",".join(visible)
     try:
         yield len(visible)
@@ -116,6 +124,12 @@ def _without_device(trainers: torch.device) -> Iterator[int]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+def training(trainers: torch.device) -> set[int]:
+    """Return the numbers of the GPUs of this machine that train: a learner's processes have one each."""
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world_size() > 1 else 1
+    return {trainers.index or 0} if beside == 1 else set(range(beside))
 
 
 def words(error: BaseException) -> str:

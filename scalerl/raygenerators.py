@@ -154,7 +154,9 @@ class Actor:
         self._inbox: Inbox = queue.SimpleQueue()
         self._said: list[Said | Failure] = []
         self._news = threading.Condition()
-        threading.Thread(target=self._work, args=(*begin, version, weights), daemon=True).start()
+        stored = [weights]
+        del weights
+        threading.Thread(target=self._work, args=(*begin, version, stored), daemon=True).start()
 
     def about(self) -> tuple[int, str]:
         """Return the number of this process and the address of its node."""
@@ -165,7 +167,7 @@ class Actor:
         if message[0] == "load":
             kind, version, (stored,) = message
             try:
-                message = (kind, version, import_ray().get(stored))
+                message = (kind, version, [import_ray().get(stored)])
             except BaseException:  # without them it would fall behind: another one takes its place
                 os._exit(1)
         self._inbox.put(message)
@@ -177,7 +179,7 @@ class Actor:
             said, self._said = self._said, []
         return said
 
-    def _work(self, setup: Setup, layout: Packed, kind: str, version: int, stored: np.ndarray) -> None:
+    def _work(self, setup: Setup, layout: Packed, kind: str, version: int, stored: list[np.ndarray]) -> None:
         where = torch.device(kind)
 
         def say(message: Said | Failure) -> None:
@@ -185,7 +187,8 @@ class Actor:
                 self._said.append(message)
                 self._news.notify()
 
-        def weights(stored: np.ndarray) -> AnyWeights:
-            return layout._replace(memory=torch.from_numpy(stored)).weights(where)
+        def weights(stored: list[np.ndarray]) -> AnyWeights:
+            # Taken out of the list, so that the object store may free them once the generator has copied them.
+            return layout._replace(memory=torch.from_numpy(stored.pop())).weights(where)
 
-        serve(setup._replace(forward=setup.forward.bare(where)), self._inbox, say, weights, version, stored)
+        serve(setup, self._inbox, say, weights, version, stored, where=where)

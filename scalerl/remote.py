@@ -28,7 +28,7 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from scalerl.completions import Completion, Counts, GenerationError, Request
-from scalerl.peers import Ended, Link, Peer, requests_of
+from scalerl.peers import Ended, Link, Peer, requests_of, share_out
 from scalerl.serve import Failure, Inbox, Said
 
 WAIT_S = 0.005  # how long a poll waits for something to arrive
@@ -198,22 +198,11 @@ class Remote:
         return link
 
     def _ask(self, requests: Iterable[Request]) -> None:
-        """Give each request to the generator that owes least, and no more of it than there are slots free."""
+        """Ask the generators that are ready, if there are any; see `share_out`."""
         there = [peer for peer in self._peers if peer.ended is None]
         able = [peer for peer in there if peer.ready] or there or self._peers
-        given: dict[int, list[Request]] = {peer.place: [] for peer in able}
-        for request in requests:
-            first, left = request.first, request.count
-            while left:
-                peer = min(able, key=lambda peer: len(peer.owed))
-                free = self.slots - len(peer.owed)
-                count = min(left, free) if free > 0 else left
-                peer.owed.update(dict.fromkeys(range(first, first + count), request.prompt))
-                given[peer.place].append(Request(first, count, request.prompt))
-                first, left = first + count, left - count
-        for peer in able:
-            if given[peer.place]:
-                self._send(peer, ("submit", given[peer.place]))
+        for place, given in share_out(requests, [peer.owed for peer in able], self.slots).items():
+            self._send(able[place], ("submit", given))
         self._check()
 
     def _send(self, peer: Peer, message: tuple[Any, ...], *, asks: bool = False) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
+
 from scalerl.completions import Completion, Counts
 from scalerl.config import ScaleRLConfig
 from scalerl.forward import AnyForward, AnyWeights
@@ -68,6 +70,7 @@ def serve(
     say: Callable[[Said | Failure], None],
     weights: Callable[..., AnyWeights],
     *begin: Any,
+    where: torch.device | None = None,
 ) -> bool:
     """Run a generator until it is told to end; return whether all went well, or a `Failure` was said.
 
@@ -81,8 +84,12 @@ def serve(
         Makes weights of what a load brings besides the version; the generator copies them.
     begin : version and what else a load would bring
         The weights to begin with.
+    where : torch.device, optional
+        Where to compute, if that is not known where the setup was made.
     """
     try:
+        if where is not None:
+            setup = setup._replace(forward=setup.forward.bare(where))
         _serve(setup, inbox, say, weights, *begin)
     except BaseException as error:
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

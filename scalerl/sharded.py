@@ -4,20 +4,16 @@ The first process runs the loop of `scalerl.train` as a single one does: it alon
 writes the log. The others wait for its orders, and where it updates, gathers weights or writes a checkpoint, all of
 them do so together.
 
-Parameters become DTensors by torch's own ``fully_shard``. A micro-batch gathers them whole in the order in which the
-forward pass gathers its weights, and the gradient of a gathered weight is summed over the processes as it is split
-again. So master weights, gradients and both moments of AdamW, 16 bytes a weight, are split over the processes, and the
-copy that multiplies stands whole on each while it computes. Weights of tokens in the loss are computed over the whole
-batch before it is split: an update does not depend on how many processes make it, rounding apart.
-
-Orders are JSON and safetensors over gloo: nothing is unpickled.
+Parameters become DTensors by torch's own ``fully_shard``. A micro-batch gathers them whole, in the precision in which
+they multiply, and the gradient of a gathered weight is summed over the processes, in that of the master weights, as it
+is split again. So master weights, gradients and both moments of AdamW, 16 bytes a weight, are split over the processes,
+and the copy that multiplies stands whole on each while it computes. Weights of tokens in the loss are computed over the
+whole batch before it is split: an update does not depend on how many processes make it, rounding apart.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import json
-import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,27 +22,23 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Partial, distribute_tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.func import functional_call
 
 from scalerl.completions import Completion
 from scalerl.config import ConfigError, ScaleRLConfig
-from scalerl.forward import AnyWeights
+from scalerl.forward import AnyWeights, head_weights
+from scalerl.gather import gathered, local, refuse_other_models
 from scalerl.kept import pack, unpack
 from scalerl.learner import Batch, Learner, TrainingError, UpdateStatistics, micro_batches
+from scalerl.orders import leave, meet, receive, saying, send
 from scalerl.policy import load_policy
 from scalerl.process import prepare_process
-from scalerl.ranks import local_rank, rank, world_size
-from scalerl.runlog import UserError
-from scalerl.shards import SharesError, write_shards
-
-MEETING = dt.timedelta(minutes=10)  # longest wait for the other processes at the start
-PATIENCE = dt.timedelta(days=1)  # an update is waited for that long; a process that died is noticed at once
-JSON = "json"  # name of an order among the tensors that come with it
+from scalerl.ranks import rank, world_size
+from scalerl.shards import SharesError, check_shards, write_shards
 
 
 class ShardedLearner(Learner):
@@ -61,14 +53,18 @@ class ShardedLearner(Learner):
     """
 
     def __init__(self, model: Any, config: ScaleRLConfig) -> None:
-        if config.dtype == "float16":
-            raise ConfigError("dtype: float16 is not trained over several processes; set it to bfloat16 or float32")
+        _refuse(config)
         self._ordered = rank() > 0  # whether all processes are inside one order already
         self._cell = _Cell(model)
         super().__init__(model, config)
 
     def _place(self) -> None:
-        """Split the parameters over all processes."""
+        """Split the parameters over all processes, which must have loaded the same."""
+        refuse_other_models(self.model, self.config.model_name)
+        # What is not cast before it multiplies is gathered as it is: the head, and with adapters all that they add to.
+        wide = {id(w) for w in head_weights(self.model)} if self.config.use_fp32_lm_head else set()
+        adapters = self.config.lora_rank is not None
+        self._wide = {name for name, p in self.model.named_parameters() if adapters or id(p) in wide}
         device = self.forward.device.type
         self.mesh = init_device_mesh(device, (world_size(),))
         fully_shard(self.model, mesh=self.mesh)
@@ -76,7 +72,11 @@ class ShardedLearner(Learner):
     def weights(self) -> AnyWeights:
         """Return the current weights, whole; an order to all."""
         with self._together("weights"):
-            whole = {f"model.{name}": _whole(p) for name, p in self.model.named_parameters()}
+            narrow = self.forward.dtype
+            whole = {
+                f"model.{name}": gathered(p, p.dtype if name in self._wide else narrow)
+                for name, p in self.model.named_parameters()
+            }
             weights: AnyWeights = functional_call(self._cell, whole, (super().weights,))
             return weights
 
@@ -92,7 +92,10 @@ class ShardedLearner(Learner):
         """Write every process's share into a folder that all of them see."""
         with self._together("write", folder=str(folder)):
             groups = super().save()
-            write_shards(folder, {f"{group}.{name}": t for group, kept in groups.items() for name, t in kept.items()})
+            shares = {f"{group}.{name}": t for group, kept in groups.items() for name, t in kept.items()}
+            write_shards(folder, shares)
+            if rank() == 0:
+                check_shards(folder, {name: t.shape for name, t in shares.items()})
 
     def save(self) -> dict[str, dict[str, Tensor]]:
         """Return nothing: `write` writes it."""
@@ -115,7 +118,7 @@ class ShardedLearner(Learner):
         with self._together("run_whole"), torch.no_grad():
             whole: dict[str, Tensor] = {}
             for name, p in self.model.named_parameters():
-                full = _whole(p)
+                full = gathered(p)
                 if rank() == 0:
                     whole[f"model.{name}"] = nn.Parameter(full.cpu(), requires_grad=p.requires_grad)
         if rank() == 0:  # outside the order: if it fails, the others wait for the next one
@@ -130,7 +133,8 @@ class ShardedLearner(Learner):
     def close(self) -> None:
         """Let the other processes go; where one failed inside an order they see the connection close."""
         if not self._ordered and dist.is_initialized():
-            send("end")
+            with suppress(RuntimeError):  # one that is gone was told of, or nobody waits for it
+                send("end")
         leave()
 
     def _obey(self, order: str, tensors: dict[str, Tensor], **content: Any) -> None:
@@ -157,7 +161,7 @@ class ShardedLearner(Learner):
             yield
             return
         self._ordered = True  # and it stays so if this fails: the others are no longer where an order finds them
-        with _saying("another process of this run is gone; go on from the latest checkpoint with --resume"):
+        with saying("another process of this run is gone; go on from the latest checkpoint with --resume"):
             send(order, tensors, **content)
             try:
                 yield
@@ -203,7 +207,14 @@ class ShardedLearner(Learner):
     def _clip(self) -> float:
         """Clip the gradient by the norm over all shares."""
         norm = torch.nn.utils.clip_grad_norm_(self.trainable().values(), self.config.max_grad_norm)
-        return float(_whole(norm))
+        return float(gathered(norm))
+
+    def _wrong(self) -> str | None:
+        """Name the first parameter whose gradient is not finite, in any share."""
+        named = [(name, p.grad) for name, p in self.trainable().items() if p.grad is not None]
+        flags = torch.stack([(~torch.isfinite(local(grad))).any() for _, grad in named]).float().cpu()
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return next((name for (name, _), wrong in zip(named, flags.tolist(), strict=True) if wrong), None)
 
     def _split(self, whole: Tensor | None, like: Tensor) -> Tensor | None:
         """Return this process's share of what the first one has, as a parameter is split; a number is the same to all.
@@ -230,12 +241,13 @@ class ShardedLearner(Learner):
 
 def lead(model: Any, config: ScaleRLConfig) -> ShardedLearner:
     """Make the learner of the first process, and tell the others to make theirs."""
-    join()
+    _refuse(config)
+    meet()
     send("begin", config=config.model_dump(mode="json"))
     return ShardedLearner(model, config)
 
 
-def serve() -> None:
+def follow() -> None:
     """Run a process that is not the first: make a learner as it is told and do what it is ordered.
 
     Raises
@@ -243,63 +255,28 @@ def serve() -> None:
     UserError
         If the first process is gone.
     """
-    join()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # sent to all of a run: the first process decides what is done before
     try:
-        with _saying(f"process {rank()}: the first process of this run, or another, is gone"):
+        with saying(f"process {rank()}: the first process of this run, or another, is gone"):
+            meet()
             config = ScaleRLConfig(**receive()["config"])
             prepare_process(config.threads)
             master = "float64" if config.dtype == "float64" else "float32"
             device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
             policy = load_policy(config.model_name, device=device, dtype=master)
-            ShardedLearner(policy.model, config).serve()
+            with suppress(ConfigError):  # the first process says it
+                ShardedLearner(policy.model, config).serve()
     finally:
         leave()
 
 
-def join() -> None:
-    """Meet the other processes of this run."""
-    if dist.is_initialized():
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())
-    torchrun_holds_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    master = rank() == 0 and not torchrun_holds_it
-    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store: Any = dist.TCPStore(*place, world_size(), master, MEETING)  # type: ignore[attr-defined]
-    # When torchrun starts the processes again, gloo must not find the addresses of those before.
-    attempt = f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=PATIENCE)
-
-
-def leave() -> None:
-    """Part from the others."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def send(order: str, tensors: Mapping[str, Tensor] | None = None, **content: Any) -> None:
-    """Tell the other processes what comes."""
-    text = json.dumps({"order": order, **content}).encode()
-    whole = {
-        JSON: torch.frombuffer(bytearray(text), dtype=torch.uint8),
-        **{name: t.contiguous() for name, t in (tensors or {}).items()},
-    }
-    data = torch.frombuffer(bytearray(save(whole)), dtype=torch.uint8)
-    dist.broadcast(torch.tensor([len(data)]), 0)
-    dist.broadcast(data, 0)
-
-
-def receive() -> dict[str, Any]:
-    """Wait for an order: its name, tensors, and what else belongs to it."""
-    size = torch.zeros(1, dtype=torch.long)
-    dist.broadcast(size, 0)
-    data = torch.empty(int(size), dtype=torch.uint8)
-    dist.broadcast(data, 0)
-    tensors = load(data.numpy().tobytes())
-    content: dict[str, Any] = json.loads(tensors.pop(JSON).numpy().tobytes())
-    return {**content, "tensors": tensors}
+def _refuse(config: ScaleRLConfig) -> None:
+    """Raise `ConfigError` for what is not done over several processes."""
+    if config.dtype == "float16":
+        raise ConfigError("dtype: float16 is not trained over several processes; set it to bfloat16 or float32")
+    if config.generator == "process" and config.device != "cpu" and torch.cuda.is_available():
+        raise ConfigError("generator: process would take a GPU of a learner of several processes; set it to ray")
 
 
 class _Cell(nn.Module):
@@ -312,20 +289,3 @@ class _Cell(nn.Module):
     def forward(self, action: Callable[[], Any]) -> Any:
         """Run a function."""
         return action()
-
-
-@contextmanager
-def _saying(line: str) -> Iterator[None]:
-    """While entered, turn what torch raises where a connection ends into one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "onnection" not in str(error):
-            raise
-        raise UserError(line) from error
-
-
-def _whole(p: Tensor) -> Tensor:
-    """Gather a parameter; its gradient is the sum over the processes, split as it is."""
-    whole: Tensor = p.full_tensor(grad_placements=[Partial()]) if isinstance(p, DTensor) else p
-    return whole

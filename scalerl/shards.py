@@ -1,14 +1,17 @@
 """Checkpoints in shares: every process writes what it holds, and any number of processes reads it again.
 
 torch's distributed checkpoints, in the form that is plain safetensors: a file a process, whose header says where in
-which tensor its parts stand. The pickled form is neither written nor read.
+which tensor its parts stand. The pickled form is neither written nor read; what the processes tell one another about
+a write is pickled by torch.
 """
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +20,8 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+
+SHARED_S = 60.0  # in which a file that another node wrote must show
 
 
 class SharesError(OSError):
@@ -38,6 +43,44 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         except CheckpointException as failed:
             process, (error, _) = min(failed.failures.items())
             raise SharesError(f"process {process}: {getattr(error, 'strerror', None) or error}") from failed
+
+
+def check_shards(folder: Path, shapes: Mapping[str, torch.Size], wait_s: float = SHARED_S) -> None:
+    """Make sure that the shares of all processes can be seen from here, after they were written.
+
+    Parameters
+    ----------
+    shapes : mapping of name to shape
+        Of the whole tensors.
+    wait_s : float
+        How long a network file system may take to show what another node wrote.
+
+    Raises
+    ------
+    SharesError
+        If they cannot, as where the folder is another one on every node.
+    """
+    end = time.monotonic() + wait_s
+    while True:
+        found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+        short = [name for name, shape in shapes.items() if not _is_whole(found.get(name), shape)]
+        if not short:
+            return
+        if time.monotonic() > end:
+            raise SharesError(
+                f"shares of other processes are not in {folder} ({short[0]} is not whole): the folder must be one that "
+                "all nodes share"
+            )
+        time.sleep(wait_s / 60)
+
+
+def _is_whole(held: Any, shape: torch.Size) -> bool:
+    """Whether the parts of a tensor that were found make up the whole."""
+    return (
+        isinstance(held, TensorStorageMetadata)
+        and held.size == shape
+        and sum(part.sizes.numel() for part in held.chunks) == shape.numel()
+    )
 
 
 def read_shards(folder: Path) -> dict[str, dict[str, Tensor]]:

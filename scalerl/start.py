@@ -194,9 +194,9 @@ def resume(
 
 def _serve(output_dir: str) -> Path:
     """Train with the first process of a run, which alone writes."""
-    from scalerl.sharded import serve
+    from scalerl.sharded import follow
 
-    serve()
+    follow()
     return Path(output_dir)
 
 

@@ -14,14 +14,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from scalerl.checkpoint import read_checkpoint
 from scalerl.completions import Completion
-from scalerl.config import load_config
+from scalerl.config import ConfigError, load_config
 from scalerl.learner import Batch, Learner
 from scalerl.policy import Policy, character_tokenizer, load_policy, new_policy
 from scalerl.ranks import rank, world_size
-from scalerl.runlog import read_log
-from scalerl.saved import load_saved
 from scalerl.shards import SharesError, read_shards
 from scalerl.tasks import get_task
 
@@ -119,11 +116,39 @@ def refused(learner: Learner, folder: Path) -> str:
 
 def other_process() -> None:
     """Serve the cases one after the other."""
-    from scalerl.sharded import serve
+    from scalerl.sharded import follow
 
     for _ in CASES:
-        serve()
+        follow()
         os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+
+
+def both_processes(folder: Path) -> None:
+    """Ask both, without orders: is the model the same, and which gradient is not finite, in the second share alone?"""
+    from scalerl.gather import refuse_other_models
+    from scalerl.orders import leave, meet
+    from scalerl.sharded import ShardedLearner
+
+    meet()
+    told = {}
+    for name, seed, width in (("same", 0, 3), ("weights", rank(), 3), ("size", 0, 3 + rank())):
+        torch.manual_seed(seed)
+        try:
+            refuse_other_models(torch.nn.Linear(width, 2), "m")
+        except ConfigError as error:
+            told[name] = str(error)
+    config = make_config("untied", folder)
+    learner = ShardedLearner(load_policy(config.model_name, dtype="float64").model, config)
+    parameters = learner.trainable()
+    for p in parameters.values():
+        p.grad = torch.zeros_like(p)
+    told["finite"] = str(learner._wrong())
+    wrong = list(parameters)[3]
+    if rank() == 1:
+        parameters[wrong].grad.to_local().view(-1)[0] = torch.inf
+    told["wrong"], told["expected"] = str(learner._wrong()), wrong
+    (folder / f"told-{rank()}.json").write_text(json.dumps(told))
+    leave()
 
 
 def free_ports(count: int) -> int:
@@ -210,70 +235,22 @@ def test_shares_that_one_process_cannot_write_are_told_by_all_and_the_learner_go
     assert failed == ["process 0: Not a directory", "process 1: Is a directory"]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, prompts):
-    """Two runs that end at step 4 and go on to 6: of one process and then two, and the other way round."""
-    folder = tmp_path_factory.mktemp("runs")
-    small = ["batch_size=32", "generations_per_prompt=4", "eval_generations=2", "eval_every=2", "checkpoint_every=2"]
-    fields = [*small, "max_steps=4", "off_policy_steps=1", "keep_best=true"]
-    said = [part for field in fields for part in ("--set", field)]
-    data = ["--train-data", str(prompts / "train.json"), "--eval-data", str(prompts / "eval.json")]
-    new = ["train", "--config", "scalerl", "--config", "demo", *data, *said]
-    further = ["train", "--resume", "--set", "max_steps=6"]
-
-    def command(processes: int, arguments: list[str], name: str) -> subprocess.Popen[str]:
-        launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if processes == 2 else []
-        told = [sys.executable, "-m", *launch, "scalerl", *arguments, "--output-dir", str(folder / name)]
-        return subprocess.Popen(told, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    for processes in ((1, 2), (2, 1)):
-        begun = [
-            command(count, arguments, name)
-            for count, arguments, name in zip(
-                processes, (new if processes == (1, 2) else further,) * 2, ("from-one", "from-two"), strict=True
-            )
-        ]
-        for process in begun:
-            out, _ = process.communicate(timeout=300)
-            assert process.returncode == 0, out
-    return folder
+def test_all_processes_must_have_loaded_the_same_model(both):
+    for number in range(2):
+        told = json.loads((both / f"told-{number}.json").read_text())
+        assert told.keys() == {"weights", "size", "finite", "wrong", "expected"}
+        assert told["weights"] == "model_name: m holds another model for process 1 than for the first one"
+        assert told["size"] == told["weights"]
 
 
-def test_a_run_of_two_processes_goes_on_with_one_and_the_other_way_round(runs):
-    logs = [
-        {(row["kind"], row["step"]): row for row in read_log(runs / name / "log.jsonl").rows if row["kind"] != "event"}
-        for name in ("from-one", "from-two")
-    ]
-    assert logs[0].keys() == logs[1].keys() and ("step", 6) in logs[0]
-    for key, row in logs[0].items():
-        other = logs[1][key]
-        if key[0] == "step":
-            assert other["loss"] == pytest.approx(row["loss"], abs=1e-6)
-            assert other["tokens_generated"] == row["tokens_generated"] and other["lag_max"] == row["lag_max"] <= 1
-        else:
-            assert other["correct"] == row["correct"]
-    headers = [json.loads((runs / name / "run.json").read_text()) for name in ("from-one", "from-two")]
-    assert [header["devices"]["count"] for header in headers] == [1, 2]
-    assert sum(row.get("loss") is not None for row in logs[0].values()) >= 3
-    last = [read_checkpoint(runs / name) for name in ("from-one", "from-two")]
-    assert last[0] is not None and last[1] is not None
-    assert last[0].state["machine"]["processes"] == 2 and last[1].state["machine"]["processes"] == 1
-
-
-def test_a_checkpoint_in_shares_is_evaluated_like_any_other(runs):
-    folder = next((runs / "from-two" / "checkpoints").glob("step-*4"))
-    assert (folder / "learner").is_dir()
-    whole, final = load_saved(str(folder), base=None), load_saved(str(runs / "from-two" / "best"), base=None)
-    assert whole.policy.model.state_dict().keys() == final.policy.model.state_dict().keys()
-    share = next((folder / "learner").iterdir())
-    content = bytearray(share.read_bytes())
-    content[-1] ^= 1
-    share.write_bytes(content)
-    with pytest.raises(Exception, match="damaged"):
-        load_saved(str(folder), base=None)
+def test_a_gradient_that_is_not_finite_in_one_share_is_named_by_all(both):
+    for number in range(2):
+        told = json.loads((both / f"told-{number}.json").read_text())
+        assert told["finite"] == "None" and told["wrong"] == told["expected"]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     other_process() if rank() else first_process(Path(sys.argv[1]))
+    both_processes(Path(sys.argv[1]))
     assert world_size() == 2

@@ -18,7 +18,7 @@ from scalerl.runlog import LOG_FILE, UserError, read_log
 from scalerl.simulate import Setup, follow, simulate, splits
 from scalerl.simulate.examples import EXAMPLES, PAPER, THOUSAND
 from scalerl.simulate.measured import measure
-from scalerl.simulate.outcome import sliced
+from scalerl.simulate.outcome import cut_mean, sliced
 from scalerl.simulate.setup import FIELDS, SECONDS, changed
 from scalerl.simulate.splits import least_s, over_k, propose
 from tests.test_schedule import LENGTHS, SETTINGS, UPDATES, walk
@@ -459,3 +459,16 @@ def test_what_the_filter_leaves_varies_as_prompts_do():
     quarters = [round(seconds / (336 * 0.03 / 4), 6) for seconds in took]
     assert set(quarters) == {0, 1, 2, 3, 4}
     assert sum(quarters) / len(quarters) == pytest.approx(2, abs=0.2)
+
+
+def test_the_bound_that_prunes_the_search_holds_where_lengths_are_cut():
+    """Half of the completions reach the limit: the mean of what is generated is far below that of the lengths."""
+    setup = even(updates=40, length_mean=200.0, length_sd=400.0, max_new_tokens=60, off_policy_steps=2)
+    one_by_one = replace(setup, max_new_tokens=59, train_token_s=setup.train_token_s)
+    assert simulate(setup).wall_s >= 40 * least_s(one_by_one) * 0.97  # a mean of few draws
+    assert cut_mean(setup) < 50 < setup.max_new_tokens
+
+
+def test_updates_that_are_made_at_one_instant_have_the_rate_of_the_whole_run():
+    found = simulate(Setup(token_s=0.02, slots=8000, updates=8, generators=1, learners=1))
+    assert 0 < found.updates_per_hour == pytest.approx(3600 * 8 / found.wall_s)

@@ -110,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
     proposed = f"; {what}: the first line" if args.devices is not None else ""
     print(f"\n{setup.devices} device{'s' * (setup.devices > 1)}, {mode}{proposed}")
     print(_table(outcomes, "split", [_named(one.setup) for one in outcomes]))
+    if args.devices is not None:
+        print(_how(setup))
     print(f"\nwhat k costs, {_named(setup)}")
     print(_table(costs, "k", [str(one.setup.off_policy_steps) for one in costs]))
     return 0
@@ -149,6 +151,16 @@ def _named(setup: Setup) -> str:
     if setup.in_turn:
         return f"{setup.generators} in turn"
     return f"{setup.generators} + {setup.learners}"
+
+
+def _how(setup: Setup) -> str:
+    """Return the line that says how to run a split."""
+    if setup.in_turn:
+        return "  the first line: generator=inline, as scalerl train begins"
+    slots = setup.generators * setup.slots
+    learners = f"torchrun --nproc-per-node {setup.learners} -m scalerl train, with " if setup.learners > 1 else ""
+    kind = "process" if setup.generators == 1 and setup.learners == 1 else "ray"
+    return f"  the first line: {learners}--set generator={kind} --set generators={setup.generators} --set slots={slots}"
 
 
 def _speeds(setup: Setup, measured: Measured | None, own: Outcome | None, example: str | None) -> str:

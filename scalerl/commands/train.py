@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     if rank() and args.dry_run:  # the first process says it
         return 0
     if rank():  # one process says what is wrong with a call, not all
-        from scalerl.sharded import serve
+        from scalerl.sharded import follow
 
-        serve()
+        follow()
         return 0
 
     seed = [] if args.seed is None else [f"seed={args.seed}"]

@@ -19,19 +19,13 @@ import heapq
 import math
 import random
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from scalerl.schedule import Schedule
+from scalerl.simulate.device import Device, Lengths
 from scalerl.simulate.setup import Setup
 
-ALIKE = 1e-9  # of a token: two clocks this close agree
 STUCK = "nothing is in work and no update fires"  # a mistake here or in the schedule, never in the input
-
-
-class Lengths(Protocol):
-    """Length of each completion, end token included, by its number."""
-
-    def __getitem__(self, number: int, /) -> int: ...
 
 
 class Update(NamedTuple):
@@ -68,43 +62,6 @@ class Update(NamedTuple):
     """Completions begun and not finished when it was made."""
 
 
-class _Generator:
-    """A device at a boundary between two tokens, and what is in work on it."""
-
-    __slots__ = ("busy_s", "decoded", "ends", "number", "stamp", "tick", "ticking", "time", "version", "versions")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.time = 0.0
-        self.tick = 0  # tokens decoded one by one so far
-        self.ends: list[tuple[int, int]] = []  # tick and number of every completion in work, a heap
-        self.version = 0
-        self.versions = 0  # sum of the version over the ticks
-        self.busy_s = 0.0
-        self.decoded = 0
-        self.ticking = 0.0  # seconds of a tick with what is in work now
-        self.stamp = 0  # events of before the latest change are void
-
-    def forward(self, ticks: int) -> None:
-        """Decode."""
-        seconds = ticks * self.ticking
-        self.tick += ticks
-        self.time += seconds
-        self.busy_s += seconds
-        self.versions += ticks * self.version
-        self.decoded += ticks * len(self.ends)
-
-    def align(self, now: float) -> None:
-        """Decode up to the first boundary that is not before a time."""
-        if now <= self.time:
-            return
-        if not self.ends:
-            self.time = now
-            return
-        ticks = math.ceil((now - self.time) / self.ticking - ALIKE)
-        self.forward(min(ticks, self.ends[0][0] - self.tick))
-
-
 class Simulation:
     """One run, update by update.
 
@@ -129,7 +86,7 @@ class Simulation:
             scheme=setup.off_policy,
             lead=setup.lead,
         )
-        self.generators = [_Generator(i) for i in range(setup.generators)]
+        self.generators = [Device(i) for i in range(setup.generators)]
         self.rows: list[Update] = []
         self._random = random.Random(seed).random  # noqa: S311 - no secret
         self._prompts = prompts or self.schedule.prompts
@@ -224,7 +181,7 @@ class Simulation:
         setup, count = self.setup, self.setup.generations_per_prompt
         admitted = self.schedule.admit()
         first = admitted.start
-        touched: dict[int, _Generator] = {}
+        touched: dict[int, Device] = {}
         while first < admitted.stop:
             generator = self._roomiest()
             generator.align(now)
@@ -248,14 +205,14 @@ class Simulation:
             self._expect(generator)
         return bool(touched)
 
-    def _roomiest(self) -> _Generator:
+    def _roomiest(self) -> Device:
         """Return the device with the fewest completions in work."""
         while True:
             live, i = heapq.heappop(self._roomy)
             if live == len(self.generators[i].ends):
                 return self.generators[i]
 
-    def _expect(self, generator: _Generator) -> None:
+    def _expect(self, generator: Device) -> None:
         """Note when the next completion of a device ends."""
         generator.stamp += 1
         live = len(generator.ends)

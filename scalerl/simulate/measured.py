@@ -122,10 +122,13 @@ def _of_rows(folder: str, config: Mapping[str, Any], held: int, rows: Sequence[M
     columns["batch"] = columns["length_mean"] * columns["reward_count"]
     busy = [row.get("generator_busy_s") for row in rows]
     apart = config.get("generator", "inline") != "inline"
-    generators = int(config.get("generators", 1)) if apart else held
+    generators = int(config.get("generators", 1)) if apart else 1
     if apart and not all(map(_is_number, busy)):
         what = f"has no generator_busy_s, though {HEADER_FILE} says that a process generated"
         raise UserError(f"{folder}/{LOG_FILE}: {what}")
+    if not apart and held > 1:
+        what = f"{held} processes trained, and the first generated for all of them"
+        raise UserError(f"{folder}: {what}; read speeds from a run on one device, or with generators of its own")
     columns["decode_s"] = np.array(busy, dtype=float) * generators if apart else columns["generate_s"]
     lags: list[Any] = [row.get("lag_mean") for row in rows]
     lag = float(np.average(lags, weights=columns["batch"])) if all(map(_is_number, lags)) else None

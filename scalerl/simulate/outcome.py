@@ -111,6 +111,23 @@ class Drawn:
         return self._numbers[number]
 
 
+def cut_mean(setup: Setup) -> float:
+    """Return the mean of lognormal lengths that are cut at `max_new_tokens`.
+
+    Examples
+    --------
+    >>> cut_mean(Setup(length_mean=10, length_sd=0, max_new_tokens=8)), cut_mean(Setup(length_mean=10, length_sd=0))
+    (8.0, 10.0)
+    """
+    variance = math.log1p((setup.length_sd / setup.length_mean) ** 2)
+    if not variance:
+        return float(min(setup.length_mean, setup.max_new_tokens))
+    sigma = math.sqrt(variance)
+    z = (math.log(setup.max_new_tokens / setup.length_mean) + 0.5 * variance) / sigma
+    below = setup.length_mean * 0.5 * math.erfc((sigma - z) / math.sqrt(2.0))
+    return below + setup.max_new_tokens * 0.5 * math.erfc(z / math.sqrt(2.0))
+
+
 def simulate(
     setup: Setup, *, lengths: Sequence[int] | None = None, seed: int = 0, completions: int = COMPLETIONS
 ) -> Outcome:
@@ -150,6 +167,8 @@ def simulate(
     prompts = setup.batch_size // setup.generations_per_prompt
     rows = Simulation(part, Drawn(setup, lengths, seed), seed=seed, prompts=prompts).run(count)
     before = count - max(block, (count - max(filled, count // 2)) // block * block)
+    if before > 0 and rows[-1].at_s <= rows[before - 1].at_s:
+        before = 0  # updates that are made at one instant have no rate of their own
     total, rate = {}, {}
     for name in ("at_s", "generating_s", "training_s", "tokens", "lags", "cut"):
         begin = getattr(rows[before - 1], name) if before > 0 else 0.0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scalerl.runlog import UserError
-from scalerl.simulate.outcome import Outcome, simulate
+from scalerl.simulate.outcome import Outcome, cut_mean, simulate
 from scalerl.simulate.setup import Setup
 
 KS = (0, 1, 2, 4, 8, 12)
@@ -87,7 +87,7 @@ def over_k(setup: Setup, ks: Sequence[int] = KS, *, lengths: Sequence[int] | Non
 
 def least_s(setup: Setup) -> float:
     """Return the seconds that an update takes at the least, once the schedule is filled: its work, evenly shared."""
-    tokens = setup.batch_size * min(setup.length_mean, setup.max_new_tokens)
+    tokens = setup.batch_size * cut_mean(setup)
     learners = setup.generators if setup.in_turn else setup.learners
     train = setup.update_s + setup.batch_size * setup.completion_s + setup.sync_s
     train += setup.kept_share * tokens * setup.train_token_s / learners
