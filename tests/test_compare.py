@@ -438,6 +438,20 @@ def test_what_it_shows(compared):
     assert frame["difference_lo"].isna().tolist() == [True, False]
 
 
+def test_recipes_beside_one_are_the_pairs_turned_towards_it(compared):
+    pair = compared.pair("high", "fast")
+    assert pair.first == "high"
+    towards, away = compared.beside("fast"), compared.beside("high")
+    assert towards.index.tolist() == ["high"] and away.index.tolist() == ["fast"]
+    assert towards.loc["high", ["A", "A_lo", "A_hi"]].tolist() == [pair.A.value, pair.A.lo, pair.A.hi]
+    assert away.loc["fast", ["A", "A_lo", "A_hi"]].tolist() == [-pair.A.value, -pair.A.hi, -pair.A.lo]
+    ratio = pair.to[0].ratio
+    assert towards.loc["high", "speed"] == ratio.value
+    assert away.loc["fast", "speed_lo"] == pytest.approx(1 / ratio.hi if ratio.hi else math.inf)
+    with pytest.raises(KeyError, match="the recipes are high, fast"):
+        compared.beside("slow")
+
+
 def test_a_reach_without_earlier_forecasts_behind_it_is_marked():
     runs = recipe("high", 0.74, seeds=2) + recipe("low", 0.6, seeds=2, first=10)
     few = [

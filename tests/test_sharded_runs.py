@@ -45,7 +45,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 def rows(folder: Path) -> list[dict]:
     """The rows of a log so far."""
     log = folder / "log.jsonl"
-    return read_log(log).rows if log.exists() else []
+    return read_log(log).rows if log.exists() and log.stat().st_size else []
 
 
 def steps(folder: Path) -> list[int]:

@@ -31,6 +31,15 @@ class Estimate:
         """Return the JSON shape; infinity is ``"never"``."""
         return {"value": plain(self.value), "lo": plain(self.lo), "hi": plain(self.hi)}
 
+    def __neg__(self) -> Estimate:
+        """Return the difference the other way round."""
+        return Estimate(*(None if side is None else -side for side in (self.value, self.hi, self.lo)))
+
+    def inverse(self) -> Estimate:
+        """Return a ratio the other way round."""
+        sides = (self.value, self.hi, self.lo)
+        return Estimate(*(None if side is None else (1.0 / side if side else math.inf) for side in sides))
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -248,6 +257,49 @@ class Compared:
         table.insert(0, "seeds", [row.seeds for row in self.rows])
         table["note"] = [row.note for row in self.rows]
         table.index = pd.Index([row.recipe for row in self.rows], name="recipe")
+        return table
+
+    def beside(self, recipe: str) -> pd.DataFrame:
+        """Return every other recipe beside one, as in a table of variants of it.
+
+        Parameters
+        ----------
+        recipe : str
+
+        Returns
+        -------
+        DataFrame
+            One row a recipe, best first. ``A``: its ceiling less that of `recipe`. ``speed``: compute that `recipe`
+            needs to the first target over what it needs; above 1 it is faster. Limits where they were tested.
+
+        Raises
+        ------
+        KeyError
+            If the recipe is not there.
+
+        Examples
+        --------
+        >>> import analysis as an
+        >>> table = an.compare(an.read("data/runs"), seed_sd=0.02).beside("scalerl")
+        >>> table.index.tolist(), table.columns.tolist()
+        (['grpo'], ['A', 'A_lo', 'A_hi', 'speed', 'speed_lo', 'speed_hi'])
+        """
+        import pandas as pd
+
+        rows = {}
+        for other in (row.recipe for row in self.rows if row.recipe != recipe):
+            pair = self.pair(recipe, other)
+            A, speed = pair.A, pair.to[0].ratio if pair.to else Estimate(None)
+            if pair.first == recipe:
+                A, speed = -A, speed.inverse()
+            rows[other] = (A.value, A.lo, A.hi, speed.value, speed.lo, speed.hi)
+        if len(rows) == len(self.rows):
+            raise KeyError(f"{recipe!r}; the recipes are {', '.join(rows)}")
+        columns = ("A", "A_lo", "A_hi", "speed", "speed_lo", "speed_hi")
+        table = pd.DataFrame(
+            {name: pd.array([row[i] for row in rows.values()], dtype="Float64") for i, name in enumerate(columns)}
+        )
+        table.index = pd.Index(list(rows), name=f"beside {recipe}")
         return table
 
     def to_dict(self) -> dict[str, Any]:
