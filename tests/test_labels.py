@@ -10,7 +10,7 @@ import pytest
 
 import analysis as an
 from scalerl.cli import main
-from scalerl.runlog import UserError
+from scalerl.runlog import RunLog, UserError
 
 CELLS = [(c, float(an.R(c, 0.1, 0.7, 1.5, 3.0))) for c in np.arange(0.0, 15.0)]
 
@@ -29,6 +29,26 @@ def write(file, header, lines):
 
 def told(runs):
     return [(run.name, run.recipe, run.seed, len(run)) for run in runs]
+
+
+def test_runs_of_one_name_in_two_folders_are_told_apart_by_a_pattern_on_their_path(tmp_path):
+    for folder in ("b256", "b512"):
+        for seed in (0, 1):
+            with RunLog(tmp_path / folder / f"s{seed}", recipe="grpo", seed=seed) as log:
+                for step in range(6):
+                    log.evaluate(step=step, correct=[step], k=8, gpu_hours=float(step))
+    folders = [tmp_path / "b256", tmp_path / "b512"]
+    runs = an.read(folders, recipes={"small": "*/b256/*", "large": "*/b512/*"})
+    assert [(run.name, run.recipe) for run in runs] == [
+        ("small/seed0", "small"), ("small/seed1", "small"), ("large/seed0", "large"), ("large/seed1", "large")
+    ]  # fmt: skip
+    with RunLog(tmp_path / "b512" / "s2", recipe="grpo", seed=2) as log:  # its name is no other's
+        for step in range(6):
+            log.evaluate(step=step, correct=[step], k=8, gpu_hours=float(step))
+    assert an.read(folders, recipes={"large": "*/b512/*"})["large/seed2"].seed == 2
+    one = an.read(folders, recipes={"both": "*"})  # a name must be one run's
+    assert {run.recipe for run in one} == {"both"} and len({run.name for run in one}) == 5
+    assert [run.name for run in an.read(folders[0], recipes={"mine": "grpo/*"})] == ["mine/seed0", "mine/seed1"]
 
 
 def test_columns_of_recipe_and_seed_cut_a_table_into_runs(tmp_path):

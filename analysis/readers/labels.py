@@ -124,13 +124,13 @@ def _seed(cell: str, table: Table) -> int:
 
 
 def relabelled(runs: Iterable[Run], recipes: Mapping[str, str | Sequence[str]]) -> list[Run]:
-    """Return the runs with the recipe of each whose name matches a pattern.
+    """Return the runs with the recipe of each whose name matches a pattern, and names that say it.
 
     Parameters
     ----------
     runs : iterable of Run
     recipes : mapping of recipe to pattern or patterns
-        Patterns such as ``mine_*``, of the names of runs.
+        Patterns such as ``mine_*``, of the names of runs, or with a slash, such as ``*/batch-256/*``, of their paths.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def relabelled(runs: Iterable[Run], recipes: Mapping[str, str | Sequence[str]]) 
     found: dict[str, str] = {}
     for recipe, patterns in recipes.items():
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            matching = [run.name for run in runs if fnmatchcase(run.name, pattern)]
+            matching = [run.name for run in runs if _matches(run, pattern)]
             if not matching:
                 names = ", ".join(run.name for run in runs)
                 raise UserError(f"recipe {recipe}: no run matches {pattern}; there are {names} (--recipe)")
@@ -149,4 +149,20 @@ def relabelled(runs: Iterable[Run], recipes: Mapping[str, str | Sequence[str]]) 
                 what = f"{twice[0]} is also of recipe {found[twice[0]]}"
                 raise UserError(f"recipe {recipe}: {what}; write patterns that do not overlap (--recipe)")
             found |= dict.fromkeys(matching, recipe)
-    return [replace(run, recipe=found.get(run.name, run.recipe)) for run in runs]
+    named = [_renamed(run, found[run.name]) if run.name in found else run.name for run in runs]
+    count = Counter(named)
+    return [
+        replace(run, recipe=found.get(run.name, run.recipe), name=name if count[name] == 1 else run.name)
+        for run, name in zip(runs, named, strict=True)
+    ]
+
+
+def _matches(run: Run, pattern: str) -> bool:
+    by_path = "/" in pattern and fnmatchcase(run.source.resolve().as_posix(), pattern)
+    return by_path or fnmatchcase(run.name, pattern)
+
+
+def _renamed(run: Run, recipe: str) -> str:
+    """Return what a run of another recipe is called: a name that was made of recipe and seed is made anew."""
+    made = f"{run.recipe}/seed{run.seed}"
+    return f"{recipe}/seed{run.seed}" if run.name == made or run.name.startswith(f"{made} (") else run.name

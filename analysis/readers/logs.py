@@ -70,7 +70,8 @@ def read(
     y_range : (float, float), optional
         In the place of `scale`: the values of `y` that mean none and all, such as ``(-1, 1)``.
     recipes : mapping of recipe to pattern, optional
-        Runs whose name matches the pattern (``{"grpo": "grpo_*"}``) are seeds of that recipe.
+        Runs whose name, or with a slash in it whose path, matches the pattern (``{"grpo": "grpo_*"}``,
+        ``{"small": "*/batch-256/*"}``) are seeds of that recipe.
     format : str, optional
         Key of `FORMATS`; by default the format is told from the content.
     devices : float, optional
