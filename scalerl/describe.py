@@ -22,6 +22,7 @@ from scalerl.policy import Policy, checkpoint_hash
 from scalerl.ranks import world_size
 from scalerl.rewards.scorers import scored_here
 from scalerl.runlog import UserError
+from scalerl.vllmstart import vllm_version
 
 # Names under which configurations have the number of experts, and of those that a token is sent to.
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -146,6 +147,7 @@ def header(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **({} if config.engine == "own" else {"vllm": vllm_version()}),
         },
         "machine": machine(config.threads),
         "not_reproducible": driven_by_time(config, policy),

