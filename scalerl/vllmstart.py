@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import random
 import warnings
@@ -22,7 +23,7 @@ from scalerl.runlog import UserError
 
 # The engine in this process, and the model runner whose logits processors are ours.
 NEEDED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "0"}
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 STEP_TOKENS = 8192  # most of one step; a longer prompt comes in parts
 BLOCK = 128  # tokens: as large as a block of any of its caches
 
@@ -142,6 +143,7 @@ def _left_alone() -> Iterator[None]:
     os.environ.update(NEEDED)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])  # it speaks before it reads that
     before, threads = dict(os.environ), torch.set_num_threads
     drawn, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is what vLLM seeds
     try:

@@ -131,7 +131,6 @@ def test_starting_it_leaves_the_process_as_it_was(vllm):
         drawn = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
         return plain, drawn, torch.set_num_threads, torch.get_num_threads()
 
-    os.environ.setdefault("DO_NOT_TRACK", "1")
     before = about()
     _, other = both(made("qwen3"))
     other.close()
