@@ -269,13 +269,13 @@ class Forward:
         for i, w in enumerate(weights.layers):
             parts: dict[str, Tensor | None] = {
                 "input_layernorm.weight": w.input_norm,
-                **dict(zip((f"self_attn.{x}_proj.weight" for x in "qkv"), w.qkv.split(sizes), strict=True)),
+                **dict(zip((f"self_attn.{x}_proj.weight" for x in "qkv"), torch.split(w.qkv, sizes), strict=True)),
                 "self_attn.o_proj.weight": w.out,
                 "self_attn.o_proj.bias": w.out_bias,
                 "post_attention_layernorm.weight": w.mlp_norm,
             }
             if w.qkv_bias is not None:
-                parts |= zip((f"self_attn.{x}_proj.bias" for x in "qkv"), w.qkv_bias.split(sizes), strict=True)
+                parts |= zip((f"self_attn.{x}_proj.bias" for x in "qkv"), torch.split(w.qkv_bias, sizes), strict=True)
             if w.qk_norm is not None:
                 parts |= {"self_attn.q_norm.weight": w.qk_norm[0], "self_attn.k_norm.weight": w.qk_norm[self.heads]}
             for name in ("gate", "up", "down"):

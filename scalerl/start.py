@@ -390,7 +390,7 @@ def _learner(policy: Any, config: ScaleRLConfig) -> Learner:
 
 def _generator(config: ScaleRLConfig, policy: Any, task: Any, learner: Learner, slots: int) -> Generation:
     if config.engine == "vllm":
-        from scalerl.vllmengine import refuse_no_vllm
+        from scalerl.vllmstart import refuse_no_vllm
 
         refuse_no_vllm()
     if config.generator == "ray":

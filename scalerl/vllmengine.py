@@ -184,15 +184,14 @@ class VllmGenerator:
 
     def _tick(self) -> None:
         """Let the engine make a step, and record what it delivers: not all rows that are drawn are."""
-        self._drawn = None
-        delivered = {
-            int(o.request_id): o.outputs[0].token_ids[-1] for o in self._engine.step() if o.outputs[0].token_ids
-        }
+        outputs = self._engine.step()
+        drawn_now, self._drawn = self._drawn, None
+        delivered = {int(o.request_id): o.outputs[0].token_ids[-1] for o in outputs if o.outputs[0].token_ids}
         if not delivered:  # a part of a long prompt
             return
-        if self._drawn is None:
+        if drawn_now is None:
             raise RuntimeError("a token was delivered that nobody drew")
-        rows, drawn = self._drawn
+        rows, drawn = drawn_now
         chosen = torch.tensor([rows[number] for number in delivered], device=self.forward.device)
         mine = Drawn(*(column[chosen] for column in drawn))
         if mine.token.tolist() != list(delivered.values()):
