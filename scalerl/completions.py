@@ -106,6 +106,17 @@ class Generation(Protocol):
         """Free what is held."""
 
 
+class Engine(Generation, Protocol):
+    """A generator in this process."""
+
+    version: int
+    """Of the weights loaded last."""
+
+    @property
+    def in_flight(self) -> int:
+        """Completions in work or waiting."""
+
+
 def sampling_noise(key: tuple[int, int], first: int, count: int, length: int, *, purpose: int = 0) -> np.ndarray:
     """Return uniform noise on [0, 1), shape (count, length): row i belongs to completion ``first + i``.
 

@@ -112,6 +112,9 @@ class ScaleRLConfig(BaseModel):
     Ray actors, the same way; needs ray."""
     generators: int = Field(1, ge=1, le=65536)
     """Ray actors that generate; they share the slots."""
+    engine: Literal["own", "vllm"] = "own"
+    """What decodes the training completions there: this package, or vLLM, on one device; needs vllm. Evaluations are
+    always decoded by this package."""
 
     zero_variance_filtering: bool = True
     """Leave prompts whose completions all got one reward out of the update and of every denominator."""
@@ -276,6 +279,8 @@ class ScaleRLConfig(BaseModel):
             wrong.append("off_policy_steps: 0: ppo generates at least one batch before it updates; set it to 1 or more")
         if self.generators > 1 and self.generator != "ray":
             wrong.append(f"generators: {self.generators}: generator {self.generator} has one; set that to ray")
+        if self.engine == "vllm" and self.dtype == "float64":
+            wrong.append("dtype: float64: vLLM does not compute in it; set dtype to float32 or less, or engine to own")
         if self.lora_rank is None:
             wrong += [
                 f"{name}: has no meaning without lora_rank"

@@ -22,6 +22,7 @@ from scalerl.policy import Policy, checkpoint_hash
 from scalerl.ranks import world_size
 from scalerl.rewards.scorers import scored_here
 from scalerl.runlog import UserError
+from scalerl.vllmstart import vllm_version
 
 # Names under which configurations have the number of experts, and of those that a token is sent to.
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -146,6 +147,7 @@ def header(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **({} if config.engine == "own" else {"vllm": vllm_version()}),
         },
         "machine": machine(config.threads),
         "not_reproducible": driven_by_time(config, policy),
@@ -154,6 +156,8 @@ def header(
 
 def driven_by_time(config: ScaleRLConfig, policy: Policy | None = None) -> list[str]:
     """Return the fields of a configuration by which real time has a say in what the run does.
+
+    `engine` is among them: what vLLM had in work when a run was cut off is written again.
 
     A score that takes about as long as `reward_time_limit_s` is there in one run and an error in the next. With a
     policy its chat template is looked at, too: one that reads the clock gives another run other prompts.
@@ -167,6 +171,7 @@ def driven_by_time(config: ScaleRLConfig, policy: Policy | None = None) -> list[
     """
     has_a_say = {
         "dynamic_batch_size": config.dynamic_batch_size,
+        "engine": config.engine != "own",
         "generator": config.generator != "inline",
         "max_gpu_hours": config.max_gpu_hours is not None,
         "prompt_format": policy is not None and policy.reads_clock,

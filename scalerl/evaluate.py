@@ -12,7 +12,7 @@ from scalerl.forward import AnyForward, AnyWeights
 from scalerl.learner import Learner
 from scalerl.policy import Policy
 from scalerl.rewards import Inline, Score, Scorer
-from scalerl.sampler import make_generator
+from scalerl.sampler import own_generator
 from scalerl.tasks import Thinking
 
 SLOTS = 512
@@ -122,7 +122,7 @@ def sample(
 ) -> list[Completion]:
     """Sample `eval_generations` completions of every encoded prompt with the noise of a step, prompt by prompt."""
     k = config.eval_generations
-    generator = make_generator(
+    generator = own_generator(
         config,
         policy,
         task,

@@ -13,7 +13,7 @@ Shapes: B sequences, T tokens, H hidden width, N query heads, M key-value heads,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -34,8 +34,8 @@ class Finish(NamedTuple):
     cap: float | None = None
 
 
-class AnyWeights(Protocol):
-    """Weights of either forward pass, in the precision that they multiply in."""
+class AnyHead(Protocol):
+    """What makes logits of hidden states."""
 
     @property
     def head(self) -> Tensor:
@@ -49,6 +49,10 @@ class AnyWeights(Protocol):
     def finish(self) -> Finish:
         """What makes logits of the product."""
 
+
+class AnyWeights(AnyHead, Protocol):
+    """Weights of either forward pass, in the precision that they multiply in."""
+
     def tensors(self) -> list[Tensor | None]:
         """Return all tensors in one order."""
 
@@ -61,6 +65,10 @@ class AnyForward(Protocol):
 
     device: torch.device
     dtype: torch.dtype
+    config: Any
+    """The model's configuration, as transformers has it."""
+    architecture: str
+    """Name of the model's class."""
     cache_shapes: list[tuple[int, int, int]]
     """Of every layer: key-value heads, width of a key, width of a value."""
 
@@ -72,6 +80,9 @@ class AnyForward(Protocol):
 
     def step(self, ids: Tensor, positions: Tensor, weights: Any, cache: Cache, extent: int) -> Tensor:
         """Run one more token of the sequences in the cache's first slots."""
+
+    def named(self, weights: Any) -> Iterator[tuple[str, Tensor]]:
+        """Yield weights but the head by the names that they have in a model directory."""
 
     def bare(self, device: torch.device) -> Self:
         """Return a copy without the model, for a process that is given weights and gathers none."""
@@ -205,7 +216,7 @@ class Forward:
                 f"a {config.model_type!r} model of this configuration is not written out here; "
                 f"families: {', '.join(FAMILY)} with full attention"
             )
-        self.model = model
+        self.model, self.config, self.architecture = model, config, type(model).__name__
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.cache_shapes = [(self.kv_heads, self.head_dim, self.head_dim)] * len(model.model.layers)
@@ -250,6 +261,30 @@ class Forward:
             head=head.to(wide),
             head_bias=None if bias is None else bias.to(wide),
         )
+
+    def named(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
+        """Yield weights but the head by the names that they have in a model directory."""
+        sizes = [self.heads * self.head_dim, *[self.kv_heads * self.head_dim] * 2]
+        yield "model.embed_tokens.weight", weights.embedding
+        for i, w in enumerate(weights.layers):
+            parts: dict[str, Tensor | None] = {
+                "input_layernorm.weight": w.input_norm,
+                **dict(zip((f"self_attn.{x}_proj.weight" for x in "qkv"), torch.split(w.qkv, sizes), strict=True)),
+                "self_attn.o_proj.weight": w.out,
+                "self_attn.o_proj.bias": w.out_bias,
+                "post_attention_layernorm.weight": w.mlp_norm,
+            }
+            if w.qkv_bias is not None:
+                parts |= zip((f"self_attn.{x}_proj.bias" for x in "qkv"), torch.split(w.qkv_bias, sizes), strict=True)
+            if w.qk_norm is not None:
+                parts |= {"self_attn.q_norm.weight": w.qk_norm[0], "self_attn.k_norm.weight": w.qk_norm[self.heads]}
+            for name in ("gate", "up", "down"):
+                parts |= {
+                    f"mlp.{name}_proj.{x}": t
+                    for x, t in (("weight", getattr(w, name)), ("bias", getattr(w, f"{name}_bias")))
+                }
+            yield from ((f"model.layers.{i}.{name}", part) for name, part in parts.items() if part is not None)
+        yield "model.norm.weight", weights.norm
 
     def hidden(self, ids: Tensor, weights: Weights, prefix: Prefix | None = None) -> Hidden:
         """Run sequences, from their start or as continuations of prompts that were run before.
@@ -371,7 +406,7 @@ def head_weights(model: Any) -> tuple[Tensor, Tensor | None]:
     return merged(head), getattr(head, "bias", None)
 
 
-def logits(hidden: Tensor, weights: AnyWeights) -> Tensor:
+def logits(hidden: Tensor, weights: AnyHead) -> Tensor:
     """Apply the LM head, and what the model does behind it, to hidden states (..., H); return logits (..., V), in FP32
     at least.
 

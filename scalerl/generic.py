@@ -12,7 +12,7 @@ refused.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -96,6 +96,8 @@ class GenericForward:
         config = model.config.get_text_config(decoder=True)
         refuse_unfit(model, max_length)
         self.model, self.name = model, str(config.model_type)
+        self.config, self.architecture = model.config, type(model).__name__
+        self.prefix = str(model.base_model_prefix)
         self.device, self.dtype = model.device, dtype or model.dtype
         cap, scaling = getattr(config, "final_logit_softcapping", None), getattr(config, "logits_scaling", None)
         self.finish = Finish((getattr(config, "logit_scale", None) or 1.0) / (scaling or 1.0), cap)
@@ -128,6 +130,11 @@ class GenericForward:
             None if bias is None else bias.to(wide),
             self.finish,
         )
+
+    def named(self, weights: GenericWeights) -> Iterator[tuple[str, Tensor]]:
+        """Yield weights but the head by the names that they have in a model directory."""
+        for name, weight in weights.body.items():
+            yield f"{self.prefix}.{name}", weight
 
     def hidden(self, ids: Tensor, weights: GenericWeights, prefix: Prefix | None = None) -> Hidden:
         """Run sequences, from their start or as continuations of prompts that were run before; see `Forward.hidden`."""

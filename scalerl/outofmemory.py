@@ -17,6 +17,7 @@ PLACES = {
     ("evaluate.py", "sample"): "evaluation",
     ("train.py", "_generate"): "generation",
     ("generate.py", "__init__"): "generation",
+    ("vllmengine.py", "__init__"): "generation",
     ("train.py", "save"): "checkpoint",
     ("learner.py", "update"): "update",
     ("policy.py", "load_policy"): "loading",

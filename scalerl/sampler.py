@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from scalerl.completions import TRAIN_STREAM, Interruption
+from typing import Any
+
+from scalerl.completions import TRAIN_STREAM, Engine, Interruption
 from scalerl.config import ScaleRLConfig
 from scalerl.forward import AnyForward, AnyWeights
 from scalerl.generate import Generator
@@ -21,26 +23,44 @@ def make_generator(
     slots: int,
     seed: int,
     stream: int = TRAIN_STREAM,
-) -> Generator:
-    """Return a generator with the lengths, temperature and interruption of a configuration.
+) -> Engine:
+    """Return a generator with the engine, lengths, temperature and interruption of a configuration.
 
     Raises
     ------
     UserError
-        If the interruption phrase cannot be used, see `interruption`.
+        If the interruption phrase cannot be used, see `interruption`, or the engine is not there or not able.
     """
-    return Generator(
-        forward,
-        weights,
-        slots=slots,
-        max_new_tokens=config.max_new_tokens,
-        max_length=config.max_length,
-        end_ids=policy.end_ids,
-        temperature=config.temperature,
-        seed=seed,
-        stream=stream,
-        interruption=interruption(config, policy, task),
-    )
+    if config.engine == "own":
+        return own_generator(config, policy, task, forward, weights, slots=slots, seed=seed, stream=stream)
+    from scalerl.vllmengine import VllmGenerator
+
+    return VllmGenerator(forward, weights, **_settings(config, policy, task), slots=slots, seed=seed, stream=stream)
+
+
+def own_generator(
+    config: ScaleRLConfig,
+    policy: Policy,
+    task: Thinking,
+    forward: AnyForward,
+    weights: AnyWeights,
+    *,
+    slots: int,
+    seed: int,
+    stream: int = TRAIN_STREAM,
+) -> Generator:
+    """Return this package's own generator, whatever the configuration's engine; see `make_generator`."""
+    return Generator(forward, weights, **_settings(config, policy, task), slots=slots, seed=seed, stream=stream)
+
+
+def _settings(config: ScaleRLConfig, policy: Policy, task: Thinking) -> dict[str, Any]:
+    return {
+        "max_new_tokens": config.max_new_tokens,
+        "max_length": config.max_length,
+        "end_ids": policy.end_ids,
+        "temperature": config.temperature,
+        "interruption": interruption(config, policy, task),
+    }
 
 
 def interruption(config: ScaleRLConfig, policy: Policy, task: Thinking) -> Interruption | None:

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from scalerl.completions import Completion, Counts
+from scalerl.completions import Completion, Counts, Engine
 from scalerl.config import ScaleRLConfig
 from scalerl.forward import AnyForward, AnyWeights
-from scalerl.generate import Generator
 from scalerl.packed import finish
 from scalerl.policy import Policy
 from scalerl.process import prepare_process
@@ -145,7 +144,7 @@ def _serve(
             told = left
 
 
-def _generator(setup: Setup, weights: AnyWeights) -> Generator:
+def _generator(setup: Setup, weights: AnyWeights) -> Engine:
     config = setup.config
     prepare_process(config.threads)
     thinking = thinking_of(config)

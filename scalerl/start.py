@@ -389,6 +389,10 @@ def _learner(policy: Any, config: ScaleRLConfig) -> Learner:
 
 
 def _generator(config: ScaleRLConfig, policy: Any, task: Any, learner: Learner, slots: int) -> Generation:
+    if config.engine == "vllm":
+        from scalerl.vllmstart import refuse_no_vllm
+
+        refuse_no_vllm()
     if config.generator == "ray":
         from scalerl.raygenerators import RayGenerators
 

@@ -22,6 +22,8 @@ ALLOWED = {
     "tests/test_ray.py*": "needs the extra ray",
     "tests/test_two_nodes.py*": "asked for by SCALERL_TWO_NODES=1: needs root, the extra ray, and minutes",
     "tests/test_generators.py::*ray*": "needs the extra ray",
+    "tests/test_generators.py::*vllm*": "needs vLLM, which wants an environment of its own",
+    "tests/test_vllm.py*": "needs vLLM, which wants an environment of its own",
 }
 """Patterns of test names, and why these may be skipped."""
 

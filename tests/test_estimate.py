@@ -81,7 +81,8 @@ def test_the_parts_have_the_bytes_of_the_tensors_of_a_real_trainer(data, tmp_pat
     parameters = list(trainer.policy.model.parameters())
     moments = [state[name] for state in trainer.learner.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
     generator = trainer.generator
-    slots = [generator._tokens, generator._versions, generator._logprobs, generator._noise]
+    drafts = generator.drafts
+    slots = [drafts.tokens, drafts.versions, drafts.logprobs, drafts.noise]
     assert told["master weights"] == nbytes(parameters)
     assert told["gradients"] == nbytes([p.grad for p in parameters])
     assert told["AdamW moments"] == nbytes(moments)

@@ -1,7 +1,8 @@
 """The contract of a generator, held by every kind: in this process, in a process of its own, and as Ray actors.
 
 One generator of each kind goes through all tests, in FP64, so that its log-probabilities can be held to a plain forward
-pass of `transformers`; each test asks for numbers of its own. The last one breaks it.
+pass of `transformers`; each test asks for numbers of its own. The last one breaks it. Those that decode with vLLM,
+where it is installed, do so in FP32, with a policy of random weights whose heads are as wide as its CPU kernels ask.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from scalerl.completions import Completion, Counts, GenerationError, Request
 from scalerl.config import load_config
 from scalerl.forward import Forward
 from scalerl.generate import Generator
-from scalerl.policy import load_policy
-from scalerl.sampler import interruption, make_generator
+from scalerl.policy import load_policy, new_policy
+from scalerl.sampler import interruption, make_generator, own_generator
 from scalerl.tasks import get_task
 
 PROMPTS = ("7+3*4-2=", "1+1=", "9*9*9=", "2-5+8=", "0-5-4-5+5*0+6=")
@@ -29,19 +30,24 @@ SLOTS, COUNT = 16, 8
 class Made:
     """A generator of one kind, the policy that it samples from, and how many updates that has seen."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, engine: str = "own") -> None:
         fields = {
-            "generator": kind, "generators": 2 if kind == "ray" else 1, "slots": SLOTS, "dtype": "float64",
-            "interruption_tokens": 12, "thinking_tokens": 14,
+            "generator": kind, "generators": 2 if kind == "ray" else 1, "slots": SLOTS, "engine": engine,
+            "dtype": "float64" if engine == "own" else "float32", "interruption_tokens": 12, "thinking_tokens": 14,
         }  # fmt: skip
-        self.kind = kind
+        self.kind, self.engine = kind, engine
         self.config = load_config(["scalerl", "demo"], [f"{key}={value}" for key, value in fields.items()])
-        self.policy = load_policy(self.config.model_name, dtype="float64")
-        self.forward = Forward(self.policy.model, self.config.max_length, torch.float64)
+        if engine == "own":
+            self.policy = load_policy(self.config.model_name, dtype="float64")
+        else:
+            self.policy = new_policy(get_task("chain").characters, max_length=72, width=64, heads=2, seed=1)
+            self.policy.model.to("cuda" if torch.cuda.is_available() else "cpu")  # as the build of vLLM asks
+        self.forward = Forward(self.policy.model, self.config.max_length, getattr(torch, self.config.dtype))
         self.version = self.asked = 0
         about = (self.config, self.policy, self.forward, self.forward.weights())
         if kind == "inline":
-            self.generation = self.another(SLOTS)
+            task = get_task("chain")
+            self.generation = make_generator(about[0], about[1], task, *about[2:], slots=SLOTS, seed=self.config.seed)
         elif kind == "process":
             from scalerl.worker import GeneratorProcess
 
@@ -52,9 +58,9 @@ class Made:
             self.generation = RayGenerators(*about, slots=SLOTS)
 
     def another(self, slots: int) -> Generator:
-        """A generator in this process with the weights that there are now."""
+        """The package's own generator, in this process, with the weights that there are now."""
         about = (self.config, self.policy, get_task("chain"), self.forward, self.forward.weights())
-        return make_generator(*about, slots=slots, seed=self.config.seed)
+        return own_generator(*about, slots=slots, seed=self.config.seed)
 
     def load(self) -> None:
         """Change the policy as an update would, and hand it over."""
@@ -77,11 +83,16 @@ class Made:
         return [self.generation.pid] if self.kind == "process" else self.generation.pids
 
 
-@pytest.fixture(scope="module", params=["inline", "process", pytest.param("ray", marks=pytest.mark.slow)])
+KINDS = ("inline", "process", "ray", "inline vllm", "process vllm", "ray vllm")
+PARAMS = [pytest.param(kind, marks=pytest.mark.slow) if {"ray", "vllm"} & set(kind.split()) else kind for kind in KINDS]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def made(request):
-    if request.param == "ray" and find_spec("ray") is None:  # not imported here: it reads its environment when it is
-        pytest.skip("needs ray")
-    made = Made(request.param)
+    for package in ("ray", "vllm"):  # not imported here: they read their environment when they are
+        if package in request.param and find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+    made = Made(*request.param.split())
     yield made
     made.generation.close()
 
@@ -165,9 +176,9 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass_of_the_weights_load
     assert [c.number for c in came] == numbers_of(requests)
     assert {v for c in came for v in c.versions} == {made.version}
     for c in came:
-        ids = torch.tensor([c.prompt + c.tokens])
+        ids = torch.tensor([c.prompt + c.tokens], device=made.forward.device)
         with torch.no_grad():
-            scores = made.policy.model(input_ids=ids).logits[0, len(c.prompt) - 1 : -1].log_softmax(-1)
+            scores = made.policy.model(input_ids=ids).logits[0, len(c.prompt) - 1 : -1].log_softmax(-1).cpu()
         plain = scores[torch.arange(len(c.tokens)), torch.tensor(c.tokens)]
         assert (plain - torch.tensor(c.logprobs, dtype=torch.float64)).abs().max() < 1e-5
 
