@@ -18,7 +18,7 @@ import analysis as an
 from analysis.curves.curve import R
 from analysis.plots.captions import caption
 from analysis.plots.looks import COLOURS
-from analysis.plots.output import new_axes, save, write
+from analysis.plots.output import legend_below, new_axes, save, write
 from analysis.plots.plotting import BAND_ROOM
 from scalerl.runlog import UserError
 
@@ -430,3 +430,18 @@ def test_no_window_is_opened_without_a_display():
     )
     root = Path(__file__).parent.parent
     subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=root, check=True, env={"PATH": "", "HOME": "/tmp"})  # noqa: S108
+
+
+def test_runs_of_several_recipes_share_a_line_of_the_legend_and_leave_the_axes_their_room():
+    folders = [
+        f"data/study/{stage}/scalerl_s{seed}" for stage in ("base", "batch-256", "width-48") for seed in range(3)
+    ]
+    named = {f"a recipe called {name}": f"*/{name}/*" for name in ("base", "batch-256", "width-48")}
+    fits = an.fit(an.read(folders, recipes=named), x="flops", level=None)
+    ax = an.plot_curves(fits)
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert len(texts) == 3 and all(text.startswith(" a recipe called") and ", 3 runs: A = " in text for text in texts)
+    labels = [f"{'a long name of a run ' * 3}{i}" for i in range(12)]
+    legend_below(ax, ax.get_lines()[:12], labels, ncols=2)
+    ax.figure.canvas.draw()
+    assert ax.get_window_extent().width > 0.6 * ax.figure.get_figwidth() * ax.figure.dpi

@@ -5,7 +5,7 @@ Promises: only what is true of the fits that are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -64,6 +64,15 @@ def label(fit: Fit) -> str:
     doubts = sum(f.severity != "note" for f in fit.findings)
     warned = f", {doubts} warning{'s' if doubts > 1 else ''}" if doubts else ""
     return f" {short_name(fit.name)}: {text}{warned}"  # the leading space keeps a name that starts with _ in the legend
+
+
+def recipe_label(recipe: str, fits: Sequence[Fit]) -> str:
+    """Return what the legend says of the runs of a recipe: A of each, where it is identified."""
+    if len(fits) == 1:
+        return label(fits[0])
+    known = [figures(fit.params["A"])[0] if fit.params["A"].identified else "?" for fit in fits]
+    text = "A not identified" if set(known) == {"?"} else f"A = {', '.join(known)}"
+    return f" {short_name(recipe)}, {len(fits)} runs: {text}"
 
 
 def short_name(name: str) -> str:

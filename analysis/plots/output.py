@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LEGEND_LEFT = 0.9  # inches left of it: label and numbers of the axis
 LEGEND_DROP = 0.55  # inches from the axis to a legend below it: ticks and label lie between
 
 
@@ -78,6 +79,9 @@ def legend_below(
     )
     for text in legend.get_texts():
         text.set_parse_math(False)  # a name with $ in it is a name, not a formula
+    # Wider than the figure, it would push the axes out.
+    if ncols > 1 and legend.get_window_extent().width > (figure.get_figwidth() - LEGEND_LEFT) * figure.dpi:
+        legend_below(ax, handles, labels, ncols=ncols - 1, title=title)
 
 
 def save(ax: Axes, path: str | os.PathLike[str], *, force: bool = False) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from analysis.fits.results import Fit
-from analysis.plots.captions import band_level, band_name, has_band, label
+from analysis.plots.captions import band_level, band_name, has_band, label, recipe_label
 from analysis.plots.looks import Look, looks_of
 from analysis.plots.output import legend_below, new_axes, save, shown_axes
 from scalerl.runlog import UserError
@@ -116,9 +116,14 @@ def plot_curves(fits: Fit | Iterable[Fit], ax: Axes | None = None, *, extend: fl
     ax.set_ylabel("pass rate")
     ax.spines[["top", "right"]].set_visible(False)
     labels = [label(fit) for fit in fits]
-    if len(fits) > LEGEND_RUNS:
+    recipes = {fit.run.recipe: [f for f in fits if f.run.recipe == fit.run.recipe] for fit in fits}
+    if len(fits) >= MANY and 1 < len(recipes) < len(fits):  # a line of the legend for all runs of a colour
+        handles = [handles[fits.index(some[0])] for some in recipes.values()]
+        labels = [recipe_label(name, some) for name, some in recipes.items()]
+    if len(labels) > LEGEND_RUNS:
+        more = len(labels) - LEGEND_RUNS
         handles = [*handles[:LEGEND_RUNS], Line2D([], [], lw=0.0)]
-        labels = [*labels[:LEGEND_RUNS], f" and {len(fits) - LEGEND_RUNS} more"]
+        labels = [*labels[:LEGEND_RUNS], f" and {more} more"]
     if shaded:
         handles.append(Patch(facecolor="0.5", alpha=2.0 * BAND_ALPHA, lw=0.0))
         labels.append(f" shaded: {band_name([fit for fit, _ in shaded])}")
