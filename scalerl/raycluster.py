@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,12 @@ EVEN = {"RAY_worker_niceness": "0"}  # with Ray's own 15 generators get what all
 
 def import_ray() -> Any:
     """Return the module ray, which keeps its lines to itself if nobody imported it before."""
-    for name, value in (*QUIET.items(), *(LOOPBACK.items() if address() is None else ())):
+    wanted = dict(QUIET)
+    if address() is None:
+        wanted |= LOOPBACK
+        if "ray" not in sys.modules:  # Ray reads when it is imported whether there is a token, and its parts must agree
+            wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for name, value in wanted.items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -62,8 +68,8 @@ def join(ray: Any, config: ScaleRLConfig, trainers: torch.device, weights_bytes:
         except Exception as error:  # ray raises many kinds
             raise UserError(f"RAY_ADDRESS: no Ray cluster can be joined at {there_is}: {words(error)}") from error
     elif ours:
-        # Behind a token of its own: Ray would keep one in the home folder, and before 2.60 asks for none by itself.
-        for name, value in {**EVEN, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in the home folder
+        for name, value in EVEN.items():
             os.environ.setdefault(name, value)
         about |= {"num_cpus": config.generators * config.threads, "num_gpus": 0, "include_dashboard": False}
         about |= {"object_store_memory": max(LEAST_STORE_BYTES, STORED_VERSIONS * weights_bytes)}
