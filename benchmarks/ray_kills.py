@@ -106,6 +106,14 @@ def wait(what: str, met: Callable[[], Any], trainer: subprocess.Popen[bytes]) ->
     raise RuntimeError(f"waited {LONGEST_S:g} s for {what}")
 
 
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has asked for its exit code does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def _gone(pids: list[int]) -> None:
     """Wait until nothing is left of what a trainer that was killed had started.
 
@@ -115,7 +123,7 @@ def _gone(pids: list[int]) -> None:
         If something is.
     """
     end = time.monotonic() + GONE_S
-    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+    while left := [pid for pid in pids if _alive(pid)]:
         if time.monotonic() > end:
             raise RuntimeError(f"{len(left)} processes are left {GONE_S:g} s after their trainer was killed")
         time.sleep(0.05)
