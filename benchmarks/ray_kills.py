@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,11 @@ def start(run: Path, data: Path, generators: int) -> subprocess.Popen[bytes]:
 def below(pid: int) -> list[int]:
     """Return all processes that descend from one."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *below(child)]
+    with suppress(OSError):  # one that ends meanwhile has nobody below it
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                for child in map(int, (task / "children").read_text().split()):
+                    found += [child, *below(child)]
     return found
 
 
