@@ -103,9 +103,9 @@ def plot_straight(found: SameCeiling, ax: Axes | None = None, *, recipes: tuple[
 
 
 def _straight(
-    found: SameCeiling, ax: Axes, recipes: tuple[str, ...] | None, ranks: Mapping[str, int], size: float = 4.0
+    found: SameCeiling, ax: Axes, recipes: tuple[str, ...] | None, ranks: Mapping[str, int], *, panel: bool = False
 ) -> Axes:
-    """Draw the lines of recipes, with the looks of these ranks and markers of so many points."""
+    """Draw the lines of recipes, with the looks of these ranks; as one of many panels smaller, and without every B."""
     from matplotlib.ticker import NullLocator
 
     for i, line in enumerate(found.lines):
@@ -116,15 +116,14 @@ def _straight(
         level = line.B * math.log(line.C_mid)
         same = [other for other in found.lines if other.recipe == line.recipe]
         name, dropped = line.recipe if len(same) > 1 else line.run, sum(other.dropped for other in same)
-        label = f"{name}: B {', '.join(f'{other.B:.2f}' for other in same)}" + (
-            f", {dropped} dropped" if dropped else ""
-        )
+        Bs = "" if panel else f": B {', '.join(f'{other.B:.2f}' for other in same)}"
+        label = f"{name}{Bs}{f', {dropped} dropped' if dropped else ''}"
         label = label if line is same[0] else "_"  # one line of the legend for all seeds of a recipe
         ax.plot(
             line.compute,
             level - line.y,
             marker_of(place),
-            ms=size,
+            ms=2.5 if panel else 4.0,
             alpha=0.7,
             label=label,
             gid=f"points-{i}",
@@ -143,7 +142,9 @@ def _straight(
     ax.set_xlabel(LABELS.get(found.x, found.x))
     ax.set_ylabel("log F(R)")
     ax.spines[["top", "right"]].set_visible(False)
-    for text in ax.legend(frameon=False, fontsize="small").get_texts():
+    legend = ax.legend(frameon=False, fontsize="x-small" if panel else "small")
+    legend.set_in_layout(not panel)  # of a long name a panel would be left with no room
+    for text in legend.get_texts():
         text.set_parse_math(False)
     return ax
 
@@ -185,7 +186,7 @@ def plot_leave_one_out(found: SameCeiling, full: str | None = None, figure: Figu
     figure = new_figure(4.2 * across, 3.4 * rows) if figure is None else figure
     panels = figure.subplots(rows, across, squeeze=False, sharex=True, sharey=True)
     for i, (ax, name) in enumerate(zip(panels.flat, others, strict=False)):
-        _straight(found, ax, (full, name), {full: 0, name: 1}, size=2.5)  # the title says which it is
+        _straight(found, ax, (full, name), {full: 0, name: 1}, panel=True)
         ax.set_title(f"{name}: B {_short(found.B[name])}, {full} {_short(found.B[full])}", fontsize="medium")
         ax.title.set_parse_math(False)
         lowest = i + across >= len(others)
