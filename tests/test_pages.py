@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import analysis as an
+from analysis.findings import CODES
 from benchmarks.hardware import tables
 from scalerl.config import ScaleRLConfig
 from scalerl.footprint import memory
@@ -21,7 +22,7 @@ def test_every_name_of_the_troubleshooting_page_is_a_field_a_figure_or_a_row_of_
     page = (DOCS / "troubleshooting.md").read_text()
     rows = {check.name for check in an.check(an.read("data/runs/scalerl"))[0].checks}
     figures = {*STEP_FIELDS, *EVAL_FIELDS, *COMPUTE_AXES, *DOWNSTREAM_FIELDS}
-    known = {*rows, *figures, *ScaleRLConfig.model_fields, *EVENTS, SAMPLES_FILE, "check"}
+    known = {*rows, *figures, *ScaleRLConfig.model_fields, *EVENTS, *CODES, SAMPLES_FILE, "check"}
     quoted = [name for name in re.findall(r"`([^`]+)`", page) if not name.startswith("scalerl ")]
     settings = [name for name in quoted if ": " in name]
     assert {name for name in quoted if ": " not in name} - known - {"field: value"} == set()

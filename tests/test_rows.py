@@ -30,7 +30,7 @@ def streamed(request, tmp_path_factory, prompts):
 
     def recorded(self, ticks=None):
         done = poll(self, ticks)
-        given.update({c.number: c for c in done if self.key[1] == 0})
+        given.update({c.number: c for c in done if self.drafts.key[1] == 0})
         return done
 
     folder = tmp_path_factory.mktemp("runs") / "run"

@@ -283,7 +283,7 @@ def real(tmp_path_factory):
 
             def recorded(self, ticks=None):
                 found = poll(self, ticks)
-                if self.key[1] == TRAIN_STREAM:
+                if self.drafts.key[1] == TRAIN_STREAM:
                     seen.extend(found)
                 return found
 

@@ -152,14 +152,14 @@ def test_logged_flops_agree_with_torchs_own_counter(run, quick, prompts, recipe,
 
 def test_a_run_hands_on_what_it_is_told(run, quick, prompts, monkeypatch):
     """Noise numbers, seeds, streams, versions and optimizer settings as they reach their users, recorded in passing."""
+    import scalerl.drafts
     import scalerl.evaluate
-    import scalerl.generate
     import scalerl.learner
 
     drawn, optimizers, norms, versions = [], [], [], []
-    noise, adam, clip = scalerl.generate.sampling_noise, torch.optim.AdamW, torch.nn.utils.clip_grad_norm_
+    noise, adam, clip = scalerl.drafts.sampling_noise, torch.optim.AdamW, torch.nn.utils.clip_grad_norm_
     update = scalerl.learner.Learner.update
-    monkeypatch.setattr(scalerl.generate, "sampling_noise", lambda *a, **k: (drawn.append((*a, k)), noise(*a, **k))[1])
+    monkeypatch.setattr(scalerl.drafts, "sampling_noise", lambda *a, **k: (drawn.append((*a, k)), noise(*a, **k))[1])
     monkeypatch.setattr(torch.optim, "AdamW", lambda *a, **k: (optimizers.append(k), adam(*a, **k))[1])
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, n: (norms.append(n), clip(p, n))[1])
 
@@ -181,11 +181,11 @@ def test_a_run_hands_on_what_it_is_told(run, quick, prompts, monkeypatch):
 
 
 def test_a_run_that_streams_draws_the_noise_of_every_completion_once(run, monkeypatch):
-    import scalerl.generate
+    import scalerl.drafts
 
     drawn = []
-    noise = scalerl.generate.sampling_noise
-    monkeypatch.setattr(scalerl.generate, "sampling_noise", lambda *a, **k: (drawn.append((*a, k)), noise(*a, **k))[1])
+    noise = scalerl.drafts.sampling_noise
+    monkeypatch.setattr(scalerl.drafts, "sampling_noise", lambda *a, **k: (drawn.append((*a, k)), noise(*a, **k))[1])
     folder = run(seed=11, off_policy_steps=2)
     for purpose in ({}, {"purpose": 1}):  # tokens, thinking budgets
         blocks = [(first, count) for key, first, count, _, kind in drawn if key == (11, 0) and kind == purpose]
@@ -203,7 +203,7 @@ def test_row_statistics_are_those_of_the_completions(run, monkeypatch):
 
     def recorded(self, ticks=None):
         done = poll(self, ticks)
-        if self.key[1] == 0:
+        if self.drafts.key[1] == 0:
             given.extend(done)
         return done
 
