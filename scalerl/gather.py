@@ -45,9 +45,12 @@ def local(p: Tensor) -> Tensor:
 
 
 def refuse_other_models(model: Any, name: str) -> None:
-    """Raise `ConfigError` in every process if one of them has loaded another model than the first."""
-    sums = torch.stack([_sums(w) for w in model.state_dict().values()])
-    own = torch.cat([torch.tensor([float(len(sums))]), sums.flatten().cpu()])
+    """Raise `ConfigError` in every process if one of them has loaded another model than the first.
+
+    Compared are the sum and the sum of squares of every tensor (in FP64), not its bytes: that is no hash of a file, but
+    costs one pass over the weights where each process holds them anyway.
+    """
+    own = torch.cat([_sums(w) for w in model.state_dict().values()]).cpu()
     sizes = [torch.zeros(1) for _ in range(world_size())]
     dist.all_gather(sizes, torch.tensor([float(len(own))]))
     if len({float(size) for size in sizes}) == 1:
