@@ -120,7 +120,7 @@ def _without_device(trainers: torch.device) -> Iterator[int]:
         yield 0
         return
     visible = before.split(",") if before else [str(i) for i in range(torch.cuda.device_count())]
-    for place in sorted(training(trainers), reverse=True):
+    for place in sorted(training_gpus(trainers), reverse=True):
         del visible[place]
     os.environ[name] = ",".join(visible)
     try:
@@ -132,7 +132,7 @@ def _without_device(trainers: torch.device) -> Iterator[int]:
             os.environ[name] = before
 
 
-def training(trainers: torch.device) -> set[int]:
+def training_gpus(trainers: torch.device) -> set[int]:
     """Return the numbers of the GPUs of this machine that train: a learner's processes have one each."""
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world_size() > 1 else 1
     return {trainers.index or 0} if beside == 1 else set(range(beside))

@@ -67,12 +67,13 @@ def label(fit: Fit) -> str:
 
 
 def recipe_label(recipe: str, fits: Sequence[Fit]) -> str:
-    """Return what the legend says of the runs of a recipe: A of each, where it is identified."""
+    """Return what the legend says of the runs of a recipe: A of each where identified, and how many are doubted."""
     if len(fits) == 1:
         return label(fits[0])
     known = [figures(fit.params["A"])[0] if fit.params["A"].identified else "?" for fit in fits]
     text = "A not identified" if set(known) == {"?"} else f"A = {', '.join(known)}"
-    return f" {short_name(recipe)}, {len(fits)} runs: {text}"
+    doubted = sum(any(f.severity != "note" for f in fit.findings) for fit in fits)
+    return f" {short_name(recipe)}, {len(fits)} runs: {text}{f', {doubted} with warnings' if doubted else ''}"
 
 
 def short_name(name: str) -> str:

@@ -36,13 +36,8 @@ _BY_EVENT = {"epoch": "data", "data": "data", "dataset": "data", "devices": "dev
 MARKS = {"train_set": "data", "data": "data", "devices": "devices"}  # fields of step rows that say what is in use
 SPENT, EMPTY, EMPTY_WINDOW = 0.5, 0.5, 10  # share of train prompts retired; of so many updates, with nothing to teach
 EVALUATION = ("temperature", "max_new_tokens", "k", "n_prompts")  # of eval rows: another of these is another measure
-_QUIET = {
-    "attempt",
-    "resume",
-    "reward_errors",
-    GUARD,
-    SPENDING,
-}  # all have findings of their own
+# Kinds that have findings of their own, or restore the run exactly.
+_QUIET = {"attempt", "resume", "reward_errors", GUARD, SPENDING}
 
 
 def read_events(rows: Sequence[Row], items: int | None = None) -> tuple[Event, ...]:
