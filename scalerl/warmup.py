@@ -24,6 +24,7 @@ from scalerl.runlog import UserError
 from scalerl.tasks import get_task
 
 STEPS = 750
+WIDEST = 96  # of a layer, at which the learning rates below hold; of four layers of 192, 2e-3 makes nothing
 
 
 def warmup(
@@ -43,7 +44,7 @@ def warmup(
     Parameters
     ----------
     steps : int
-        Three fifths of them at a learning rate of 2e-3, the rest at 1e-3.
+        Three fifths of them at a learning rate of 2e-3, the rest at 1e-3; of layers wider than 96 by so much less.
     max_length : int
         Positions of the model: longest prompt plus completion.
     progress : callable of (step, loss), optional
@@ -72,7 +73,7 @@ def warmup(
     loss = torch.tensor(float("nan"))
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 if step <= 0.6 * steps else 1e-3
+            group["lr"] = (2e-3 if step <= 0.6 * steps else 1e-3) * min(1.0, WIDEST / width)
         texts = [(item["prompt"], task.demonstration(item, rng)) for item in islice(items, batch_size)]
         loss = _loss(policy, forward, texts, max_length)
         optimizer.zero_grad()
