@@ -72,6 +72,7 @@ CODES: dict[str, tuple[str, str]] = {
     "prompts-spent": ("warning", "the train prompts run out inside the fitted window: the run may stop below A"),
     "guards": ("note", "the trainer saw figures past a threshold inside the fitted window; nothing was changed"),
     "window-sensitive": ("warning", "A depends on where the fit begins by more than its own intervals allow"),
+    "spent-fit": ("note", "fitted up to where the train prompts run out, on request; a run with more might go on"),
     "peak-fit": ("note", "fitted up to the peak, on request; nothing is claimed past it"),
     # intervals and what they rest on
     "refitted": ("note", "a fit of another method, fitted again by the posterior for what rests on draws"),

@@ -499,14 +499,18 @@ def test_b_at_one_ceiling_and_the_straight_line(fits):
 
 def test_b_at_the_true_ceiling_is_the_true_b():
     runs = recipe("a", 0.74, seeds=2) + recipe("b", 0.74, seeds=2, first=30, B=2.6)
-    runs = [replace(r, data={**r.data, "pass_rate": an.R(r.data["gpu_hours"], 0.12, 0.74, B, 2.0)}) for r, B in zip(
-        runs, (1.8, 1.8, 2.6, 2.6), strict=True)]  # fmt: skip
+    truth = [(1.8, 1.0), (1.8, 1.0), (2.6, 2.0), (2.6, 2.0)]
+    runs = [replace(r, data={**r.data, "pass_rate": an.R(r.data["gpu_hours"], 0.12, 0.74, B, C_mid)})
+            for r, (B, C_mid) in zip(runs, truth, strict=True)]  # fmt: skip
     noise = np.random.default_rng(0)
     noisier = [replace(r, data={**r.data, "pass_rate": r.data["pass_rate"] + noise.normal(0, 2e-3, 25)}) for r in runs]
     found = same_ceiling(an.compare(noisier), A=0.74)
     assert found.recipes == ("b", "a")
     assert found.B["b"].value == pytest.approx(2.6, rel=0.03) and found.B["a"].value == pytest.approx(1.8, rel=0.03)
     assert found.ratio["a"].value == pytest.approx(1.8 / 2.6, rel=0.04)
+    # The steeper one is the slower one: B is not speed.
+    assert [found.C_mid[r].value for r in "ab"] == pytest.approx([1.0, 2.0], rel=0.02)
+    assert found.C_mid["a"].lo < 1.0 < found.C_mid["a"].hi and "C_mid" in repr(found)
 
 
 # figures
@@ -540,8 +544,10 @@ def test_straight_lines_have_slope_b(fits):
         f = next(f for f in fits if f.name == line.run)
         rate = dict(zip(f.compute, f.pass_rate, strict=True))
         for c, v in zip(px, py, strict=True):
-            F = line.C_mid**line.B / ((line.A - line.R0) / (rate[c] - line.R0) - 1.0)
-            assert v == pytest.approx(math.log(F))
+            assert v == pytest.approx(math.log((rate[c] - line.R0) / (line.A - rate[c])))
+        # It crosses 0 at C_mid, where half of the gain is made.
+        slope = (y[1] - y[0]) / np.log(x[1] / x[0])
+        assert x[0] * math.exp(-y[0] / slope) == pytest.approx(line.C_mid)
     figure = plot_leave_one_out(found, "high")
     assert len(figure.axes) == 1 and figure.axes[0].get_title().startswith("fast: B ")
     assert len(_artists(figure.axes[0])) == 12

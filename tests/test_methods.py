@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 import analysis as an
+from scalerl.cli import main
 from tests.made import ar1, as_run, codes, noisy
 
 METHODS = ("posterior", "profile", "bootstrap", "lsq", "paper")
@@ -93,3 +96,26 @@ def test_a_fit_up_to_the_peak_says_where_that_is_and_claims_nothing_past_it():
 def test_a_run_without_a_peak_is_the_same_fit_whether_or_not_one_asks_for_it():
     plain, asked = (an.fit(collapsed(0.0), up_to_peak=ask) for ask in (False, True))
     assert codes(plain) == codes(asked) and dict(plain.params) == dict(asked.params) and plain.reach == asked.reach
+
+
+def test_a_fit_up_to_where_prompts_run_out_takes_what_came_before_and_says_so():
+    runs = [an.read(f"data/study/base/{name}_s0")[0] for name in ("scalerl", "grpo")]
+    whole, cut = ([an.fit(run, x="flops", up_to_spent=ask) for run in runs] for ask in (False, True))
+    spent = said(whole[0], "prompts-spent").figure
+    note = said(cut[0], "spent-fit")
+    assert note.severity == "note" and note.figure == spent == cut[0].window[1]
+    assert "prompts-spent" not in codes(cut[0]) and cut[0].n == np.sum(whole[0].compute <= spent) < whole[0].n
+    by_hand = an.fit(runs[0], x="flops", window=(None, spent))
+    assert dict(by_hand.params) == dict(cut[0].params) and by_hand.reach == cut[0].reach
+    assert dict(whole[1].params) == dict(cut[1].params) and codes(whole[1]) == codes(cut[1])  # grpo retires none
+    # A window that ends before that is the one that counts, and a shared R0 keeps the cut.
+    early = an.fit(runs[0], x="flops", window=(None, spent / 2.0), up_to_spent=True)
+    assert early.window[1] == spent / 2.0 and "spent-fit" not in codes(early)
+    shared = an.fit(runs, x="flops", r0="shared", up_to_spent=True)
+    assert shared[0].window[1] == spent and "spent-fit" in codes(shared[0]) and "r0-shared" in codes(shared[0])
+
+
+def test_the_command_fits_up_to_where_prompts_run_out(capsys):
+    assert main(["fit", "data/study/base/scalerl_s0", "--x", "flops", "--up-to-spent", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "spent-fit" in [f["code"] for f in told["runs"][0]["findings"]]

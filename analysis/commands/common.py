@@ -109,6 +109,11 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where a run decays, fit it up to its peak, and claim nothing of what comes behind",
     )
+    parser.add_argument(
+        "--up-to-spent",
+        action="store_true",
+        help="where the train prompts of a run run out, fit it up to there: what would it do with prompts enough?",
+    )
 
 
 def add_results(parser: argparse.ArgumentParser, figure: str = "also draw it") -> None:
@@ -212,6 +217,7 @@ def fit_runs(args: argparse.Namespace, jobs: int | None = None) -> Fits:
         window=(args.start, args.stop),
         method=args.method,
         up_to_peak=args.up_to_peak,
+        up_to_spent=args.up_to_spent,
         jobs=jobs,
     )
 

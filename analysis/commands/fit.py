@@ -71,9 +71,11 @@ def _fit_groups(args: argparse.Namespace) -> int:
     from analysis.plots.output import new_axes
     from analysis.pooled.groups import DIFFICULTY, SHARED, fit_groups
 
-    if args.method != "posterior" or args.r0 != "free" or args.up_to_peak or args.checklist or args.jobs is not None:
+    cut = args.up_to_peak or args.up_to_spent
+    if args.method != "posterior" or args.r0 != "free" or cut or args.checklist or args.jobs is not None:
         raise UserError(
-            "--by: groups are fitted as they come; --method, --r0, --up-to-peak, --jobs and --checklist are not read"
+            "--by: groups are fitted as they come; --method, --r0, --up-to-peak, --up-to-spent, --jobs and --checklist "
+            "are not read"
         )
     refuse_output(args)
     tables = [p for p in args.paths if p.lower().endswith(".csv")]

@@ -204,11 +204,11 @@ def _table(cells: Sequence[Sequence[str]], kind: str) -> str:
 
 
 def same_ceiling_text(found: SameCeiling) -> str:
-    """Return B at a common ceiling as text, fastest first."""
-    lines = [f"B with A held at {found.A:.3f}, fastest first"]
+    """Return B and C_mid at a common ceiling as text, steepest first."""
+    lines = [f"B and C_mid with A held at {found.A:.3f}, steepest first"]
     lines += [f"  {f.severity:<8} {f.message}" for f in found.findings]
-    rows = [[r, compute(found.B[r]), compute(found.ratio[r], "x")] for r in found.recipes]
-    lines += _aligned([["recipe", "B", "of the first"], *rows])
+    rows = [[r, compute(found.B[r]), compute(found.ratio[r], "x"), compute(found.C_mid[r])] for r in found.recipes]
+    lines += _aligned([["recipe", "B", "of the first", f"C_mid {unit(found.x)}"], *rows])
     points = sum(len(line.y) for line in found.lines)
     return "\n".join(
         [*lines, f"  straight-line plot: {points} points, {found.dropped} dropped (R >= A, R <= R0, C = 0)"]

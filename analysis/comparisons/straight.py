@@ -1,9 +1,10 @@
 """The straight-line plot of the law and B at a common ceiling, as the paper compares recipes of one ceiling.
 
 With A and R0 known, ln((A - R0) / (R - R0) - 1) = B ln C_mid - B ln C: a line over ln C whose slope is -B. Points at or
-above A, at or below R0, or at compute 0 have no place on it; they are dropped and counted. B alone says which recipe is
-faster only where ceilings are the same: `same_ceiling` refits those that cannot be told from the best with one A. A run
-that decays or falls, or whose B ends on the edge of its range, has no speed to compare: it is left out and named.
+above A, at or below R0, or at compute 0 have no place on it; they are dropped and counted. B and C_mid can be compared
+only where ceilings are the same: `same_ceiling` refits those that cannot be told from the best with one A. B is how
+steep a curve is, C_mid how fast: half of the gain takes so much compute. A run that decays or falls, or whose B ends on
+the edge of its range, has neither to compare: it is left out and named.
 
 Promises: the law itself is fitted, by least squares to the pass rates; the line is drawn, not fitted to logarithms.
 Source: arXiv 2510.13786, section 3 and its comparison by leaving one choice out.
@@ -76,8 +77,8 @@ class SameCeiling:
     A : float
         Mean of the recipes' ceilings.
     recipes : tuple of str
-        Fastest (largest B) first.
-    B : mapping of recipe to Estimate
+        Steepest (largest B) first.
+    B, C_mid : mapping of recipe to Estimate
         Geometric mean over its seeds; limits where a recipe has two or more.
     ratio : mapping of recipe to Estimate
         B over that of the first; limits where both have two or more seeds.
@@ -88,6 +89,7 @@ class SameCeiling:
     A: float
     recipes: tuple[str, ...]
     B: Mapping[str, Estimate]
+    C_mid: Mapping[str, Estimate]
     ratio: Mapping[str, Estimate]
     lines: tuple[Line, ...]
     findings: tuple[Finding, ...]
@@ -102,7 +104,13 @@ class SameCeiling:
         return {
             "A": self.A,
             "recipes": [
-                {"recipe": r, "B": self.B[r].to_dict(), "ratio_to_first": self.ratio[r].to_dict()} for r in self.recipes
+                {
+                    "recipe": r,
+                    "B": self.B[r].to_dict(),
+                    "ratio_to_first": self.ratio[r].to_dict(),
+                    "C_mid": self.C_mid[r].to_dict(),
+                }
+                for r in self.recipes
             ],
             "dropped": self.dropped,
             "findings": [f.to_dict() for f in self.findings],
@@ -131,7 +139,7 @@ def straight_line(compute: Array, rate: Array, R0: float, A: float) -> tuple[Arr
 
 
 def same_ceiling(compared: Compared, *, A: float | None = None) -> SameCeiling:
-    """Refit B with one A for the recipes whose ceilings the comparison does not tell from that of the best.
+    """Refit B and C_mid with one A for the recipes whose ceilings the comparison does not tell from that of the best.
 
     Parameters
     ----------
@@ -197,33 +205,39 @@ def same_ceiling(compared: Compared, *, A: float | None = None) -> SameCeiling:
         what = f"not tested: that {', '.join(untested)} and {best} have one ceiling is assumed"
         near = f", as theirs lie within {MARGIN:g} of each other (the paper's runs of one recipe: .015)"
         findings.append(finding("not-tested", what + (near if given is None else "")))
-    B, ratio = {}, {}
-    known = None
-    if several:
-        zero = [np.zeros(len(logs[name])) for name in several]
-        known = contrasts.spread([logs[name] for name in several], zero, scale=LOG_SCALE)
+    B, tau = _over_seeds(logs, compared.level)
+    C_mid, _ = _over_seeds({r: np.array([math.log(line.C_mid) for line in lines[r]]) for r in order}, compared.level)
     first = order[0]
-    for name in order:
-        B[name] = ratio[name] = Estimate(math.exp(float(logs[name].mean())))
-        ratio[name] = Estimate(math.exp(float(logs[name].mean() - logs[first].mean())))
-        if known is not None and name in several:
-            se = np.maximum(known.tau, 1e-9) / math.sqrt(len(logs[name]))
-            half = float(contrasts.half_width(se, known.weight, compared.level))
-            middle = float(logs[name].mean())
-            B[name] = Estimate(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
-            if name != first and first in several:
-                none, other = np.zeros(len(logs[name])), np.zeros(len(logs[first]))
-                found = contrasts.difference(logs[name], logs[first], none, other, known, compared.level)
-                ratio[name] = Estimate(*(math.exp(float(v)) for v in (found.value, found.lo, found.hi)))
+    ratio = {r: Estimate(math.exp(float(logs[r].mean() - logs[first].mean()))) for r in order}
+    for name in several:
+        if tau is not None and first in several and name != first:
+            none, other = np.zeros(len(logs[name])), np.zeros(len(logs[first]))
+            found = contrasts.difference(logs[name], logs[first], none, other, tau, compared.level)
+            ratio[name] = Estimate(*(math.exp(float(v)) for v in (found.value, found.lo, found.hi)))
     return SameCeiling(
         compared.x,
         A,
         tuple(order),
         MappingProxyType(B),
+        MappingProxyType(C_mid),
         MappingProxyType(ratio),
         tuple(line for name in order for line in lines[name]),
         tuple(findings),
     )
+
+
+def _over_seeds(logs: Mapping[str, Array], level: float) -> tuple[dict[str, Estimate], contrasts.Spread | None]:
+    """Geometric means over seeds, with limits where a recipe has several, and what seeds differ by."""
+    found = {name: Estimate(math.exp(float(of.mean()))) for name, of in logs.items()}
+    several = [name for name, of in logs.items() if len(of) > 1]
+    if not several:
+        return found, None
+    tau = contrasts.spread([logs[n] for n in several], [np.zeros(len(logs[n])) for n in several], scale=LOG_SCALE)
+    for name in several:
+        se = np.maximum(tau.tau, 1e-9) / math.sqrt(len(logs[name]))
+        middle, half = float(logs[name].mean()), float(contrasts.half_width(se, tau.weight, level))
+        found[name] = Estimate(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+    return found, tau
 
 
 def _spoilt(f: Fit) -> str:

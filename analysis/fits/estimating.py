@@ -55,6 +55,7 @@ class Options:
     resample: str
     correlated: bool
     up_to_peak: bool
+    up_to_spent: bool
     prompts: str
     tolerance: float
 

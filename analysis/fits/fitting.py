@@ -6,6 +6,7 @@ methods are in `analysis.fits.methods`, what is said of their answers in `analys
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -62,6 +63,7 @@ def fit(
     resample: str | None = ...,
     correlated: bool | None = ...,
     up_to_peak: bool = ...,
+    up_to_spent: bool = ...,
     prompts: str = ...,
     tolerance: float = ...,
     jobs: int | None = ...,
@@ -91,6 +93,7 @@ def fit(
     resample: str | None = ...,
     correlated: bool | None = ...,
     up_to_peak: bool = ...,
+    up_to_spent: bool = ...,
     prompts: str = ...,
     tolerance: float = ...,
     jobs: int | None = ...,
@@ -111,6 +114,7 @@ def fit(
     resample: str | None = None,
     correlated: bool | None = None,
     up_to_peak: bool = False,
+    up_to_spent: bool = False,
     prompts: str = "fixed",
     tolerance: float = reaching.TOLERANCE,
     jobs: int | None = None,
@@ -147,6 +151,9 @@ def fit(
         Whether the profile, which alone reads it, takes the noise as AR(1) or as independent; AR(1) unless said.
     up_to_peak : bool
         Where the run decays, fit the points up to its peak; nothing is claimed past it then.
+    up_to_spent : bool
+        Where the train prompts of the run run out, fit the points up to there: half of them are retired, or most
+        updates find nothing to learn from. What is said past it is what a run with prompts enough would do.
     prompts : {"fixed", "sample"}
         Whether the limits of the posterior hold for the evaluation prompts of the run, or also hold what another sample
         of such prompts would change. Asks for the counts of each prompt in the log.
@@ -192,6 +199,7 @@ def fit(
             "r0": (r0, "free"),
             "priors": (priors, None),
             "up_to_peak": (up_to_peak, False),
+            "up_to_spent": (up_to_spent, False),
             "prompts": (prompts, "fixed"),
             "jobs": (jobs, None),
         }
@@ -229,13 +237,14 @@ def fit(
             seed=seed,
             prompts=prompts,
             up_to_peak=up_to_peak,
+            up_to_spent=up_to_spent,
             tolerance=tolerance,
             priors=priors,
             jobs=jobs,
         )
     chosen = Options(
         x, method, checked_r0(r0), window, level, priors, seed, resample or KINDS[0], correlated is not False,
-        up_to_peak, prompts, tolerance,
+        up_to_peak, up_to_spent, prompts, tolerance,
     )  # fmt: skip
     if isinstance(given, Run):
         return _fit_run(given, chosen)
@@ -246,6 +255,11 @@ def _fit_run(run: Run, options: Options) -> Fit:
     x = run.axes[0] if options.x is None else options.x
     if x not in run.axes:
         raise UserError(f"{run.name}: no compute axis {x!r}; it has {', '.join(run.axes)}")
+    spent = regimes.spent_at(run.events, x) if options.up_to_spent else math.inf
+    if spent < min(float(np.max(run.data[x])), math.inf if options.window[1] is None else options.window[1]):
+        cut = _fit_run(run, replace(options, window=(options.window[0], spent), up_to_spent=False))
+        what = f"fitted up to {spent:.4g} {x}, where its prompts run out, as asked; past it this run may stop below A"
+        return replace(cut, findings=(*cut.findings, finding("spent-fit", what, spent)))
     fitted = _fit_window(run, x, options)
     decay = next((f for f in fitted.findings if f.code == "decay"), None)
     if decay is None or decay.figure is None or not options.up_to_peak:

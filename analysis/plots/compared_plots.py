@@ -80,10 +80,10 @@ def plot_forest(compared: Compared, ax: Axes | None = None) -> Axes:
 
 
 def plot_straight(found: SameCeiling, ax: Axes | None = None, *, recipes: tuple[str, ...] | None = None) -> Axes:
-    """Draw log F = -ln((A - R0) / (R - R0) - 1) + B ln C_mid over compute: a line of slope B for each run.
+    """Draw ln((R - R0) / (A - R)) over compute: for each run a line of slope B that crosses 0 at its C_mid.
 
-    F(R) = C_mid^B / ((A - R0) / (R - R0) - 1) = C^B, as the paper plots it; points that have no place are counted in
-    the legend.
+    The paper's log F(R) = B ln C less B ln C_mid: of lines that are equally steep the one further left is faster.
+    Points that have no place are counted in the legend.
 
     Parameters
     ----------
@@ -113,7 +113,6 @@ def _straight(
             continue
         place = ranks[line.recipe]
         colour = colour_of(place)
-        level = line.B * math.log(line.C_mid)
         same = [other for other in found.lines if other.recipe == line.recipe]
         name, dropped = line.recipe if len(same) > 1 else line.run, sum(other.dropped for other in same)
         Bs = "" if panel else f": B {', '.join(f'{other.B:.2f}' for other in same)}"
@@ -121,7 +120,7 @@ def _straight(
         label = label if line is same[0] else "_"  # one line of the legend for all seeds of a recipe
         ax.plot(
             line.compute,
-            level - line.y,
+            -line.y,
             marker_of(place),
             ms=2.5 if panel else 4.0,
             alpha=0.7,
@@ -131,7 +130,7 @@ def _straight(
         )
         if len(line.compute):
             ends = np.array([line.compute.min(), line.compute.max()])
-            ax.plot(ends, level - line.at(ends), "-", lw=1.4, gid=f"line-{i}", color=colour)
+            ax.plot(ends, -line.at(ends), "-", lw=1.4, gid=f"line-{i}", color=colour)
     ax.set_xscale("log")
     computes = [line.compute for line in found.lines if recipes is None or line.recipe in recipes]
     known = np.concatenate([*computes, np.empty(0)])
@@ -140,7 +139,7 @@ def _straight(
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
         ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel(LABELS.get(found.x, found.x))
-    ax.set_ylabel("log F(R)")
+    ax.set_ylabel("ln((R - R0) / (A - R))")
     ax.spines[["top", "right"]].set_visible(False)
     legend = ax.legend(frameon=False, fontsize="x-small" if panel else "small")
     legend.set_in_layout(not panel)  # of a long name a panel would be left with no room
@@ -155,7 +154,7 @@ def plot_leave_one_out(found: SameCeiling, full: str | None = None, figure: Figu
     Parameters
     ----------
     found : SameCeiling
-        At one ceiling, so that the slopes say which is faster.
+        At one ceiling, so that B and C_mid can be compared.
     full : str, optional
         The recipe that the others leave something out of; by default the one with the largest B.
     figure : matplotlib Figure, optional

@@ -251,6 +251,7 @@ def _options(fit: Fit) -> estimating.Options:
         resample="sieve",
         correlated=True,
         up_to_peak=False,
+        up_to_spent=False,
         prompts="sample" if sample else "fixed",
         tolerance=fit.tolerance,
     )

@@ -93,6 +93,7 @@ def of_window(events: Sequence[Event], x: str, first: float, last: float) -> lis
     if spent:
         told = "; ".join(f"{e.what} from {e.at[x]:.4g} {x} on" for e in spent)
         what = f"training runs out of prompts that teach: {told}; the run may stop below A, so add prompts"
+        what += " (--up-to-spent fits what came before)"
         seen.append(finding("prompts-spent", what, spent[0].at[x]))
     inside = [e for e in inside if e.kind not in _QUIET]
     if not inside:
@@ -101,6 +102,11 @@ def of_window(events: Sequence[Event], x: str, first: float, last: float) -> lis
     more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
     what = f"the run changes inside the fit: {told}{more}; fit each part by itself with --from and --to"
     return [finding("regime", what, inside[0].at[x]), *seen]
+
+
+def spent_at(events: Sequence[Event], x: str) -> float:
+    """Return the compute at which the train prompts of a run begin to run out; infinity if they do not."""
+    return min((e.at[x] for e in events if e.kind == SPENDING and x in e.at), default=math.inf)
 
 
 Change = tuple[int, str, str]  # row, kind, what

@@ -106,7 +106,8 @@ def comparison_section(
     alone = ""
     try:
         found = same_ceiling(compared)
-        what = "Straight lines: with one ceiling for all the slope is B; points too close to an end are dropped."
+        what = "Straight lines: with one ceiling for all the slope is B, and 0 is crossed at C_mid. "
+        what += "Points too close to an end are dropped."
         drawn.append(_drawn(figures, lambda ax: compared_plots.plot_straight(found, ax), what))
     except UserError:
         alone = "<p><small>No common ceiling, so no straight-line plot.</small></p>"
