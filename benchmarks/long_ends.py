@@ -6,8 +6,8 @@ at the end, with the 95 % band of the curve and that of one evaluation, as `anal
 Held against A of the whole run (its median), the mean of its last eight evaluations, and each of these eight. The
 forecast of two methods is there for the end: the mean of the families, and the sigmoid alone.
 
-What a run becomes was not looked at when constants were chosen. Six runs are few: a share of twelve cases has an
-interval of its own, which is printed.
+What a run becomes was not looked at when constants were chosen. Seven runs are few, and each is cut twice: a share of
+fourteen cases has an interval of its own, which is printed.
 """
 
 from __future__ import annotations

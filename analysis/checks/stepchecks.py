@@ -296,7 +296,8 @@ def prompts(steps: Steps, items: int | None, x: str) -> Check:
     over = np.flatnonzero(share > RETIRED)
     where = steps.at(int(over[0]) if len(over) else place, x)
     ended = ", and the run ended with them" if exhausted else ""
-    what = f"{figure:.0%} of {items} train prompts are retired{ended}: few are left, and come round often; add prompts"
+    past = f", {RETIRED:.0%} from there on" if len(over) else ""
+    what = f"{figure:.0%} of {items} train prompts are retired in the end{past}{ended}: few are left; add prompts"
     return Check("prompts", "warning", what, figure, RETIRED, where, "resampling_threshold, no_positive_resampling")
 
 

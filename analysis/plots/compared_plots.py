@@ -30,7 +30,7 @@ COLUMNS = 3  # panels a row
 
 
 def plot_forest(compared: Compared, ax: Axes | None = None) -> Axes:
-    """Draw each recipe's difference to the best with its limits, best on top, and P(best) beside it.
+    """Draw each recipe's difference to the best with its limits, best on top; beside it P(best) and what is doubted.
 
     A recipe whose difference is not tested is a hollow point without limits.
 
@@ -62,6 +62,7 @@ def plot_forest(compared: Compared, ax: Axes | None = None) -> Axes:
             fill = colour
         ax.plot(np.array([d.value], dtype=float), [i], "o", color=colour, mfc=fill, ms=6, gid=f"difference-{i}")
         said = f"P(best) {share(row.p_best)}" if row.p_best is not None else "not tested"
+        said += f"\n{row.note}" if row.note else ""
         beside = ax.get_yaxis_transform()
         ax.text(1.01, i, said, transform=beside, va="center", fontsize="small", gid=f"p-best-{i}")
     labels = [f"{row.recipe} ({row.seeds} seed{'s' * (row.seeds > 1)})" for row in rows]

@@ -70,7 +70,8 @@ def _far_tick(ax: Axes, farthest: float) -> None:
         return
     near = (high / low) ** 0.07
     kept = [(at, text) for at, text in ticks if not farthest / near < at < farthest * near or text == "A"]
-    named = [*kept, (farthest, f"{farthest:.4g}" if farthest < 1000.0 else f"{farthest:.6g}")]
+    digits = 4 if farthest < 1000.0 else 6 if farthest < 1e6 else 2
+    named = [*kept, (farthest, f"{farthest:.{digits}g}")]
     labels = ax.set_xticks([at for at, _ in named], [text for _, text in named])
     if any(text == "A" and at < farthest * near for at, text in named):
         labels[-1].label1.set_horizontalalignment("right")  # centred it would run into the A beside it
@@ -104,6 +105,9 @@ def _legend(ax: Axes, given: Sequence[Forecast]) -> None:
         if any(not row.calibrated for one in some for row in one.rows if row.method == one.method):
             handles.append(Line2D([], [], color="0.3", alpha=0.45, lw=3.2))
             labels.append(" pale bar: no earlier forecasts of the run stand behind it")
+    if any((one.fit.left_out[:, 0] > one.last).any() for one in given):
+        handles.append(Line2D([], [], color="0.3", ls="", marker="o", mfc="none"))
+        labels.append(" hollow: came later, not fitted")
     legend_below(ax, handles, labels, ncols=1 if len(given) < 4 else 2)
 
 
