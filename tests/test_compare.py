@@ -531,6 +531,9 @@ def test_forest_draws_the_differences(fits):
         else:
             assert list(drawn[f"limits-{i}"].get_xdata()) == [row.difference.lo, row.difference.hi]
     assert [t.get_text().split(" (")[0] for t in ax.get_yticklabels()] == [row.recipe for row in found.rows]
+    doubted = replace(found, rows=tuple(replace(row, note="prompts-spent") for row in found.rows))
+    beside = [text.get_text() for text in plot_forest(doubted).texts]
+    assert len(beside) == len(found.rows) and all(text.endswith("\nprompts-spent") for text in beside)
 
 
 def test_straight_lines_have_slope_b(fits):
