@@ -22,6 +22,7 @@ from analysis.predict.ahead import fit_family
 from analysis.predict.backtesting import ALL_METHODS
 from analysis.predict.cuts import fit_cuts, fit_places
 from benchmarks import backtest as benchmark
+from scalerl.cli import main
 from scalerl.runlog import UserError
 from tests.made import TRUE, ar1, as_run, law, noisy
 
@@ -391,3 +392,10 @@ def test_a_back_test_is_quick_and_its_benchmark_goes_on_where_it_stopped(tmp_pat
     assert (tmp_path / f"{cell.name}.jsonl").stat().st_mtime_ns == made
     benchmark.report(cell, rows)
     assert "2x average" in capsys.readouterr().out
+
+
+def test_a_figure_of_nothing_does_not_change_the_exit_status(tmp_path, capsys):
+    figure = tmp_path / "b.png"
+    short = "docs/six/newloss_s2.csv"
+    assert main(["backtest", short, "--x", "hours", "--horizon", "100", "-o", str(figure)]) == 1
+    assert not figure.exists() and capsys.readouterr().err == ""

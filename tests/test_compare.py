@@ -572,11 +572,12 @@ def test_command(tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
     line = tmp_path / "line.png"
     assert main(["compare", "data/runs", "-o", str(line), "--figure", "line", "--ceiling", ".75"]) == 0
-    assert "B with A held at 0.750" in capsys.readouterr().out
+    assert "B and C_mid with A held at 0.750" in capsys.readouterr().out
     assert main(["compare", "data/runs/scalerl"]) == 2
     assert main(["compare", "data/runs", "--at", "-1"]) == 2
+    assert main(["compare", "data/runs", "--nested", "--r0", "0.1"]) == 2
     assert main(["compare", "data/runs", "--recipe", "mine=nobody*"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 3
+    assert len(capsys.readouterr().err.splitlines()) == 4
 
 
 # the benchmark's short form

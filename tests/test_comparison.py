@@ -101,9 +101,19 @@ def test_ahead_says_that_it_is_not_tested():
     assert "Ahead at equal gpu_hours: fast (not tested)" in html and "<b>fast" not in html
 
 
+def test_fits_of_a_window_are_compared_inside_it_on_every_axis():
+    runs = [made("fast", FAST, cpu_per_hour=2.0), made("slow", SLOW, cpu_per_hour=2.0)]
+    result = an.compare_at_equal_compute(an.fit(runs, window=(None, 2.0)))
+    assert result.common == pytest.approx({"gpu_hours": 2.0, "cpu_s": 4.0})
+    assert "not-covered" not in codes(result)
+    for standing, law in zip(result.runs, (FAST, SLOW), strict=True):
+        assert standing.pass_rate["cpu_s"] == pytest.approx(R(2.0, **law), abs=1e-3)
+
+
 def test_no_curve_is_read_outside_its_points():
-    early = an.fit(made("fast", FAST), window=(None, 2.0))
-    result = an.compare_at_equal_compute([early, made("slow", SLOW)])
+    late, early = an.fit(made("fast", FAST), window=(2.5, None)), an.fit(made("slow", SLOW), window=(None, 2.0))
+    result = an.compare_at_equal_compute([late, early])
+    assert result.common["gpu_hours"] == pytest.approx(2.0) and result.runs[1].pass_rate["gpu_hours"] is not None
     assert result.runs[0].pass_rate["gpu_hours"] is None and "not-covered" in codes(result)
 
 

@@ -35,6 +35,9 @@ SIZES = [(1, 0.5, 1.0), (2, 0.57, 1.2), (4, 0.63, 1.4), (8, 0.69, 1.6)]
 def test_each_group_is_the_fit_of_its_rows():
     frame = table(SIZES)
     told = an.fit(frame, by="size")
+    for unread in ({"seed": 5}, {"tolerance": 0.1}, {"resample": "block"}, {"correlated": False}, {"level": None}):
+        with pytest.raises(an.UserError, match=f"^by: .*{next(iter(unread))}.* is not read there$"):
+            an.fit(frame, by="size", **unread)
     alone = an.fit(an.read_frame(frame[frame["size"] == 4].drop(columns="size"), "size=4"))
     assert [f.name for f in told.fits] == ["size=1", "size=2", "size=4", "size=8"]
     assert told.fits["size=4"].params["A"] == alone.params["A"]

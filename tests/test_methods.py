@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import analysis as an
+from analysis.curves.curve import R
+from analysis.fits.refits import posterior_fit
 from scalerl.cli import main
-from tests.made import ar1, as_run, codes, noisy
+from tests.made import ar1, as_run, codes, counted, noisy
 
 METHODS = ("posterior", "profile", "bootstrap", "lsq", "paper")
 
@@ -113,6 +115,21 @@ def test_a_fit_up_to_where_prompts_run_out_takes_what_came_before_and_says_so():
     assert early.window[1] == spent / 2.0 and "spent-fit" not in codes(early)
     shared = an.fit(runs, x="flops", r0="shared", up_to_spent=True)
     assert shared[0].window[1] == spent and "spent-fit" in codes(shared[0]) and "r0-shared" in codes(shared[0])
+
+
+def test_what_a_fit_was_cut_at_is_still_said_when_it_is_fitted_again():
+    run = an.read("data/study/base/scalerl_s0")[0]
+    again = posterior_fit(an.fit(run, x="flops", method="lsq", up_to_spent=True))
+    assert {"spent-fit", "refitted"} <= set(codes(again)) and again.window[1] == said(again, "spent-fit").figure
+
+
+def test_nothing_is_claimed_past_a_peak_on_new_prompts_either():
+    C, rate = np.linspace(0.0, 8.0, 40), np.random.default_rng(1).beta(2.0, 2.0, 64)
+    curve = R(C, 0.1, 0.7, 1.8, 1.5) - 0.3 * (np.arange(40) >= 30)
+    run = counted(np.clip(curve[:, None] + 0.2 * (rate - rate.mean()), 0.0, 1.0))
+    fit = an.fit(run, up_to_peak=True)
+    assert "peak-fit" in codes(fit) and fit.A_population.value is not None
+    assert not fit.A_population.identified and fit.A_population.why == "fitted up to the peak only"
 
 
 def test_the_command_fits_up_to_where_prompts_run_out(capsys):

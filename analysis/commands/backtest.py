@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         from analysis.predict.verdicts import short_methods, verdict_text
 
         print(f"{verdict_text(tested)}\n{backtest_text(tested, None if args.all else short_methods(tested))}")
-    if args.output is not None:
+    if args.output is not None and tested.rows:
         from analysis.plots.backtest_plots import plot_backtest
 
         save_figure(args, plot_backtest(tested).axes[0])

@@ -71,6 +71,8 @@ def run_compare(args: argparse.Namespace) -> int:
         raise UserError("--figure, --full: read with -o FIG.PNG alone")
     if args.full is not None and args.figure != "leave-one-out":
         raise UserError("--full: read with --figure leave-one-out alone")
+    if args.nested and (args.r0 != "free" or args.method != "posterior"):
+        raise UserError("--nested: runs are fitted together there, R0 among the rest; --r0 and --method are not read")
     refuse_output(args)
     fits = fit_runs(args)
     if sum(fit.fitted for fit in fits) < 2 <= len(fits):
@@ -89,9 +91,10 @@ def run_compare(args: argparse.Namespace) -> int:
     )
     tests = None
     if args.nested:
+        from analysis.fits.refits import fitted_run
         from analysis.pooled.joint import nested
 
-        tests = nested([f.run for f in fits], x=compared.x, window=(args.start, args.stop), level=args.level)
+        tests = nested([fitted_run(f) for f in fits], x=compared.x, level=args.level)
     alike = _same_ceiling(compared, args)
     if args.json:
         told = compared.to_dict()

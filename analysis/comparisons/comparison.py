@@ -12,6 +12,7 @@ from analysis.comparisons.standings import Comparison, RecipeMean, Standing
 from analysis.curves.curve import R
 from analysis.findings import Finding, finding
 from analysis.fits.fitting import fit
+from analysis.fits.refits import fitted_run
 from analysis.fits.results import Fit
 from analysis.schema import Run
 from scalerl.runlog import UserError
@@ -25,7 +26,7 @@ def compare_at_equal_compute(runs: Iterable[Run | Fit], axes: Sequence[str] | No
     Parameters
     ----------
     runs : iterable of Run or Fit
-        A Fit is used as it is on its own axis; on the others its run is fitted anew.
+        A Fit is used as it is on its own axis; on the others the evaluations of its window are fitted anew.
     axes : sequence of str, optional
         Compute axes; one that fewer than two runs have is left out. By default GPU-hours and CPU-seconds, or the axis
         of the fits, or of the first run, where that is another one.
@@ -103,7 +104,7 @@ def _on_axis(
     fits = [g if isinstance(g, Fit) and g.x == axis else _curve(g, axis) for g in there]
     by[axis] = "posterior" if all(f.trusted_draws is not None for f in fits if f.fitted) else "least squares"
     fitted = [f for f in fits if f.fitted] or fits  # a run without a curve must not hold back those that have one
-    common[axis] = min(float(f.run.data[axis].max()) for f in fitted)
+    common[axis] = min(float(f.compute[-1] if len(f.compute) else f.run.data[axis].max()) for f in fitted)
     for f in fits:
         covered = f.fitted and f.compute[0] <= common[axis] <= f.compute[-1]
         rates[f.name][axis] = _read(f, common[axis]) if covered else None
@@ -124,8 +125,8 @@ def _read(f: Fit, C: float) -> float:
 
 
 def _curve(g: Run | Fit, axis: str) -> Fit:
-    """Fit without limits: only the curve inside the data is read off."""
-    return fit(g if isinstance(g, Run) else g.run, x=axis, level=None)
+    """Fit without limits, to the evaluations that a fit had: only the curve inside the data is read off."""
+    return fit(g if isinstance(g, Run) else fitted_run(g), x=axis, level=None)
 
 
 def _recipes(standings: Sequence[Standing], axes: Sequence[str]) -> tuple[RecipeMean, ...]:

@@ -202,11 +202,17 @@ def fit(
             "up_to_spent": (up_to_spent, False),
             "prompts": (prompts, "fixed"),
             "jobs": (jobs, None),
+            "seed": (seed, 0),
+            "resample": (resample, None),
+            "correlated": (correlated, None),
+            "tolerance": (tolerance, reaching.TOLERANCE),
         }
+        if level is None:
+            raise UserError("by: groups have limits; level None is not read there")
         if changed := [name for name, (value, default) in own.items() if value != default]:
             raise UserError(f"by: groups are fitted as they come; {', '.join(changed)} is not read there")
         share = SHARED if share is None else share
-        return fit_groups(runs, by=by, share=share, following=following, x=x, window=window, level=level or 0.95)
+        return fit_groups(runs, by=by, share=share, following=following, x=x, window=window, level=level)
     if share is not None or following is not None:
         raise UserError("share, following: read together with `by` alone; runs that share parameters: fit_shared")
     given = runs_of(runs)

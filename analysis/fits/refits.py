@@ -69,9 +69,9 @@ def posterior_fit(fit: Fit, priors: Priors | None = None) -> Fit:
     from analysis.fits.fitting import fit as fit_runs  # it makes what this module reads
 
     made = fit_runs(fit.run, x=fit.x, window=fit.window, r0=fit.r0, priors=wanted, tolerance=fit.tolerance)
-    peak = next((f for f in fit.findings if f.code == "peak-fit"), None)
-    if peak is not None:
-        made = only_to_peak(made, peak)
+    for asked in (f for f in fit.findings if f.code in {"peak-fit", "spent-fit"}):
+        cut = asked.code == "peak-fit"
+        made = only_to_peak(made, asked) if cut else replace(made, findings=(*made.findings, asked))
     if fit.method == "posterior" and fit.level is not None:
         return made
     what = f"fitted by {fit.method}; what stands here rests on its run fitted again by the posterior"
@@ -85,6 +85,12 @@ def points_of(fit: Fit) -> Evaluations:
     if fit.r0 == "first":  # R0 is held at these: as points they would be counted twice
         use &= data.compute != data.compute[0]
     return data.some(use)
+
+
+def fitted_run(fit: Fit) -> Run:
+    """Return the run with the evaluations of the fit's window alone, for what is fitted anew on another axis."""
+    use = inside(fit.run.data[fit.x], fit.window)
+    return fit.run if use.all() else replace(fit.run, data={name: of[use] for name, of in fit.run.data.items()})
 
 
 def held_R0(fit: Fit) -> float | None:
@@ -102,9 +108,11 @@ def only_to_peak(fit: Fit, said: Finding) -> Fit:
     """Return a fit up to a peak with everything withheld that it would claim past it."""
     why = SPOILT["peak-fit"]
     params = {name: replace(p, identified=False, why=why) for name, p in fit.params.items()}
+    population = None if fit.A_population is None else replace(fit.A_population, identified=False, why=why)
     return replace(
         fit,
         findings=(*fit.findings, said),
         params=MappingProxyType(params),
+        A_population=population,
         reach=None if fit.reach is None else min(fit.reach, 1.0),
     )
