@@ -366,6 +366,19 @@ def test_recipes_on_the_same_prompts_share_their_error_when_they_are_shrunk():
     assert (apart @ found).std() == pytest.approx(math.sqrt(apart @ spread @ apart), rel=0.03)
 
 
+def test_nobody_has_a_p_best_where_a_recipe_that_is_not_tested_stands_highest(fits):
+    top = an.fit(recipe("top", 0.9, seeds=1, first=30, C_mid=4.0))
+    found = an.compare([*fits[:6], *top], at=[2.0, 10.0])
+    assert found.rows[0].recipe == "top" and [row.p_best for row in found.rows] == [None] * 3
+    early, late = (sorted((row.rates[i].p_best is None) for row in found.rows) for i in (0, 1))
+    assert (early, late) == ([False, False, True], [True] * 3)  # at 2 hours it is not ahead yet
+    said = [f.message for f in found.findings if "stands highest" in f.message]
+    assert said == [
+        "by the ceiling A and at 10 gpu_hours top, which is not tested, stands highest: no recipe has a P(best) there"
+    ]
+    assert found.pair("high", "fast").p_higher is not None
+
+
 def test_a_recipe_that_is_not_tested_moves_no_probability_of_others(on_prompts):
     three = [*on_prompts["a"], *on_prompts["b"], *on_prompts["c"]]
     alone, beside = an.compare(three), an.compare([*three, on_prompts["d"][0]])

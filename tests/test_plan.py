@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import analysis as an
 from analysis.budgets import budget
@@ -15,11 +16,12 @@ from analysis.budgets.planning import gain, verdict_of
 from analysis.comparisons import contrasts
 from analysis.fits.evaluations import Evaluations, evaluations_of
 from analysis.plots.plan_plots import plot_plan
+from analysis.pooled.seeds import prompt_sd
 from analysis.posteriors.draws import Draws
 from analysis.predict.ahead import calibrate, cut_at
 from benchmarks.plan import stopped_wrongly, widths
 from scalerl.cli import main
-from tests.made import as_run, noisy
+from tests.made import as_run, counted, noisy
 
 PAPER = "data/paper/scalerl_8b_bs2048_100k.csv"
 
@@ -177,6 +179,65 @@ def test_several_seeds_say_what_seeds_differ_by():
     copied = an.plan([*near, replace(near[0], name="again", seed=5)], budgets=[2], futures=2)
     assert copied.candidates == sure.candidates
     assert "seed-repeated" in {f.code for f in copied["again"].findings}
+
+
+def two_seeds(recipe, A, first, header=None, **columns):
+    runs = []
+    for s in range(2):
+        run = noisy(first + s, k=4.0, A=A + 0.005 * s)
+        n = len(run.data["pass_rate"])
+        data = {**run.data, **{name: np.array([value] * n, dtype=object) for name, value in columns.items()}}
+        runs.append(replace(named(run, f"{recipe}{s}", recipe), data=data, header=header or {}))
+    return runs
+
+
+def test_recipes_that_compare_refuses_to_test_are_not_ranked_by_probability():
+    """Other prompts, another task: a difference of the two says nothing of the recipes."""
+    here = {"prompt_set": "p1"}, {"config": {"task": "math"}}
+    for there, code in (
+        (({"prompt_set": "p1"}, {"config": {"task": "code"}}), "checkers-differ"),
+        (({"prompt_set": "p2"}, {"config": {"task": "math"}}), "prompt-sets-differ"),
+    ):
+        fits = an.fit(two_seeds("a", 0.6, 0, here[1], **here[0]) + two_seeds("b", 0.8, 5, there[1], **there[0]))
+        told, compared = an.plan(fits, budgets=[2], futures=2), an.compare(fits)
+        assert not compared.tested and [(c.recipe, c.p_best) for c in told.candidates] == [("b", None), ("a", None)]
+        assert code in {f.code for f in told.findings} <= {f.code for f in compared.findings}
+        why = told.candidates[0].why
+        assert why and why in repr(told).splitlines()[-1]
+        assert next(f.message for f in told.findings) in repr(told) and code in json.dumps(told.to_dict()["findings"])
+
+
+def test_other_prompts_widen_a_ranking_by_what_their_choice_is_worth():
+    rate = an.R(np.linspace(0.0, 6.0, 25), 0.1, 0.6, 1.5, 1.0)
+
+    def runs(recipe, shift, prompts):
+        found = []
+        for s in range(2):
+            each = np.clip(np.linspace(-0.3, 0.3, 24)[None] + (rate + shift)[:, None], 0.01, 0.99)
+            run = counted(each, f"{recipe}{s}", seed=7 * s + len(recipe))
+            data = {**run.data, "prompt_set": np.array([prompts] * 25, dtype=object)}
+            found.append(replace(named(run, f"{recipe}{s}", recipe), data=data))
+        return found
+
+    a = runs("a", 0.0, "p1")
+    same, other = (an.plan(a + runs("bb", 0.06, p), budgets=[2], futures=2, seed_sd=0.005) for p in ("p1", "p2"))
+    assert same.next == other.next == "bb"
+    assert same.candidates[0].p_best > 0.95 > other.candidates[0].p_best + 0.05
+    gap = other.candidates[0].pass_rate - other.candidates[1].pass_rate
+    sd = [(c.hi - c.lo) / 3.92 for c in other.candidates]
+    shift = prompt_sd(an.fit(a))
+    expected = norm.cdf(gap / np.sqrt(sd[0] ** 2 + sd[1] ** 2 + 2.0 * shift**2))
+    assert other.candidates[0].p_best == pytest.approx(expected, abs=0.05)
+
+
+def test_nobody_is_likely_best_while_a_recipe_that_is_not_tested_stands_higher():
+    runs = two_seeds("a", 0.5, 0) + two_seeds("b", 0.6, 5) + two_seeds("c", 0.8, 10)[:1]
+    told = an.plan(runs, budgets=[2], futures=2)
+    assert [(c.recipe, c.p_best) for c in told.candidates] == [("c", None), ("b", None), ("a", None)]
+    assert told.candidates[1].why == "c, which is not tested, stands higher" in repr(told)
+    low = an.plan(runs[:4] + two_seeds("c", 0.4, 10)[:1], budgets=[2], futures=2)
+    assert [c.p_best is None for c in low.candidates] == [False, False, True]
+    assert low.candidates[0].p_best + low.candidates[1].p_best == pytest.approx(1.0)
 
 
 def test_few_evaluations_are_planned_no_further_than_they_are_forecast():

@@ -1,8 +1,9 @@
 """Which of several recipes should get the next budget: how likely each is the best at a compute ahead.
 
 Promises: a recipe of one seed has no probability unless what seeds differ by is stated; recipes of several seeds say it
-together, by the rule of `analysis.comparisons.contrasts`. A run whose few evaluations carry no forecast that far is no
-candidate.
+together, by the rule of `analysis.comparisons.contrasts`. Recipes that were not measured alike have none, as
+`analysis.compare` tests no difference of theirs, and nobody has one while a recipe without stands higher. A run whose
+few evaluations carry no forecast that far is no candidate.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import numpy as np
 
 from analysis.budgets.plans import Candidate
 from analysis.comparisons import contrasts
+from analysis.comparisons.likeness import of_recipes
 from analysis.curves.solver import Array
+from analysis.findings import Finding
 from analysis.fits.results import Fit
 from analysis.posteriors.draws import tail
 from analysis.predict.ahead import Calibration, Cut
@@ -23,6 +26,13 @@ from analysis.predict.reaches import NEXT, carried
 METHOD = "average"
 DRAWS = 20_000
 Known = tuple[Cut, Calibration] | None  # a run as it stands, and its earlier cuts; None where nothing is claimed ahead
+
+
+class Ranking(NamedTuple):
+    """Recipes, the one to go on with first, and what speaks against ranking them."""
+
+    candidates: tuple[Candidate, ...]
+    findings: tuple[Finding, ...]
 
 
 class _Seed(NamedTuple):
@@ -36,32 +46,49 @@ class _Seed(NamedTuple):
 
 def rank(
     fits: Sequence[Fit], known: Sequence[Known], horizon: float, *, level: float, seed_sd: float | None, seed: int
-) -> tuple[Candidate, ...]:
+) -> Ranking:
     """Return recipes, the one to go on with first; none where fewer than two can be forecast.
 
     Seeds of a recipe are averaged; what seeds differ by widens that, as it is stated, or as the seeds of all recipes
-    that have several say it. By probability where every recipe has one, otherwise by pass rate.
+    that have several say it; what another sample of prompts would do is added where prompts differ. By probability
+    where every recipe has one, otherwise by pass rate.
     """
     recipes: dict[str, list[_Seed]] = {}
+    groups: dict[str, list[Fit]] = {}
     for f, k in zip(fits, known, strict=True):
         if k is not None and carried(k[0].n, horizon / k[0].last):
             recipes.setdefault(f.run.recipe, []).append(_ahead(f, *k, horizon, level))
+            groups.setdefault(f.run.recipe, []).append(f)
     if len(recipes) < 2:
-        return ()
+        return Ranking((), ())
+    like = of_recipes(groups, fits[0].x)
     rng = np.random.default_rng([seed, 3])
-    tested = [name for name, seeds in recipes.items() if seed_sd is not None or len(seeds) > 1]
-    tau = _tau([recipes[name] for name in tested], seed_sd, rng) if tested else np.zeros(DRAWS)
-    draws = {name: _drawn(seeds, tau if name in tested else np.zeros(DRAWS), rng) for name, seeds in recipes.items()}
+    spread = [name for name, seeds in recipes.items() if seed_sd is not None or len(seeds) > 1]
+    tau = _tau([recipes[name] for name in spread], seed_sd, rng) if spread else np.zeros(DRAWS)
+    draws = {name: _drawn(seeds, tau if name in spread else np.zeros(DRAWS), rng) for name, seeds in recipes.items()}
+    limits = {name: np.quantile(of, [0.5, tail(level), 1.0 - tail(level)]) for name, of in draws.items()}
+    why = like.untested({name: len(seeds) for name, seeds in recipes.items()}, seed_sd)
+    tested = [name for name in recipes if name not in why]
+    highest = max(recipes, key=lambda name: float(limits[name][0]))
     p_best: dict[str, float] = {}
-    if len(tested) > 1:
-        winner = np.argmax([draws[name] for name in tested], axis=0)
-        p_best = dict(zip(tested, (np.bincount(winner, minlength=len(tested)) / DRAWS).tolist(), strict=True))
-    found = []
-    for name, seeds in recipes.items():
-        mid, lo, hi = (float(q) for q in np.quantile(draws[name], [0.5, tail(level), 1.0 - tail(level)]))
-        found.append(Candidate(name, tuple(s.run for s in seeds), mid, lo, hi, p_best.get(name)))
+    if len(tested) < 2:
+        why |= dict.fromkeys(tested, "no other recipe is tested")
+    elif highest in why:
+        why |= dict.fromkeys(tested, f"{highest}, which is not tested, stands higher")
+    else:
+        drawn = np.stack([draws[name] for name in tested]) + like.prompt_shifts(tested, DRAWS)
+        p_best = dict(
+            zip(tested, (np.bincount(drawn.argmax(axis=0), minlength=len(tested)) / DRAWS).tolist(), strict=True)
+        )
+    found = [
+        Candidate(
+            name, tuple(s.run for s in seeds), *map(float, limits[name]), p_best=p_best.get(name), why=why.get(name, "")
+        )
+        for name, seeds in recipes.items()
+    ]
     all_known = len(p_best) == len(found)
-    return tuple(sorted(found, key=lambda c: -(c.p_best or 0.0) if all_known else -c.pass_rate))
+    ordered = sorted(found, key=lambda c: -(c.p_best or 0.0) if all_known else -c.pass_rate)
+    return Ranking(tuple(ordered), like.findings)
 
 
 def _ahead(fitted: Fit, cut: Cut, past: Calibration, horizon: float, level: float) -> _Seed:

@@ -159,7 +159,7 @@ def plan(
     again = {run: one for of in by_recipe(fits).values() for run, one in copies(f.run for f in of).items()}
     once = [None if f.name in again else k for f, k in zip(fits, known, strict=True)]
     plans = [replace(p, findings=(*p.findings, _copied(p.run, again[p.run]))) if p.run in again else p for p in plans]
-    return Plans(plans, horizon or None, rank(fits, once, horizon, level=level, seed_sd=seed_sd, seed=seed))
+    return Plans(plans, horizon or None, *rank(fits, once, horizon, level=level, seed_sd=seed_sd, seed=seed))
 
 
 def _copied(name: str, one: str) -> Finding:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.amounts import short
 from analysis.comparisons.compared_tables import share
+from analysis.comparisons.likeness import ONE_SEED
 from analysis.findings import Finding
 from analysis.fits.results import FARTHEST
 from analysis.fits.tables import findings_html, in_percent, unit
@@ -144,7 +145,8 @@ class Plan:
 class Candidate:
     """A running recipe: what it is expected to have at the horizon, and how likely it is the best there.
 
-    `p_best` is None where differences are not tested: one seed, and what seeds differ by is not stated.
+    `p_best` is P(best) among the recipes that are tested; None where this one is not, or where one that is not tested
+    has a higher pass rate: `why` says it.
     """
 
     recipe: str
@@ -153,20 +155,25 @@ class Candidate:
     lo: float
     hi: float
     p_best: float | None
+    why: str = ""
 
 
 class Plans(Named[Plan]):
     """Plans of several runs, by position or by name.
 
     `horizon` is the compute at which the candidates are ranked, best first; `next` names the recipe that should get
-    the next budget, None for a single one.
+    the next budget, None for a single one; `findings` are what speaks against ranking them.
     """
 
     def __init__(
-        self, items: Sequence[Plan], horizon: float | None = None, candidates: Sequence[Candidate] = ()
+        self,
+        items: Sequence[Plan],
+        horizon: float | None = None,
+        candidates: Sequence[Candidate] = (),
+        findings: Sequence[Finding] = (),
     ) -> None:
         super().__init__(items)
-        self.horizon, self.candidates = horizon, tuple(candidates)
+        self.horizon, self.candidates, self.findings = horizon, tuple(candidates), tuple(findings)
 
     @property
     def next(self) -> str | None:
@@ -193,6 +200,7 @@ class Plans(Named[Plan]):
             "next": self.next,
             "horizon": self.horizon,
             "candidates": [{**vars(c), "runs": list(c.runs)} for c in self.candidates],
+            "findings": [f.to_dict() for f in self.findings],
         }
 
     def __repr__(self) -> str:
@@ -204,7 +212,8 @@ class Plans(Named[Plan]):
             heads = "".join(f"<th>{h}</th>" for h in _CANDIDATES)
             cells = (_candidate(c) for c in self.candidates)
             body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in cells)
-            table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+            table = findings_html(self.findings) if self.findings else ""
+            table += f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
             table += f"<p>{escape(advice(self))}</p>"
         return plans_html(self) + table
 
@@ -316,13 +325,13 @@ def _power_sentences(powers: Sequence[Power], x: str) -> list[str]:
 
 
 def candidates_text(plans: Plans) -> list[str]:
-    """Return the ranking of running recipes as lines of text."""
+    """Return the ranking of running recipes as lines of text, findings first."""
     if not plans.candidates:
         return []
     cells = [_CANDIDATES, *(_candidate(c) for c in plans.candidates)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return [*lines, advice(plans)]
+    return [*(f"{f.severity:<8} {f.message}" for f in plans.findings), *lines, advice(plans)]
 
 
 def _candidate(c: Candidate) -> tuple[str, ...]:
@@ -334,8 +343,12 @@ def advice(plans: Plans) -> str:
     first = plans.candidates[0]
     where = "the horizon" if plans.horizon is None else f"{short(plans.horizon, 4)} {unit(plans[0].x)}"
     if any(c.p_best is None for c in plans.candidates):
-        one = ", ".join(c.recipe for c in plans.candidates if c.p_best is None and len(c.runs) == 1)
-        why = f"one seed of {one}; run more or state how much seeds differ (seed_sd, --seed-sd)"
-        return f"next budget: {first.recipe}, the highest at {where}, not tested: {why}"
+        why: dict[str, list[str]] = {}
+        for c in plans.candidates:
+            why.setdefault(c.why, []).append(c.recipe)
+        one = ", ".join(why.pop(ONE_SEED, ()))
+        said = [f"one seed of {one}; run more or state how much seeds differ (seed_sd, --seed-sd)"] if one else []
+        said += [f"{reason} ({', '.join(names)})" for reason, names in why.items() if reason]
+        return f"next budget: {first.recipe}, the highest at {where}, not tested: {'; '.join(said)}"
     sure = "" if (first.p_best or 0.0) >= 0.9 else "; not decided: the data leave room for another"
     return f"next budget: {first.recipe}, P(best at {where}) {share(first.p_best)}{sure}"

@@ -43,7 +43,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Rate:
-    """Pass rate of a recipe's curve at a compute, and the probability that it is the best one there.
+    """Pass rate of a recipe's curve at a compute, and the probability that it is the best of the tested ones there.
 
     `beyond` says that the compute lies past the recipe's reach: the figure is the law's alone, and its limits hold
     neither other laws nor what earlier forecasts missed by, as those of `analysis.forecast` do.
@@ -72,7 +72,8 @@ class Row:
     reach_origins : int
         Earlier forecasts of its seeds that lie as far back; with three or more it is calibrated.
     p_best : float or None
-        Probability of being the best by what the table is ranked by; None where differences are not tested.
+        Probability of being the best among the tested recipes, by what the table is ranked by; None where differences
+        are not tested, and for all where one that is not tested stands highest.
     difference : Estimate
         To the best row; 0 without limits for that row itself.
     rates : tuple of Rate

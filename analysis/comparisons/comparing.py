@@ -20,8 +20,8 @@ from analysis.comparisons import joint_draws
 from analysis.comparisons.compared import Compared, Estimate, Row
 from analysis.comparisons.comparison import compare_at_equal_compute
 from analysis.comparisons.joint_draws import JointDraws
-from analysis.comparisons.likeness import Likeness, of_recipes
-from analysis.comparisons.ranking import Table, draws_of, rows_and_pairs
+from analysis.comparisons.likeness import ONE_SEED, of_recipes
+from analysis.comparisons.ranking import Table, draws_of, rows_and_pairs, untested_ahead
 from analysis.comparisons.standings import Comparison
 from analysis.findings import Finding, finding
 from analysis.fits.arguments import checked_limits, checked_share, compute_at, several
@@ -114,11 +114,11 @@ def compare(
     joint = _joint(list(usable.values()), kept, seed_sd)
     if not targets:
         targets = (_reached_by_all(joint, common),)
-    like = of_recipes(usable, pooled, axis)
+    like = of_recipes(usable, axis)
     began = tuple(min(float(f.compute[0]) for f in fits) for fits in usable.values())
     if by_compute < min(began):
         raise UserError(f"by: {by_compute:g} {axis} lies before the first evaluation of every recipe, {min(began):g}")
-    untested = _tested(usable, seed_sd, like)
+    untested = like.untested({name: len(fits) for name, fits in usable.items()}, seed_sd)
     table = Table(joint, tuple(usable), like, untested, level, _starts(usable), began, seed_sd)
     rows, pairs = rows_and_pairs(table, usable, pooled, computes, targets, by_compute)
     rows += [_row_left_out(name, groups[name], why) for name, why in left_out.items()]
@@ -132,6 +132,7 @@ def compare(
         *_copied(usable),
         *_before(table, [*computes, by_compute], axis),
         *_said(table, rows),
+        *_untested_ahead(table, [by_compute, *computes], axis),
     ]
     return Compared(
         axis,
@@ -227,6 +228,16 @@ def _before(table: Table, computes: Sequence[float], x: str) -> list[Finding]:
     return [finding("not-covered", what + ", ".join(late))]
 
 
+def _untested_ahead(table: Table, computes: Sequence[float], x: str) -> list[Finding]:
+    """Where nobody has a P(best), because a recipe that is not tested stands above the others."""
+    found: dict[str, list[str]] = {}
+    for c in dict.fromkeys(computes):
+        if len(table.tested) > 1 and (name := untested_ahead(table, c)):
+            found.setdefault(name, []).append(f"at {short(c)} {unit(x)}" if math.isfinite(c) else "by the ceiling A")
+    what = "which is not tested, stands highest: no recipe has a P(best) there"
+    return [finding("not-tested", f"{' and '.join(where)} {name}, {what}") for name, where in found.items()]
+
+
 def _computes(at: Any, common: float, what: str = "at") -> tuple[float, ...]:
     found = (compute_at(one, common, what) for one in several(what, at))
     return tuple(dict.fromkeys(found)) or (common,)
@@ -257,19 +268,6 @@ def _reached_by_all(joint: JointDraws, common: float) -> float:
     return max(math.floor(100.0 * least) / 100.0, 0.01)
 
 
-def _tested(groups: Mapping[str, Sequence[Fit]], seed_sd: float | None, like: Likeness) -> dict[str, str]:
-    """Recipes whose differences are not tested, and why."""
-    found = dict(like.apart)
-    for name, fits in groups.items():
-        if len(fits) < 2 and seed_sd is None:
-            found[name] = "one seed, and no seed sd was stated"
-    for name in groups:  # one that can be tested against nobody is no candidate for the best, either
-        why = [like.why(name, other) for other in groups if other != name]
-        if all(why):
-            found.setdefault(name, why[0])
-    return found
-
-
 def _row_left_out(name: str, fits: Sequence[Fit], why: str) -> Row:
     unknown = Estimate(None)
     params = MappingProxyType(dict.fromkeys(("A", "B", "C_mid"), UNKNOWN))
@@ -278,7 +276,7 @@ def _row_left_out(name: str, fits: Sequence[Fit], why: str) -> Row:
 
 def _said(table: Table, rows: Sequence[Row]) -> list[Finding]:
     found = []
-    one = [name for name, why in table.untested.items() if why.startswith("one seed")]
+    one = [name for name, why in table.untested.items() if why == ONE_SEED]
     if one:
         what = (
             f"one seed of {', '.join(one)}: differences are not tested; run more seeds or state how much seeds differ"

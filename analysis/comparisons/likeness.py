@@ -17,9 +17,10 @@ import numpy as np
 from analysis.curves.solver import Array
 from analysis.findings import Finding, finding
 from analysis.fits.results import Fit
-from analysis.pooled.recipes import RecipeFit
+from analysis.pooled.seeds import prompt_sd
 from analysis.schema import Run
 
+ONE_SEED = "one seed, and no seed sd was stated"
 WALL = {"gpu_hours": "a GPU-hour", "cpu_s": "a CPU-second"}  # axes that depend on the device
 
 
@@ -54,6 +55,15 @@ class Likeness:
         sets = [self.prompts[name] or usual for name in names]
         return np.array([[self._variance(p) if p == q else 0.0 for q in sets] for p in sets])
 
+    def prompt_shifts(self, names: Sequence[str], M: int) -> Array:
+        """Draws of what the choice of prompts adds to each recipe, (R, M): one normal deviate for each set of them."""
+        covariance = self.prompt_covariance(names)
+        if not covariance.any():
+            return np.zeros((len(names), M))
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        return np.asarray(root @ np.random.default_rng(13).normal(size=(len(names), M)))
+
     def prompt_variance(self, first: str, second: str) -> float:
         """Variance that the choice of prompts gives to the difference of two recipes; 0 on the same prompts."""
         covariance = self.prompt_covariance([first, second])
@@ -70,17 +80,26 @@ class Likeness:
             return "other evaluation prompts, and the log has no counts of each prompt"
         return ""
 
+    def untested(self, seeds: Mapping[str, int], seed_sd: float | None) -> dict[str, str]:
+        """Recipes, given with their numbers of seeds, that are tested against no other, and why."""
+        found = dict(self.apart)
+        if seed_sd is None:
+            found |= {name: ONE_SEED for name, count in seeds.items() if count < 2}
+        for name in seeds:  # one that can be tested against nobody is no candidate for the best, either
+            why = [self.why(name, other) for other in seeds if other != name]
+            if all(why):
+                found.setdefault(name, why[0])
+        return found
+
     def _differ(self, first: str, second: str) -> bool:
         a, b = self.prompts[first], self.prompts[second]
         return a is not None and b is not None and a != b
 
 
-def of_recipes(groups: Mapping[str, Sequence[Fit]], pooled: Mapping[str, RecipeFit], x: str) -> Likeness:
+def of_recipes(groups: Mapping[str, Sequence[Fit]], x: str) -> Likeness:
     """Look at how the runs of recipes were measured."""
     prompts = {name: _prompts([f.run for f in fits]) for name, fits in groups.items()}
-    sds = {
-        name: next((f.figure for f in one.findings if f.code == "prompts-fixed"), None) for name, one in pooled.items()
-    }
+    sds = {name: prompt_sd(fits) for name, fits in groups.items()}
     found: list[Finding] = []
     apart: dict[str, str] = {}
     known = {p for p in prompts.values() if p is not None}

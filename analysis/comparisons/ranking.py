@@ -78,7 +78,7 @@ def rows_and_pairs(  # noqa: PLR0917
     order = sorted((int(r) for r in best_first), key=lambda r: r not in there[by])
     curves = with_prompts(table)
     shrunk = {c: _shrunk(table, curves, joint.column(c)) for c in dict.fromkeys([*computes, by, math.inf])}
-    shares = {c: _p_best(table, draws, there[c]) for c, draws in shrunk.items()}
+    shares = {c: _p_best(table, draws, there[c], c) for c, draws in shrunk.items()}
     reached = {t: [joint_draws.compute_to(c, joint.compute, t) for c in curves] for t in targets}
     value = {t: joint_draws.compute_to(joint.middle, joint.compute, t) for t in targets}
     logs = {name: _Logs.of(groups, name) for name in ("B", "C_mid")}
@@ -164,12 +164,7 @@ def with_prompts(table: Table) -> Array:
     """
     curves = np.array(table.joint.curves)
     tested = table.tested
-    covariance = table.like.prompt_covariance([table.names[r] for r in tested])
-    if covariance.any():
-        values, vectors = np.linalg.eigh(covariance)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
-        normal = np.random.default_rng(13).normal(size=(len(tested), curves.shape[1]))
-        curves[tested] += (root @ normal)[:, :, None]
+    curves[tested] += table.like.prompt_shifts([table.names[r] for r in tested], curves.shape[1])[:, :, None]
     return curves
 
 
@@ -184,9 +179,20 @@ def _shrunk(table: Table, curves: Array, column: int) -> Array:
     return draws
 
 
-def _p_best(table: Table, draws: Array, there: Sequence[int]) -> list[float | None]:
+def untested_ahead(table: Table, compute: float) -> str:
+    """Return the recipe that is not tested and stands above those that are, at a compute; empty where none does.
+
+    Nobody has a P(best) there: it would be one among the tested alone.
+    """
+    there = table.there(compute)
+    middle = table.joint.middle[:, table.joint.column(compute)]
+    first = max(there, key=lambda r: float(middle[r]), default=None)
+    return "" if first is None or first in table.tested else table.names[first]
+
+
+def _p_best(table: Table, draws: Array, there: Sequence[int], compute: float) -> list[float | None]:
     tested = [r for r in table.tested if r in there]
-    if len(tested) < 2:
+    if len(tested) < 2 or untested_ahead(table, compute):
         return [None] * len(table.names)
     winner = np.array(tested)[draws[tested].argmax(axis=0)]
     return [float((winner == r).mean()) if r in tested else None for r in range(len(table.names))]

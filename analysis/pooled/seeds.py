@@ -166,7 +166,7 @@ def _pool(recipe: str, fits: Sequence[Fit], seed_sd: float | None, level: float)
         what = f"the seeds of {recipe} were evaluated on different prompts"
         findings.append(finding("prompt-sets-differ", what))
     population = None
-    sd = _prompt_sd(fits)
+    sd = prompt_sd(fits)
     if sd is not None:
         what = f"seeds share their evaluation prompts, so what the choice of these adds to A, {sd:.3f} (one sd), does "
         findings.append(finding("prompts-fixed", what + "not average out over seeds", sd))
@@ -320,8 +320,8 @@ def _same_seed(recipe: str, fits: Sequence[Fit]) -> list[Finding]:
     return [finding("seed-repeated", f"{what}out too small")]
 
 
-def _prompt_sd(fits: Sequence[Fit]) -> float | None:
-    """What another sample of prompts would move A by; None without counts."""
+def prompt_sd(fits: Sequence[Fit]) -> float | None:
+    """Return what another sample of prompts would move A by; None without counts."""
     variances = [
         v
         for fit in fits

@@ -42,7 +42,7 @@ def best_sentence(compared: Compared | None) -> str:
     best, second = sorted(rows, key=lambda row: -(row.rates[-1].rate.value or 0.0))[:2]
     first, next_ = best.rates[-1], second.rates[-1]
     at = f"{short(first.compute)} {unit(compared.x)}"
-    sure = "one seed a recipe: not tested" if first.p_best is None else f"P(best there) {share(first.p_best)}"
+    sure = "not tested" if first.p_best is None else f"P(best there) {share(first.p_best)}"
     text = f"Best recipe: {best.recipe}, pass rate {rate(first.rate)} at {at}; then {second.recipe}, {rate(next_.rate)}"
     return f"{text} ({sure}). {_ceilings(compared, rows)}".strip()
 

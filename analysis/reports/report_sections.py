@@ -16,7 +16,7 @@ from analysis.comparisons.compared import Compared
 from analysis.comparisons.compared_tables import share
 from analysis.comparisons.standings import Comparison, comparison_html
 from analysis.fits.results import Fit
-from analysis.fits.tables import unit
+from analysis.fits.tables import findings_html, unit
 from analysis.plots.captions import caption
 from analysis.plots.looks import looks_of
 from analysis.plots.plotting import plot_curves
@@ -190,6 +190,7 @@ def plan_section(
     shown = [replace(p, findings=tuple(f for f in p.findings if f not in known[p.run])) for p in told]
     parts = []
     if told.candidates:
+        parts.append(findings_html(told.findings) if told.findings else "")
         rows = [[c.recipe, f"{c.pass_rate:.3f} ({c.lo:.3f} to {c.hi:.3f})", share(c.p_best)] for c in told.candidates]
         at = short(told.horizon) if told.horizon is not None else "the horizon"
         parts.append(table(["recipe", f"pass rate at {at} {unit(told[0].x)}", "P(best)"], rows, "candidates"))
