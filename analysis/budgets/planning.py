@@ -22,6 +22,7 @@ from analysis.budgets.plans import GO, STOP, UNSURE, Budget, Plan, Plans, Power
 from analysis.comparisons import contrasts
 from analysis.findings import Finding, finding
 from analysis.fits.arguments import (
+    check_as_fitted,
     checked_count,
     checked_limits,
     checked_number,
@@ -113,7 +114,7 @@ def plan(
     Raises
     ------
     UserError
-        If an argument makes no sense or runs are on different axes.
+        If an argument makes no sense, runs are on different axes, or a fit is on another one than `x`.
 
     Notes
     -----
@@ -140,6 +141,9 @@ def plan(
     if seed_sd is not None:
         seed_sd = checked_share("seed_sd", seed_sd)
     futures, seed = checked_count("futures", futures, 2), checked_seed(seed)
+    for g in given:
+        if isinstance(g, Fit):
+            check_as_fitted(g, x=x)
     fits = [posterior_fit(g) if isinstance(g, Fit) else fit(g, x=x) for g in given]
     if len(axes := dict.fromkeys(f.x for f in fits)) > 1:
         raise UserError(f"the runs are on different compute axes ({', '.join(axes)}); choose one (--x)")

@@ -9,10 +9,13 @@ import math
 import re
 from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.schema import Run
 from scalerl.runlog import UserError
+
+if TYPE_CHECKING:
+    from analysis.fits.results import Fit
 
 Window = tuple[float | None, float | None]
 
@@ -32,6 +35,19 @@ def check_read(method: str, **options: Any) -> None:
     for name, value in options.items():
         if value is not None and method != READ_BY[name]:
             raise UserError(f"{name}: read by method {READ_BY[name]!r} alone; the method is {method!r}")
+
+
+def check_as_fitted(fitted: Fit, *, x: str | None = None, window: Window = (None, None)) -> None:
+    """Refuse an axis or a window that a fit was not made with: its run would have to be fitted again."""
+    if x is not None and x != fitted.x:
+        raise UserError(f"x: {fitted.name} was fitted over {fitted.x}; give its run, or fit it over {x}")
+    if window not in {(None, None), fitted.window}:
+        said = (f"from {_end(low)} to {_end(high)}" for low, high in (fitted.window, window))
+        raise UserError("window: {} was fitted {}, not {}; give its run, or fit it so".format(fitted.name, *said))
+
+
+def _end(end: float | None) -> str:
+    return "open" if end is None else f"{end:g}"
 
 
 def runs_of(given: Any) -> Run | list[Run]:

@@ -19,7 +19,7 @@ from scipy.special import ndtri
 
 from analysis.curves.families import FAMILIES
 from analysis.findings import Finding, finding
-from analysis.fits.arguments import checked_level, checked_share, checked_window
+from analysis.fits.arguments import check_as_fitted, checked_level, checked_share, checked_window
 from analysis.fits.evaluations import Evaluations, Window, evaluations_of, inside
 from analysis.fits.refits import held_R0, points_of, priors_of
 from analysis.fits.results import Fit
@@ -63,7 +63,7 @@ def backtest(
     origins : int
         Evaluations to forecast from, at most, evenly in ln compute; none before the fifth.
     x, window, priors
-        See `analysis.fit`.
+        See `analysis.fit`; a Fit has its own axis and window, and others than these are refused.
     level : float
         Of the bands and of the limits of A.
     inflation : {"accuracy curves", "vision curves"} or float
@@ -104,6 +104,8 @@ def backtest(
     points, axes = {}, {}
     for g in given:
         run = g.run if isinstance(g, Fit) else g
+        if isinstance(g, Fit):
+            check_as_fitted(g, x=x, window=window)
         axis = g.x if isinstance(g, Fit) else run.axes[0] if x is None else x
         if axis not in run.axes:
             raise UserError(f"{run.name}: no compute axis {axis!r}; it has {', '.join(run.axes)}")

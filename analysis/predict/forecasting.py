@@ -15,7 +15,15 @@ from typing import overload
 import numpy as np
 
 from analysis.findings import Finding, finding
-from analysis.fits.arguments import checked_limits, checked_share, checked_window, compute_at, parsed, several
+from analysis.fits.arguments import (
+    check_as_fitted,
+    checked_limits,
+    checked_share,
+    checked_window,
+    compute_at,
+    parsed,
+    several,
+)
 from analysis.fits.evaluations import Window
 from analysis.fits.fitting import fit
 from analysis.fits.reach import TOLERANCE
@@ -82,7 +90,7 @@ def forecast(
     at : str or float, or iterable of these
         Multiples of the last compute (``"2x"``) or computes in the unit of the axis (``100000``).
     x, window, priors
-        See `analysis.fit`.
+        See `analysis.fit`; a Fit has its own axis and window, and others than these are refused.
     methods : sequence of {"average", "sigmoid"}
         The average of the predictions of four families, and the law alone; the reach is read from the first.
     level : float
@@ -129,11 +137,12 @@ def forecast(
     if unknown or not methods:
         raise UserError(f"methods: {', '.join(map(repr, unknown)) or 'none'}; there are {', '.join(METHODS)}")
     level, tolerance = checked_limits(level), checked_share("tolerance", tolerance)
-    assumed = checked_inflation(inflation)
+    assumed, window = checked_inflation(inflation), checked_window(window)
     made = []
     for g in given:
-        run_window = checked_window(window)
-        fitted = fit(g, x=x, window=run_window, priors=priors) if isinstance(g, Run) else posterior_fit(g, priors)
+        if isinstance(g, Fit):
+            check_as_fitted(g, x=x, window=window)
+        fitted = posterior_fit(g, priors) if isinstance(g, Fit) else fit(g, x=x, window=window, priors=priors)
         made.append(_forecast(fitted, asked, tuple(methods), level, tolerance, assumed))
     return made[0] if one else Forecasts(made)
 
