@@ -326,3 +326,10 @@ def test_the_figure_and_the_command(tmp_path, capsys):
     assert json_told["plans"][0]["stop_or_go"]["verdict"] in {"stop", "go", "unsure"}
     assert main(["plan", PAPER, "--budget", "0.5"]) == 2
     assert "--budget" in capsys.readouterr().err
+    multiples = ["plan", PAPER, "--budget", "2x", "--until", "3x", "--futures", "2", "--json"]
+    assert main(multiples) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["plans"][0]["budgets"] == json_told["plans"][0]["budgets"]
+    assert again["horizon"] == pytest.approx(3.0 * again["plans"][0]["last"])
+    assert main(["plan", PAPER, "--until", "soon"]) == 2
+    assert "--until" in capsys.readouterr().err

@@ -113,7 +113,7 @@ def test_the_command_takes_what_the_verbs_take(tmp_path, capsys):
     for name, A in (("a", 0.7), ("b", 0.55)):
         rows = [f"{c},{r}" for c, r in zip(HOURS, table(name, A).data["pass_rate"], strict=True)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["gpu_hours,accuracy", *rows]))
-    asked = ["--until", "60", "--seed-sd", "0.02", "--at", "1.5x", "--recipe", "new=a", "-o", str(tmp_path / "r.html")]
+    asked = ["--until", "3x", "--seed-sd", "0.02", "--at", "1.5x", "--recipe", "new=a", "-o", str(tmp_path / "r.html")]
     assert main(["report", str(tmp_path), *asked]) == 0
     text = text_of(tmp_path / "r.html")
     assert "at 60 gpu_hours" in text and "Best recipe: new" in text and "P(best there)" in text

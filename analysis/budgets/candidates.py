@@ -80,12 +80,11 @@ def rank(
         p_best = dict(
             zip(tested, (np.bincount(drawn.argmax(axis=0), minlength=len(tested)) / DRAWS).tolist(), strict=True)
         )
-    found = [
-        Candidate(
-            name, tuple(s.run for s in seeds), *map(float, limits[name]), p_best=p_best.get(name), why=why.get(name, "")
-        )
-        for name, seeds in recipes.items()
-    ]
+    found = []
+    for name, seeds in recipes.items():
+        mid, lo, hi = (float(q) for q in limits[name])
+        runs = tuple(s.run for s in seeds)
+        found.append(Candidate(name, runs, mid, lo, hi, p_best.get(name), why.get(name, "")))
     all_known = len(p_best) == len(found)
     ordered = sorted(found, key=lambda c: -(c.p_best or 0.0) if all_known else -c.pass_rate)
     return Ranking(tuple(ordered), like.findings)

@@ -28,8 +28,7 @@ def add_command(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--budget",
         action="append",
-        type=number_of,
-        metavar="N",
+        metavar="2x|N",
         help="total compute as a multiple of what a run has; repeatable (default: 1.5, 2 and 4)",
     )
     parser.add_argument(
@@ -40,7 +39,7 @@ def add_command(subparsers: Subparsers) -> None:
         help="reach that is wanted, as a multiple of the compute (2)",
     )
     parser.add_argument(
-        "--until", type=number_of, metavar="C", help="compute that stop-or-go and the ranking look to (default: twice)"
+        "--until", metavar="2x|C", help="compute that stop-or-go and the ranking look to, or a multiple (default: 2x)"
     )
     parser.add_argument(
         "--least-gain", type=number_of, default=0.01, metavar="R", help="pass rate still to be gained by then (0.01)"

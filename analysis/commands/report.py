@@ -24,7 +24,7 @@ def add_command(subparsers: Subparsers) -> None:
         help="compute to forecast and to compare at; repeatable (default: 2x and 4x, and what all have reached)",
     )
     report.add_argument(
-        "--until", type=number_of, metavar="C", help="compute that stop-or-go and the ranking look to (default: twice)"
+        "--until", metavar="2x|C", help="compute that stop-or-go and the ranking look to, or a multiple (default: 2x)"
     )
     report.add_argument(
         "--seed-sd",

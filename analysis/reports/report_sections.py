@@ -172,7 +172,7 @@ def backtest_section(figures: Figures, fits: Sequence[Fit]) -> str:
 
 
 def plan_section(
-    figures: Figures, fits: Sequence[Fit], *, until: float | None = None, seed_sd: float | None = None
+    figures: Figures, fits: Sequence[Fit], *, until: float | str | None = None, seed_sd: float | None = None
 ) -> tuple[str, Plans | None]:
     """What more compute would tell, and the plans themselves."""
     from analysis.budgets.budget import FUTURES

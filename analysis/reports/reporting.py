@@ -7,7 +7,6 @@ to these runs says so in a sentence or is left out; it never stops the report.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -55,7 +54,7 @@ def write_report(
     force: bool = False,
     extend: float = 4.0,
     at: Iterable[str | float] = (),
-    until: float | None = None,
+    until: float | str | None = None,
     seed_sd: float | None = None,
 ) -> Comparison | None:
     """Write a report on `fits` to one HTML file.
@@ -71,8 +70,8 @@ def write_report(
         How far the curves are drawn on, as a multiple of the compute.
     at : iterable of str or float
         Computes, or multiples such as ``"2x"``, to forecast and to compare at; by default as `forecast` and `compare`.
-    until : float, optional
-        Compute that stop or go and the ranking look to; by default twice the longest run's.
+    until : float or str, optional
+        Compute that stop or go and the ranking look to, or a multiple of the longest run's; by default ``"2x"``.
     seed_sd : float, optional
         Standard deviation of the pass rate between seeds, where recipes have one seed; see `compare`.
 
@@ -117,18 +116,18 @@ class _Asked(NamedTuple):
 
     extend: float
     at: tuple[str | float, ...]
-    until: float | None
+    until: float | str | None
     seed_sd: float | None
 
 
-def _refuse_nonsense(at: Sequence[str | float], until: float | None, seed_sd: float | None) -> None:
+def _refuse_nonsense(at: Sequence[str | float], until: float | str | None, seed_sd: float | None) -> None:
     """Refuse an option that no part could read, before the work is done."""
     from analysis.fits.arguments import parsed
 
     for one in at:
         parsed(one)
-    if until is not None and not (math.isfinite(until) and until > 0.0):
-        raise UserError(f"until: {until:g} is no compute above 0 (--until)")
+    if until is not None:
+        parsed(until, "until")
     if seed_sd is not None and not 0.0 < seed_sd < 1.0:
         raise UserError(f"seed_sd: {seed_sd:g} is no standard deviation of pass rates between 0 and 1 (--seed-sd)")
 
@@ -158,7 +157,7 @@ def _page(fits: Sequence[Fit], comparison: Comparison | None, asked: _Asked) -> 
 def _answers(figures: Figures, fits: Sequence[Fit], standings: Comparison | None, asked: _Asked) -> list[str]:
     """What can be said of runs on one compute axis: the answer first, then what it rests on."""
     few = len(fits) <= MOST_RUNS
-    at = asked.at or (AT if asked.until is None else (asked.until, *AT))
+    at = asked.at or (AT if asked.until is None else tuple(dict.fromkeys((asked.until, *AT))))
     ahead, told = ahead_section(figures, fits, at) if few else ("", None)
     planned, plans = plan_section(figures, fits, until=asked.until, seed_sd=asked.seed_sd) if few else ("", None)
     recipes, compared = comparison_section(figures, fits, standings, at=asked.at, seed_sd=asked.seed_sd)
