@@ -19,6 +19,7 @@ from analysis.comparisons.compared_tables import compared_html
 from analysis.comparisons.straight import same_ceiling, straight_line
 from analysis.plots.compared_plots import plot_forest, plot_leave_one_out, plot_straight
 from analysis.posteriors.draws import Draws
+from analysis.predict.reaches import recipe_reach
 from scalerl.cli import main
 from tests.made import TRUE, as_run, counted, law, noisy
 
@@ -268,6 +269,16 @@ def test_another_unit_of_compute_changes_no_figure(fits, compared):
     assert (two.A.lo, two.A.hi) == pytest.approx((one.A.lo, one.A.hi), abs=1e-3)
     assert two.to[0].ratio.hi == pytest.approx(one.to[0].ratio.hi, rel=0.02)
     assert two.crossover.value == pytest.approx(3600.0 * one.crossover.value, rel=0.01)
+
+
+def test_the_reach_ends_at_the_tolerance_of_the_fits(fits):
+    some = [*fits[:2], *fits[3:5]]
+    strict = [replace(f, tolerance=0.008) for f in some]
+    usual, found = an.compare(some), an.compare(strict)
+    assert found.rows[0].reach < usual.rows[0].reach
+    assert found.rows[0].reach == recipe_reach([f for f in strict if f.run.recipe == "high"], 0.008).value
+    with pytest.raises(an.UserError, match=r"tolerances of 0.008, 0.02; fit all of them with one"):
+        an.compare([*strict[:2], *some[2:]])
 
 
 def test_one_seed_is_not_tested_unless_its_spread_is_stated(fits):

@@ -304,3 +304,18 @@ def test_seeds_of_a_recipe_calibrate_each_other():
     assert reach.value == pytest.approx(min(crossing(p.multiples, p.half, 0.02) for p in paths), rel=0.2)
     flat = an.fit(as_run(np.arange(1.0, 21.0), np.full(20, 0.5)))
     assert recipe_reach([fits[0], flat]) is None
+
+
+@pytest.mark.parametrize("verb", ["forecast", "backtest", "compare", "plan"])
+def test_an_axis_or_a_window_that_a_fit_was_not_made_with_is_refused(verb):
+    run = noisy(0)
+    run = replace(run, data={**run.data, "tokens": run.data["gpu_hours"] * 1e6}, axes=("gpu_hours", "tokens"))
+    fitted = an.fit(run, window=(1.0, None))
+    call = {"forecast": an.forecast, "backtest": an.backtest, "compare": an.compare, "plan": an.plan}[verb]
+    fits = [fitted, replace(fitted, run=replace(run, name="b", recipe="b"))] if verb == "compare" else fitted
+    with pytest.raises(an.UserError, match="x: made was fitted over gpu_hours; give its run, or fit it over tokens"):
+        call(fits, x="tokens")
+    if verb in {"forecast", "backtest"}:
+        with pytest.raises(an.UserError, match="window: made was fitted from 1 to open, not from 1 to 5; give its run"):
+            call(fits, window=(1.0, 5.0))
+        assert call(fits, x="gpu_hours", window=(1, None)) is not None

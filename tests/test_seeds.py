@@ -14,6 +14,7 @@ import analysis as an
 from analysis.curves.curve import R
 from analysis.fits import methods
 from analysis.fits.estimating import SPOILT
+from analysis.fits.refits import posterior_fit
 from analysis.posteriors.draws import Draws
 from analysis.posteriors.gibbs import gibbs
 from analysis.posteriors.noise import prompt_variance
@@ -211,6 +212,25 @@ def test_the_choice_of_prompts_does_not_average_out():
     A, wide = recipe.params["A"], recipe.A_population
     assert wide.hi == pytest.approx(min(A.value + np.hypot(A.hi - A.value, 1.959964 * sd), 1.0))
     assert wide.hi - wide.lo > A.hi - A.lo
+
+
+def test_limits_that_hold_for_other_prompts_are_pooled_so():
+    """One seed says what its fit says; of several the choice of prompts, which they share, is added once."""
+    runs = [solving(18, name, seed=i) for i, name in enumerate("ab")]
+    fixed, sample = (an.fit(runs, prompts=prompts) for prompts in ("fixed", "sample"))
+    assert [f.prompts for f in (*fixed, *sample)] == ["fixed"] * 2 + ["sample"] * 2
+    narrow, wide = (an.pool_seeds(f[:1], recipe="mine")["mine"] for f in (fixed, sample))
+    of_fit = sample[0].params["A"]
+    assert (wide.params["A"].lo, wide.params["A"].hi) == pytest.approx((of_fit.lo, of_fit.hi))
+    assert wide.params["A"].lo < narrow.params["A"].lo - 0.01 and "prompts-fixed" not in codes(wide)
+    both, one = an.pool_seeds(sample, recipe="mine")["mine"], an.pool_seeds(fixed, recipe="mine")["mine"]
+    assert both.params["A"] == one.A_population and both.params["B"] == one.params["B"]
+    compared = an.compare([*sample, *an.fit([solving(12, "c")], prompts="sample")], recipes={"a": "m", "b": "m"})
+    assert next(row for row in compared.rows if row.recipe == "m").params["A"] == one.A_population
+    for mixed in ("pool_seeds", "compare"):
+        with pytest.raises(UserError, match="prompts='fixed' and with prompts='sample'"):
+            getattr(an, mixed)([sample[0], replace(fixed[1], run=replace(fixed[1].run, recipe=sample[0].run.recipe))])
+    assert posterior_fit(sample[0], Priors(log_B=(0.0, 0.5))).prompts == "sample"
 
 
 def test_what_cannot_be_pooled_is_one_line():

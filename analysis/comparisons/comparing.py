@@ -24,14 +24,15 @@ from analysis.comparisons.likeness import ONE_SEED, of_recipes
 from analysis.comparisons.ranking import Table, draws_of, rows_and_pairs, untested_ahead
 from analysis.comparisons.standings import Comparison
 from analysis.findings import Finding, finding
-from analysis.fits.arguments import checked_limits, checked_share, compute_at, several
+from analysis.fits.arguments import check_as_fitted, checked_limits, checked_share, compute_at, several
 from analysis.fits.fitting import fit
+from analysis.fits.reach import TOLERANCE
 from analysis.fits.refits import posterior_fit, runs_or_fits
 from analysis.fits.results import LEVEL, Fit, Param
 from analysis.fits.tables import unit
 from analysis.fits.usable import copies
 from analysis.pooled.recipes import RecipeFit
-from analysis.pooled.seeds import LEFT_OUT, by_recipe, pool_seeds
+from analysis.pooled.seeds import LEFT_OUT, by_recipe, on_sample, pool_seeds
 from analysis.schema import Run
 from scalerl.runlog import UserError
 
@@ -55,7 +56,9 @@ def compare(
     Parameters
     ----------
     runs : iterable of Run or Fit
-        Runs are fitted with the posterior; fits are of one compute axis, and one of another method is fitted again.
+        Runs are fitted with the posterior; fits are of one compute axis and one tolerance, and one of another method is
+        fitted again. Of fits with ``prompts="sample"`` the limits of A hold for other prompts, too; everything else
+        holds for the prompts that were evaluated.
     at : float or str, or iterable of these
         Computes to compare at, in the unit of `x`, or ``"2x"`` for a multiple of the compute that every recipe has
         reached. By default that compute.
@@ -80,7 +83,7 @@ def compare(
     Raises
     ------
     UserError
-        If there are fewer than two recipes with a curve, axes differ, or an argument makes no sense.
+        If there are fewer than two recipes with a curve, fits were not made alike, or an argument makes no sense.
 
     Notes
     -----
@@ -101,7 +104,13 @@ def compare(
     seed_sd = None if seed_sd is None else checked_share("seed_sd", seed_sd)
     if recipes is not None and not isinstance(recipes, Mapping):
         raise UserError("recipes: is no mapping of run name to recipe, such as {'mine_1': 'mine'}")
-    given = [posterior_fit(r) if isinstance(r, Fit) else fit(r, x=x) for r in runs_or_fits(runs, "compare")]
+    asked = runs_or_fits(runs, "compare")
+    tolerance = _tolerance(asked)
+    for one in asked:
+        if isinstance(one, Fit):
+            check_as_fitted(one, x=x)
+    given = [posterior_fit(r) if isinstance(r, Fit) else fit(r, x=x, tolerance=tolerance) for r in asked]
+    on_sample(given, "compare")
     groups = _groups(given, recipes)
     pooled, left_out, unused = _pooled(groups, seed_sd, level)
     usable = {name: [f for f in groups[name] if f.name in pooled[name].runs] for name in pooled}
@@ -119,7 +128,7 @@ def compare(
     if by_compute < min(began):
         raise UserError(f"by: {by_compute:g} {axis} lies before the first evaluation of every recipe, {min(began):g}")
     untested = like.untested({name: len(fits) for name, fits in usable.items()}, seed_sd)
-    table = Table(joint, tuple(usable), like, untested, level, _starts(usable), began, seed_sd)
+    table = Table(joint, tuple(usable), like, untested, level, _starts(usable), began, seed_sd, tolerance)
     rows, pairs = rows_and_pairs(table, usable, pooled, computes, targets, by_compute)
     rows += [_row_left_out(name, groups[name], why) for name, why in left_out.items()]
     copied = {run for fits in groups.values() for run in copies(f.run for f in fits)}
@@ -145,6 +154,15 @@ def compare(
         MappingProxyType({name: tuple(fits) for name, fits in groups.items()}),
         _with_p(_standings([f for f in given if f.name not in copied], recipes), axis, rows),
     )
+
+
+def _tolerance(given: Sequence[Run | Fit]) -> float:
+    """Half-width of the band that ends the reach, as the fits have it."""
+    found = list(dict.fromkeys(f.tolerance for f in given if isinstance(f, Fit)))
+    if len(found) > 1:
+        said = ", ".join(f"{t:g}" for t in found)
+        raise UserError(f"compare: the fits were made with tolerances of {said}; fit all of them with one")
+    return found[0] if found else TOLERANCE
 
 
 def _groups(given: Sequence[Fit], recipes: Mapping[str, str] | None) -> dict[str, list[Fit]]:

@@ -40,6 +40,7 @@ class Table:
     starts: tuple[float, ...]
     began: tuple[float, ...]
     seed_sd: float | None
+    tolerance: float
 
     @property
     def tested(self) -> list[int]:
@@ -86,7 +87,7 @@ def rows_and_pairs(  # noqa: PLR0917
     for r in order:
         name, fits = names[r], groups[names[r]]
         tested = name not in table.untested
-        reach = recipe_reach(fits, level=table.level)
+        reach = recipe_reach(fits, table.tolerance, table.level)
         to_best = Estimate(0.0) if r == order[0] else _difference(table, order[0], r, joint.column(by), turned=True)
         to_best = to_best if {order[0], r} <= set(there[by]) else Estimate(None)
         rows.append(

@@ -15,6 +15,7 @@ import numpy as np
 from analysis.amounts import short
 from analysis.curves import leastsquares
 from analysis.curves.leastsquares import NAMES, Box, Problem
+from analysis.curves.solver import Array
 from analysis.findings import Finding, finding
 from analysis.fits import decays, doubts, misfits
 from analysis.fits import reach as reaching
@@ -204,6 +205,12 @@ def judge(  # noqa: PLR0917
     return judged
 
 
+def prompt_sd(data: Evaluations) -> float | None:
+    """Return what another sample of prompts would move A by, from the last evaluations; None without counts."""
+    variances = [v for counts, k in data.correct[-LAST_EVALUATIONS:] if (v := prompt_variance(counts, k)) is not None]
+    return math.sqrt(float(np.mean(variances))) if variances else None
+
+
 def allow_for_prompts(
     data: Evaluations, params: dict[str, Param], estimate: Estimate, options: Options
 ) -> tuple[dict[str, Param], Param | None, list[Finding]]:
@@ -214,23 +221,27 @@ def allow_for_prompts(
     UserError
         If the prompts are to count as a sample and the method or the log cannot say what that changes.
     """
-    variances = [v for counts, k in data.correct[-LAST_EVALUATIONS:] if (v := prompt_variance(counts, k)) is not None]
+    sd = prompt_sd(data)
     A = params["A"]
-    if options.prompts == "sample" and (options.method != "posterior" or not variances):
+    if options.prompts == "sample" and (options.method != "posterior" or sd is None):
         what = "asks for the posterior and for the log's counts of two prompts or more, two completions each or more"
         raise UserError(f"prompts: 'sample' {what}")
-    if not variances or estimate.draws is None or A.lo is None or options.level is None:
+    if sd is None or estimate.draws is None or A.lo is None or options.level is None:
         return params, None, []
-    sd = math.sqrt(float(np.mean(variances)))
     draws, tail = estimate.draws, 0.5 * (1.0 - options.level)
-    shift = np.random.default_rng([options.seed, 1]).normal(0.0, sd, len(draws))
-    shifted = np.clip(draws.A + shift, 0.0, options.priors.ceiling)
+    shifted = on_other_prompts(draws.A, sd, options.priors.ceiling, options.seed)
     lo, hi = (float(q) for q in draws.quantile(shifted, [tail, 1.0 - tail]))
     population = replace(A, lo=lo, hi=hi, se=None, se_observed=None)
     if options.prompts == "sample":
         return {**params, "A": replace(A, lo=lo, hi=hi)}, population, []
     what = f"limits hold for these evaluation prompts; on others like them the pass rate differs (sd {sd:.3f})"
     return params, population, [finding("prompts-fixed", what, sd)]
+
+
+def on_other_prompts(A: Array, sd: float, ceiling: float, seed: int) -> Array:
+    """Return draws of A (M,) on other samples of prompts."""
+    shift = np.random.default_rng([seed, 1]).normal(0.0, sd, len(A))
+    return np.asarray(np.clip(A + shift, 0.0, ceiling))
 
 
 def flat_level(level: float, pinned: float | None) -> Result:

@@ -42,7 +42,7 @@ def runs_or_fits(given: Any, verb: str) -> list[Run | Fit]:
 
 
 def posterior_fit(fit: Fit, priors: Priors | None = None) -> Fit:
-    """Return the fit if it is by the posterior, else its run fitted so, with its axis, window, R0 and priors.
+    """Return the fit if it is by the posterior, else its run fitted so, with its axis, window, R0, priors and prompts.
 
     Parameters
     ----------
@@ -68,7 +68,9 @@ def posterior_fit(fit: Fit, priors: Priors | None = None) -> Fit:
         return fit
     from analysis.fits.fitting import fit as fit_runs  # it makes what this module reads
 
-    made = fit_runs(fit.run, x=fit.x, window=fit.window, r0=fit.r0, priors=wanted, tolerance=fit.tolerance)
+    made = fit_runs(
+        fit.run, x=fit.x, window=fit.window, r0=fit.r0, priors=wanted, tolerance=fit.tolerance, prompts=fit.prompts
+    )
     for asked in (f for f in fit.findings if f.code in {"peak-fit", "spent-fit"}):
         cut = asked.code == "peak-fit"
         made = only_to_peak(made, asked) if cut else replace(made, findings=(*made.findings, asked))

@@ -130,6 +130,12 @@ class Fit:
         return self.run.name
 
     @property
+    def prompts(self) -> str:
+        """``sample`` where the limits of A hold for other prompts, too, else ``fixed``: see `analysis.fit`."""
+        widened = self.A_population is not None and all(f.code != "prompts-fixed" for f in self.findings)
+        return "sample" if widened else "fixed"
+
+    @property
     def n(self) -> int:
         """Number of points fitted."""
         return len(self.compute)

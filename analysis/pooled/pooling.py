@@ -239,7 +239,6 @@ def _options(fit: Fit) -> estimating.Options:
             k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in priors.to_dict()
         }
         priors = replace(priors, **known)
-    sample = fit.A_population is not None and all(f.code != "prompts-fixed" for f in fit.findings)
     return estimating.Options(
         x=fit.x,
         method="posterior",
@@ -252,7 +251,7 @@ def _options(fit: Fit) -> estimating.Options:
         correlated=True,
         up_to_peak=False,
         up_to_spent=False,
-        prompts="sample" if sample else "fixed",
+        prompts=fit.prompts,
         tolerance=fit.tolerance,
     )
 

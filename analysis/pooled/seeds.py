@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from analysis.curves.solver import Array
 from analysis.findings import Finding, finding
+from analysis.fits import estimating
 from analysis.fits.arguments import checked_limits
 from analysis.fits.doubts import one_seed
 from analysis.fits.estimates import exp_of
 from analysis.fits.estimating import CEILING_MARGIN, LAST_EVALUATIONS, SPOILT
 from analysis.fits.evaluations import evaluations_of
 from analysis.fits.reach import USABLE_GRADE
+from analysis.fits.refits import points_of
 from analysis.fits.results import LEVEL, WITHHELD, Fit, Param
 from analysis.fits.usable import each_once, with_a_curve
 from analysis.pooled.recipes import RecipeFit, RecipeFits
@@ -55,7 +58,8 @@ def pool_seeds(
     Parameters
     ----------
     fits : iterable of Fit
-        One a run, with limits; of one compute axis.
+        One a run, with limits; of one compute axis. Of fits with ``prompts="sample"`` the limits of A hold what
+        another sample of prompts would change, once for all seeds.
     seed_sd : float, optional
         Standard deviation of A between seeds; .02 is what the paper's three runs suggest.
     level : float
@@ -143,6 +147,7 @@ def _pool(recipe: str, fits: Sequence[Fit], seed_sd: float | None, level: float)
     if len(fits) > 1 and any(f.code == "pooled" for fit in fits for f in fit.findings):
         what = "the shapes of these fits lean on each other: the spread between seeds may come out too small"
         findings.append(finding("pooled", what, severity="warning"))
+    sample = on_sample(fits, recipe)
     values, own = zip(*(_values(f) for f in fits), strict=True)
     table, variances = np.array(values), np.array(own)  # (seeds, 3), NaN where unknown
     if len(fits) > 1:
@@ -167,7 +172,11 @@ def _pool(recipe: str, fits: Sequence[Fit], seed_sd: float | None, level: float)
         findings.append(finding("prompt-sets-differ", what))
     population = None
     sd = prompt_sd(fits)
-    if sd is not None:
+    if sd is not None and sample:
+        if len(fits) > 1:
+            params["A"] = _widened(params["A"], sd, level, ceiling) or params["A"]
+        population = params["A"]
+    elif sd is not None:
         what = f"seeds share their evaluation prompts, so what the choice of these adds to A, {sd:.3f} (one sd), does "
         findings.append(finding("prompts-fixed", what + "not average out over seeds", sd))
         population = _widened(params["A"], sd, level, ceiling)
@@ -205,6 +214,20 @@ def _spent(recipe: str, fits: Sequence[Fit]) -> list[Finding]:
         return []
     what = f"{recipe}: {len(spent)} of {len(fits)} runs run out of prompts that teach, so a longer one may stop below A"
     return [finding("prompts-spent", what, float(len(spent)))]
+
+
+def on_sample(fits: Sequence[Fit], what: str) -> bool:
+    """Return whether the limits of A of these fits hold for other prompts, too.
+
+    Raises
+    ------
+    UserError
+        If those of some do and those of others do not.
+    """
+    ways = {f.prompts for f in fits if f.params["A"].lo is not None}
+    if len(ways) > 1:
+        raise UserError(f"{what}: fits with prompts='fixed' and with prompts='sample'; fit all of them alike")
+    return "sample" in ways
 
 
 def _values(fit: Fit) -> tuple[list[float], list[float]]:
@@ -264,7 +287,8 @@ def _limits_of_one(fit: Fit, seed_sd: float | None, level: float) -> Limits:
         lo, hi = p.lo, p.hi
         draws = fit.trusted_draws
         if draws is not None and (lo is not None or hi is not None):
-            found = draws.quantile(getattr(draws, name), [tail(level), 1.0 - tail(level)])
+            values = _A_on_other_prompts(fit) if name == "A" and fit.prompts == "sample" else getattr(draws, name)
+            found = draws.quantile(values, [tail(level), 1.0 - tail(level)])
             lo, hi = (None if old is None else float(v) for old, v in zip((p.lo, p.hi), found, strict=True))
         elif fit.level != level and (lo is not None or hi is not None):
             raise UserError(f"{fit.name}: its limits are of level {fit.level}; fit it at {level}")
@@ -274,6 +298,14 @@ def _limits_of_one(fit: Fit, seed_sd: float | None, level: float) -> Limits:
             lo, hi = _apart(p.value, lo, hi, float(ndtri(1.0 - tail(level))) * seed_sd)
         limits[name] = (lo, hi)
     return limits
+
+
+def _A_on_other_prompts(fit: Fit) -> Array:
+    """Draws of A that the limits of a fit of ``prompts="sample"`` are read off, (M,)."""
+    sd = estimating.prompt_sd(points_of(fit))
+    if fit.draws is None or sd is None:
+        raise UserError(f"{fit.name}: its log has no counts of each prompt; fit it with prompts='fixed'")
+    return estimating.on_other_prompts(fit.draws.A, sd, _ceiling(fit), int(fit.report.get("seed", 0)))
 
 
 def _apart(value: float, lo: float | None, hi: float | None, more: float) -> tuple[float | None, float | None]:
