@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -199,3 +200,37 @@ def test_a_fit_of_a_run_answers_within_two_seconds_cold(tmp_path):
         end = os.times()
         took.append(end.children_user + end.children_system - begin.children_user - begin.children_system)
     assert min(took) < 2.0
+
+
+DOCUMENTED = (
+    ("fit", "--json"),
+    ("fit", "--by", "difficulty", "--json"),
+    ("forecast", "--json"),
+    ("plan", "--futures", "2", "--budget", "2", "--json"),
+    ("compare", "--seed-sd", "0.02", "--nested", "--json"),
+    ("backtest", "--origins", "3", "--json"),
+    ("check", "--json"),
+    ("watch", "--once", "--json"),
+    ("logs", "--json"),
+)
+
+
+def test_docs_json_names_every_schema_and_every_key_that_the_commands_print(tmp_path, capsys):
+    """One part for each schema; in it every key on top stands as code."""
+    text = (ROOT / "docs" / "json.md").read_text()
+    parts = {
+        name: part for part in text.split("\n## ")[1:] for name in re.findall(r"[a-z-]+/\d", part.partition("\n")[0])
+    }
+    source = "".join(p.read_text() for folder in ("analysis", "scalerl") for p in (ROOT / folder).rglob("*.py"))
+    written = set(re.findall(r"schema\W{1,8}([a-z-]+/\d)", source, re.IGNORECASE))
+    assert len(written) >= 13 and written <= set(parts)
+    runs = [write_run(tmp_path / name, recipe=name, A=A) for name, A in (("a", 0.7), ("b", 0.6))]
+    seen = set()
+    for name, *options in DOCUMENTED:
+        command(name, *(runs[:1] if "--by" in options else runs), *options)
+        for line in capsys.readouterr().out.splitlines() if name == "watch" else [capsys.readouterr().out]:
+            told = json.loads(line)
+            words = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`", parts[told["schema"]]))))
+            assert set(told) - {"schema"} <= words, told["schema"]
+            seen.add(told["schema"])
+    assert len(seen) == len(DOCUMENTED)
