@@ -111,8 +111,8 @@ def choose_rate(found: Found, y: str | None) -> tuple[str, list[Finding]]:
     rates = [name for name in found.rates or rates_of(table.columns, STORED) if _is_rate(name, table)]
     if there := [name for name in PASS_RATE_COLUMNS if name in table.columns]:
         others = [name for name in there[1:] if _is_rate(name, table) and _differ(table, there[0], name)]
-        likely = candidates(table, ignored=there)
-        others += [c.column for c in likely if c.evaluated and _RIGHT.search(c.column.lower())]
+        more = candidates(table, ignored=there)
+        others += [c.column for c in more if c.evaluated and _RIGHT.search(c.column.lower())]
         if found.format == "scalerl" or not others:
             return there[0], []
         what = f"pass rate is {there[0]}; {printable(others[0])} could be it too (--y {printable(others[0])})"
