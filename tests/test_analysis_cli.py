@@ -62,6 +62,8 @@ def test_every_method_can_be_asked_for(tmp_path, capsys):
         assert (fitted["reach"] is not None) <= (method in {"posterior", "bootstrap"})
     assert command("fit", run, "--checklist") == 0
     assert "equation" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--checklist"):
+        command("fit", run, "--checklist", "--json")
 
 
 def test_json_is_the_promised_shape_and_holds_no_nan(tmp_path, capsys):

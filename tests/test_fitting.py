@@ -15,6 +15,7 @@ import analysis as an
 from analysis.curves.curve import R
 from analysis.findings import CODES, SEVERITIES
 from analysis.fits.estimating import SPOILT
+from analysis.fits.evaluations import evaluations_of
 from scalerl.runlog import UserError
 from tests.made import as_run, codes, counted, law, noisy, solving, values
 
@@ -319,3 +320,13 @@ def test_a_level_that_the_draws_cannot_show_is_refused(method, level):
     with pytest.raises(an.UserError, match=f"level: {level} is beyond what the draws of {method} can show"):
         an.fit(noisy(0), method=method, level=level)
     assert an.fit(noisy(0), method="profile", level=0.999).params["A"].hi is not None
+
+
+def test_evaluations_at_one_compute_stand_in_the_order_of_their_steps():
+    compute, rates = [0.0, 1.0, 1.0, 2.0, 3.0], [0.1, 0.3, 0.2, 0.4, 0.5]
+    run = dataclasses.replace(as_run(compute, rates, step=np.arange(0.0, 50.0, 10.0)), axes=("gpu_hours", "step"))
+    data = evaluations_of(run, "gpu_hours")
+    assert data.time.tolist() == [0.0, 10.0, 20.0, 30.0, 40.0] and data.pass_rate.tolist() == rates
+    back = np.array([4, 2, 0, 1, 3])
+    mixed = dataclasses.replace(run, data={name: column[back] for name, column in run.data.items()})
+    assert evaluations_of(mixed, "gpu_hours").time.tolist() == data.time.tolist()

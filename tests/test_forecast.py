@@ -234,6 +234,12 @@ def test_inflation_is_a_name_a_number_or_measured(paper):
     assert an.measure_inflation(runs) == pytest.approx(math.sqrt(np.mean(expected)))
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.5, 0.0, -1, math.inf, math.nan, "2x", None])
+def test_how_far_ahead_errors_are_measured_is_above_1(paper, factor):
+    with pytest.raises(an.UserError, match=r"^factor: "):
+        an.measure_inflation([paper], factor=factor)
+
+
 @pytest.mark.parametrize(
     ("at", "options", "words"),
     [

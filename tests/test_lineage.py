@@ -250,6 +250,39 @@ def test_logged_gpu_hours_that_begin_again_at_a_resume_go_on_and_it_is_said():
     assert "begins again" in made.said["gpu_hours"][0].message
 
 
+@pytest.mark.parametrize("name", ["gpu_hours", "tokens", "wall_hours"])
+def test_a_logged_total_that_ran_on_through_lost_work_leaves_it_out_as_a_derived_one_does(name):
+    steps = [*range(16), *range(8, 40)]
+    (run,) = lineages(found([{"step": s, name: float(t), "acc": 0.1} for t, s in enumerate(steps)]))
+    made = derive(run)
+    assert made.table.columns[name] == pytest.approx(range(40))
+    assert [f.code for f in made.said[name]] == ["axis-derived", "work-lost"]
+    assert "ran on" in made.said[name][0].message and made.said[name][1].figure == pytest.approx(8.0)
+
+
+def test_a_logged_total_that_went_back_with_the_weights_is_taken_as_it_stands():
+    steps = [*range(16), *range(8, 40), *range(30, 50)]
+    (run,) = lineages(found([{"step": s, "gpu_hours": 2.0 * s, "acc": 0.1} for s in steps]))
+    made = derive(run)
+    assert made.table.columns["gpu_hours"] == [2.0 * s for s in range(50)]
+    assert [(f.code, f.figure) for f in made.said["gpu_hours"]] == [("work-lost", 36.0)]
+
+
+def test_hours_of_single_steps_are_added_up_across_a_resume():
+    steps = [*range(1, 17), *range(9, 41)]
+    rows = [{"step": s, "gpu_hours": 1.0 + 0.2 * (i % 2), "acc": 0.1} for i, s in enumerate(steps)]
+    (run,) = lineages(found(rows))
+    made = derive(run)
+    assert made.table.columns["gpu_hours"][-1] == pytest.approx(44.0)
+    assert "falls from row to row" in made.said["gpu_hours"][0].message
+
+
+def test_a_logged_total_knows_what_was_spent_before_the_log_begins():
+    steps = [*range(100, 110), *range(105, 120)]
+    (run,) = lineages(found([{"step": s, "gpu_hours": float(t), "acc": 0.1} for t, s in enumerate(steps, start=100)]))
+    assert "log-begins-late" not in [f.code for f in derive(run).said["gpu_hours"]]
+
+
 def test_a_log_that_begins_in_the_middle_of_a_run_says_so():
     made = derive(found([{"step": s, "step_time": 3600.0} for s in range(101, 110)], devices=1))
     assert "log-begins-late" in [f.code for f in made.said["gpu_hours"]]

@@ -135,6 +135,16 @@ def test_an_evaluation_beside_a_column_called_accuracy_is_named(tmp_path):
     assert found_it.severity == "warning" and "--y eval/accuracy" in found_it.message
 
 
+def test_a_table_with_both_names_of_a_pass_rate_says_which_was_taken(tmp_path):
+    rows = [(i, 0.1 * i, 0.1 * i + 0.05) for i in range(6)]
+    (run,) = an.read(write_csv(tmp_path / "a.csv", "gpu_hours,accuracy,pass_rate", rows))
+    assert run.data["pass_rate"].tolist() == [rate for *_, rate in rows]
+    (said,) = [f for f in run.findings if f.code == "metric-chosen"]
+    assert said.severity == "warning" and "--y accuracy" in said.message
+    same = write_csv(tmp_path / "b.csv", "gpu_hours,accuracy,pass_rate", [(x, y, y) for x, y, _ in rows])
+    assert "metric-chosen" not in {f.code for f in an.read(same)[0].findings}
+
+
 def test_three_programs_are_compared_on_the_command_line(capsys):
     names = ["val-core/math/acc/mean@4", "eval_rewards/accuracy/mean", "eval/pass_rate"]
     asked = [part for name in names for part in ("--y", name)]

@@ -90,14 +90,16 @@ def test_percent_is_divided_and_said(values, largest):
 
 
 @pytest.mark.parametrize(
-    "values", [[0.5, 40.0], [0.0, 1.5], [1.2, 1.9], [10.0, 101.0], [-0.1, 0.5], [-1.0, 50.0], [1.0, 50.0]]
+    "values",
+    [[0.5, 40.0], [-1.0, 0.546], [0.0, 1.5], [1.2, 1.9], [10.0, 101.0], [-0.1, 0.5], [-1.0, 50.0], [1.0, 50.0]],
 )
-def test_an_ambiguous_unit_is_refused_and_scale_is_named(tmp_path, values):
+def test_an_ambiguous_unit_is_refused_and_what_would_settle_it_is_named(tmp_path, values):
     text = "gpu_hours,accuracy" + "".join(f"\n{i},{v}" for i, v in enumerate(values))
     path = write_csv(tmp_path / "a.csv", text)
     with pytest.raises(UserError) as error:
         an.read(path)
-    assert "--scale" in one_line(error) and str(path) in one_line(error)
+    option = "--y-range" if min(values) < 0.0 else "--scale"  # no factor makes a fraction of what is below 0
+    assert option in one_line(error) and str(path) in one_line(error)
 
 
 def test_scale_settles_the_unit(tmp_path):

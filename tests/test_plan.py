@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 import analysis as an
 from analysis.budgets import budget
-from analysis.budgets.budget import after, continued, usual_gap
+from analysis.budgets.budget import after, cadence, continued, usual_gap
 from analysis.budgets.planning import gain, verdict_of
 from analysis.comparisons import contrasts
 from analysis.fits.evaluations import Evaluations, evaluations_of
@@ -40,6 +40,44 @@ def test_a_future_keeps_what_is_there_the_cadence_and_the_curve():
     assert longer.time == pytest.approx(np.arange(41.0) * 10)
     assert longer.pass_rate == pytest.approx(an.R(longer.compute, 0.1, 0.7, 1.5, 2.0))
     assert len(longer.variance) == 41
+
+
+def test_evaluations_spaced_in_the_logarithm_go_on_so():
+    C = np.geomspace(10.0, 1000.0, 20)
+    data = Evaluations(C, an.R(C, 0.1, 0.7, 1.5, 2.0), C / 10, None, ())
+    longer = continued(data, exact(), 0, 4.0, np.random.default_rng(0))
+    assert longer.compute[20:] == pytest.approx(1000.0 * 4.0 ** (np.arange(1, 7) / 6))  # 4x are 5.7 of its gaps
+    assert longer.time == pytest.approx(longer.compute / 10)
+    wide = np.geomspace(1e-5, 1e20, 30)  # many usual gaps long
+    assert len(continued(replace(data, compute=wide), exact(), 0, 2.0, np.random.default_rng(0)).compute) == 31
+    spread = np.cumsum(np.random.default_rng(1).lognormal(0.0, 0.5, 40))
+    assert not cadence(spread).geometric and cadence(spread).gap == usual_gap(spread)
+
+
+def test_noise_fades_over_the_time_that_lies_between():
+    C = np.geomspace(1.0, 2.0**10, 11)
+    y = an.R(C, 0.1, 0.7, 1.5, 2.0)
+    y[-1] += 0.1
+    data = Evaluations(C, y, C, None, ())
+    longer = continued(data, exact(rho=0.8), 0, 2.0, np.random.default_rng(0))
+    gap = 2.0**10 / usual_gap(C)
+    assert longer.pass_rate[11] - an.R(2.0**11, 0.1, 0.7, 1.5, 2.0) == pytest.approx(0.1 * 0.8**gap)
+
+
+def test_a_run_that_came_to_be_evaluated_less_often_goes_on_so():
+    C = np.r_[np.arange(1.0, 41.0), np.arange(45.0, 161.0, 5.0)]
+    data = Evaluations(C, an.R(C, 0.1, 0.7, 1.5, 2.0), C, None, ())
+    longer = continued(data, exact(), 0, 2.0, np.random.default_rng(0))
+    assert longer.compute[len(C) :] == pytest.approx(np.arange(165.0, 321.0, 5.0))
+    assert longer.time == pytest.approx(longer.compute)
+
+
+def test_a_future_has_no_more_evaluations_than_fit_in_memory(monkeypatch):
+    monkeypatch.setattr(budget, "MOST_ADDED", 10)
+    C = np.linspace(0.0, 4.0, 41)
+    longer = continued(Evaluations(C, C / 10, C, None, ()), exact(), 0, 2.0, np.random.default_rng(0))
+    assert longer.compute[41:] == pytest.approx(np.linspace(4.4, 8.0, 10))
+    assert longer.time == pytest.approx(longer.compute)
 
 
 def test_the_noise_goes_on_from_the_last_residual():

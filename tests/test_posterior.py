@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import analysis as an
 from analysis.curves.curve import R
-from analysis.posteriors import noise, posterior, quadrature
+from analysis.posteriors import conditional, noise, posterior, quadrature
 from analysis.posteriors.priors import Priors
-from tests.made import TRUE, ar1, as_run, codes, noisy
+from tests.made import TRUE, ar1, as_run, codes, counted, noisy
 
 
 def covariance(gaps, rho, tau, white):
@@ -249,6 +249,33 @@ def test_many_evaluations_leave_the_correlation_known_and_the_limits_smooth(monk
     assert spread[0] == pytest.approx(spread[1], rel=0.1) and spread[0] > 0.01
     widths = [np.ptp(p.quantile(p.A, [0.025, 0.975])) for p in (found, fine)]
     assert widths[0] == pytest.approx(widths[1], rel=0.08)
+
+
+def test_many_evaluations_with_counts_narrow_the_noise_and_leave_the_limits(monkeypatch):
+    """Run noise that is seen clearly: narrowed, no node of the noise is left at tau = 0."""
+    rate = R(np.linspace(0.0, 8.0, 260), **TRUE) + ar1(260, 0.01, 0.7, 1)
+    run = counted(np.repeat(rate[:, None], 256, axis=1), last=8.0, seed=1)
+    narrowed = an.fit(run)
+    monkeypatch.setattr(conditional, "WIDE_NODES", 10**6)
+    whole = an.fit(run)
+    limits = np.array([[f.params["A"].lo, f.params["A"].value, f.params["A"].hi] for f in (narrowed, whole)])
+    assert limits[0] != pytest.approx(limits[1], abs=1e-9)
+    assert limits[0] == pytest.approx(limits[1], abs=0.05 * np.ptp(limits[1]))
+
+
+def test_no_run_noise_weighs_the_same_against_a_part_of_the_correlations():
+    """tau = 0 stands for all rho: next to the nodes of half of them it keeps its mass relative to these."""
+    gaps, variance, levels = noise.spacing(np.arange(5.0)), np.full(5, 0.5), np.array(noise.TAU_LEVELS)
+
+    def odds(nodes):
+        prior = np.exp(nodes.log_prior)
+        return prior[nodes.tau == 0.0].sum() / prior[(nodes.tau > 0.0) & (nodes.rho < 0.5)].sum()
+
+    whole = noise.known_white(gaps, variance, levels)
+    part = noise.known_white(gaps, variance, levels, (0.0, 0.5), rho_share=0.5)
+    assert odds(part) == pytest.approx(odds(whole), rel=1e-12)
+    above = noise.known_white(gaps, variance, levels[3:], (0.2, 0.5), rho_share=0.3)
+    assert (above.tau > 0.0).all() and np.exp(above.log_prior).sum() == pytest.approx(1.0)
 
 
 def test_a_held_R0_is_held_in_every_draw():

@@ -1,7 +1,8 @@
 """What more compute would tell: the run's future drawn from its own posterior, and fitted again.
 
-A draw of the curve and of the noise continues the run at its cadence, from its last residual on; the longer run is
-fitted as `fit` would. Medians over such futures say how wide intervals will be, before the compute is spent.
+A draw of the curve and of the noise continues the run at its cadence (even gaps of compute, or of its logarithm), from
+its last residual on; the longer run is fitted as `fit` would. Medians over such futures say how wide intervals will be,
+before the compute is spent.
 
 Promises: what is simulated is what the fit believes, so a wrong law or a wrong noise model is believed here too. Does
 not promise the evaluations of the future: only how much they will narrow.
@@ -9,8 +10,9 @@ not promise the evaluations of the future: only how much they will narrow.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from analysis.curves.solver import Array
 from analysis.fits.evaluations import Evaluations
 from analysis.fits.reach import crossing
 from analysis.posteriors.draws import Draws, tail
+from analysis.posteriors.noise import DIGITS
 from analysis.posteriors.priors import Priors
 from analysis.predict.ahead import Calibration, Cut, cut_at
 from analysis.predict.reaches import GRID, times_of
@@ -28,6 +31,9 @@ FUTURES = 16
 # what they say, and AR(1) noise in blocks is AR(1) and white noise, which the model has.
 BLOCKS, MOST_BLOCKS = 200, 1000
 OWN_BLOCKS = 25  # of what is there already, where much is added to it
+FEWEST_GAPS = 4  # that say whether evaluations are spaced in compute or in its logarithm
+CHANGED = 1.5  # times the usual gap, or its part, from which on a run's last evaluations come at another cadence
+MOST_ADDED = 10**6  # evaluations of a future; a longer one has them farther apart
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,14 @@ class After:
 def continued(data: Evaluations, draws: Draws, row: int, multiple: float, rng: np.random.Generator) -> Evaluations:
     """Return the run up to `multiple` of its last compute, continued by one draw."""
     last = float(data.compute[-1])
-    gap = usual_gap(data.compute)
-    count = max(1, round((multiple - 1.0) * last / gap))
+    pace = cadence(data.compute)
+    wanted = math.log(multiple) / pace.gap if pace.geometric else (multiple - 1.0) * last / pace.gap
+    count = min(max(1, round(wanted)), MOST_ADDED)
     steps = np.arange(1.0, count + 1.0)
-    C = last + steps * ((multiple - 1.0) * last / count)
-    time_gap = usual_gap(data.time)
+    more = multiple ** (steps / count) if pace.geometric else None
+    C = last + steps * ((multiple - 1.0) * last / count) if more is None else last * more
+    every = wanted / count if pace.geometric else max(1.0, wanted / MOST_ADDED)
+    time = _gone_on(data.time, every * steps, pace.geometric)
     d, white = draws, float(getattr(draws, "white", np.zeros(len(draws)))[row])
     parameters = (float(v[row]) for v in (d.R0, d.A, d.B, d.C_mid))
     R0, A, B, C_mid = parameters
@@ -76,8 +85,13 @@ def continued(data: Evaluations, draws: Draws, row: int, multiple: float, rng: n
     # The share of the last residual that is run noise goes on; the evaluation's own is drawn anew.
     state = (1.0 - white) * float(data.pass_rate[-1] - R(last, R0, A, B, C_mid))
     drawn = rng.standard_normal((count, 2))  # a row an evaluation: a longer future begins as a shorter one does
-    fresh = (np.sqrt(1.0 - rho**2) * run_sd * drawn[:, 0]).tolist()
-    noise = np.fromiter(accumulate(fresh, lambda state, new: rho * state + new, initial=state), float)[1:]
+    # In units of the usual gap, as the fit counts them, and rounded as it does: an even cadence is 1 and nothing else.
+    gaps = np.round(np.diff(np.r_[data.time[-1], time]) / usual_gap(data.time), DIGITS)
+    back = rho**gaps
+    fresh = zip(back.tolist(), (np.sqrt(1.0 - back**2) * run_sd * drawn[:, 0]).tolist(), strict=True)
+    noise = np.empty(count)
+    for i, (kept, new) in enumerate(fresh):
+        state = noise[i] = kept * state + new
     noise += own_sd * drawn[:, 1]
     rate = np.clip(R(C, R0, A, B, C_mid) + noise, 0.0, 1.0)
     variance = data.variance
@@ -86,7 +100,7 @@ def continued(data: Evaluations, draws: Draws, row: int, multiple: float, rng: n
     return Evaluations(
         np.r_[data.compute, C],
         np.r_[data.pass_rate, rate],
-        np.r_[data.time, data.time[-1] + steps * time_gap],
+        np.r_[data.time, time],
         variance,
         (),
     )
@@ -125,6 +139,44 @@ def usual_gap(values: Array) -> float:
     """
     gaps = np.diff(values)
     return float(np.median(gaps[gaps > 0.0]))
+
+
+class Cadence(NamedTuple):
+    """From one evaluation to the next: a gap, or, where they are spaced in the logarithm, the gap of that."""
+
+    gap: float
+    geometric: bool
+
+
+def cadence(values: Array) -> Cadence:
+    """Return how a run spaces its evaluations towards its end, from their compute or time (n,), ascending.
+
+    Geometric where the last third of the gaps says so: those of ln C scatter less than half as much as those of C. Else
+    the median gap, of the last third alone where it is another by more than `CHANGED`.
+
+    Examples
+    --------
+    >>> cadence(np.array([0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0]))
+    Cadence(gap=10.0, geometric=False)
+    >>> cadence(np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))   # ln 2
+    Cadence(gap=0.6931471805599454, geometric=True)
+    """
+    gaps = np.diff(values)
+    gaps = gaps[gaps > 0.0]
+    recent = gaps[-max(len(gaps) // 3, FEWEST_GAPS) :]
+    ratios = np.diff(np.log(np.unique(values[values > 0.0])))[-len(recent) :]
+    if len(ratios) >= FEWEST_GAPS and 2.0 * np.log(ratios).std() < np.log(recent).std():
+        return Cadence(float(np.median(ratios)), True)
+    whole, late = float(np.median(gaps)), float(np.median(recent))
+    return Cadence(late if max(whole / late, late / whole) > CHANGED else whole, False)
+
+
+def _gone_on(time: Array, steps: Array, geometric: bool) -> Array:
+    """The time `steps` (m,) evaluations later, at its own cadence; even where compute is spaced evenly."""
+    pace = cadence(time)
+    if geometric and pace.geometric:
+        return np.asarray(time[-1] * np.exp(pace.gap * steps))
+    return np.asarray(time[-1] + steps * (usual_gap(time) if pace.geometric else pace.gap))
 
 
 def after(

@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         return _fit_groups(args)
     if given := [n for n in ("share", "following", "output") if getattr(args, n) is not None]:
         raise UserError(f"{', '.join('--next' if n == 'following' else f'--{n}' for n in given)}: read with --by alone")
+    if args.json and args.checklist:
+        raise UserError("--checklist: printed for people, and not part of --json; give one of them")
     fits = fit_runs(args, jobs=args.jobs)
     if args.json:
         print_json({"schema": "fit/1", **fits.to_dict()})

@@ -39,8 +39,9 @@ def evaluations_of(run: Run, x: str) -> Evaluations:
     """
     compute = np.asarray(run.data[x], dtype=float)
     pass_rate = np.asarray(run.data["pass_rate"], dtype=float)
-    order = np.lexsort((pass_rate, compute))
-    steps = np.asarray(run.data["step"], dtype=float)[order] if "step" in run.axes else compute[order]
+    steps = np.asarray(run.data["step"], dtype=float) if "step" in run.axes else compute
+    order = np.lexsort((pass_rate, steps, compute))
+    steps = steps[order]
     time = steps if (np.diff(steps) >= 0.0).all() and steps[-1] > steps[0] else compute[order]
     counts = _counts(run, order)
     variance = [evaluation_variance(correct, k) for correct, k in counts]

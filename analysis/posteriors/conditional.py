@@ -98,7 +98,9 @@ class Problem:
             self.nodes = noise.unknown_share(self.gaps, self.rho, self.count)
         else:
             levels = _between(self.levels, *self.tau)
-            self.nodes = noise.known_white(self.gaps, self.variance, levels, self.rho, self.count)
+            whole, part = (high - low for low, high in (self.priors.rho, self.rho))
+            share = part / whole if whole > 0.0 else 1.0
+            self.nodes = noise.known_white(self.gaps, self.variance, levels, self.rho, self.count, share)
         self._prepare()
         self.ratio = np.full(len(self.nodes.rho), 1.0 / self.r0_sd**2)
         if self.nodes.scaled:

@@ -215,14 +215,20 @@ def unknown_share(gaps: Array, rho_range: tuple[float, float] = (0.0, 1.0), coun
     return _filtered(gaps, rho, np.sqrt(1.0 - share), share, np.log(prior), scaled=True)
 
 
-def known_white(
-    gaps: Array, variance: Array, levels: Array, rho_range: tuple[float, float] = (0.0, 1.0), count: int = RHO_NODES
+def known_white(  # noqa: PLR0917
+    gaps: Array,
+    variance: Array,
+    levels: Array,
+    rho_range: tuple[float, float] = (0.0, 1.0),
+    count: int = RHO_NODES,
+    rho_share: float = 1.0,
 ) -> Nodes:
     """Evaluation noise of known variance (n,) and run noise of unknown size and correlation.
 
     rho is uniform; tau has density 1 / sqrt(tau^2 + evaluation variance): level below the evaluation noise, where the
     data cannot tell it from none, and 1 / tau above. A level density throughout was tried: its mass at large tau with
-    rho near 1, a drift that moves A, made intervals wider with the counts than without. `levels` are the nodes of tau.
+    rho near 1, a drift that moves A, made intervals wider with the counts than without. `levels` are the nodes of tau;
+    `rho_share` is how much of the prior of rho lies in `rho_range`, where that was narrowed.
     """
     points, weights = np.polynomial.legendre.leggauss(count)
     low, high = rho_range
@@ -231,12 +237,13 @@ def known_white(
     grid = np.meshgrid(low + (high - low) * 0.5 * (points + 1.0), levels, indexing="ij")
     prior = np.outer(0.5 * weights, widths / widths.sum())
     rho, tau, prior = grid[0].ravel(), grid[1].ravel(), prior.ravel()
-    # Without run noise its correlation means nothing: one node stands for all.
+    # Without run noise its correlation means nothing: one node stands for all, those of the rho left out too.
     none = tau == 0.0
-    first = int(np.flatnonzero(none)[0])
-    prior[first] = prior[none].sum()
     keep = ~none
-    keep[first] = True
+    if none.any():  # narrowed levels may begin above 0
+        first = int(np.flatnonzero(none)[0])
+        prior[first] = prior[none].sum() / rho_share
+        keep[first] = True
     return _filtered(
         gaps,
         rho[keep],

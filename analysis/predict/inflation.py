@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.fits.arguments import checked_number
 from analysis.fits.evaluations import evaluations_of
 from analysis.fits.refits import held_R0, points_of, priors_of
 from analysis.fits.results import Fit
@@ -27,11 +28,13 @@ def measure_inflation(runs: Iterable[Run | Fit], *, x: str | None = None, factor
     ----------
     runs : iterable of Run or Fit
         Five or more, others than those that will be forecast with it; a Fit with its axis, window, R0 and priors.
+    factor : float
+        How far ahead the forecasts are, as a multiple of the compute that each was made from; above 1.
 
     Raises
     ------
     UserError
-        If fewer than five runs have an evaluation that far ahead of an origin.
+        If `factor` is none, or fewer than five runs have an evaluation that far ahead of an origin.
 
     Examples
     --------
@@ -41,6 +44,8 @@ def measure_inflation(runs: Iterable[Run | Fit], *, x: str | None = None, factor
     ...
     scalerl.runlog.UserError: inflation: 1 of 1 runs have a forecast 2x ahead to learn from; five are needed
     """
+    if not (checked_number("factor", factor) > 1.0 and math.isfinite(factor)):
+        raise UserError(f"factor: {factor:g} is not above 1; a forecast 2x ahead has factor 2")
     squares = []
     given = list(runs)
     for g in given:

@@ -13,13 +13,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import median
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from analysis.findings import Finding, finding
 from analysis.readers.cleaning import RESTARTS, Table, figures, known_figures
 from analysis.readers.found import Found
+from analysis.readers.totals import (
+    added,
+    by_clock,
+    ends_of,
+    falls,
+    in_turn,
+    pauses,
+    ran_through,
+    resets,
+    so_far,
+    span,
+    usual_gap,
+)
 from scalerl.runlog import COMPUTE_AXES
 
 # Names in logs, without a leading train/: seconds of one step; seconds so far; a clock, in seconds since 1970; tokens.
@@ -36,7 +47,6 @@ SECONDS_SO_FAR = ("_runtime", "elapsed_s", "relative time (process)")
 CLOCKS = ("wall_time", "_timestamp", "wall time", "time")  # prime-rl says time
 TOKENS_SO_FAR = ("num_tokens", "num_input_tokens_seen", "total_tokens", "progress/total_tokens")
 TOKENS_OF_STEP = ("perf/total_num_tokens",)
-PAUSE_S, LONG_PAUSE = 600.0, 20.0  # a gap of the clock over both, in seconds and in usual gaps, is no work
 EPOCH_1985 = 5e8  # a clock that shows less counts from something else
 UNITS = ((1e11, 1e-3, "milliseconds"), (1e14, 1e-6, "microseconds"), (1e17, 1e-9, "nanoseconds"))  # of clocks, from
 OF_EACH = 0.2  # share of rows in which a running total falls from which on it is none
@@ -89,36 +99,36 @@ def derive(found: Found, devices: float | None = None) -> Axes:
     said: dict[str, tuple[Finding, ...]] = {}
     held = found.devices if devices is None else devices
     steps = None if found.step is None or found.step not in columns else figures(columns[found.step])
-    for name in (*COMPUTE_AXES, *DERIVED):
-        if name in columns and name != "step" and _falls(figures(columns[name]), found.starts):
-            columns[name] = list(_so_far(figures(columns[name]), set(found.starts), ()))
-            what = f"{name} begins again at a resume; it is moved to go on from the checkpoint"
-            said[name] = (finding("axis-derived", what),)
-    for name in (*COMPUTE_AXES, *DERIVED):
-        if name in columns and name != "step" and steps is not None and _of_each_step(figures(columns[name])):
+    totals = set()
+    for name in (n for n in dict.fromkeys((*COMPUTE_AXES, *DERIVED)) if n in columns and n != "step"):
+        if steps is not None and _of_each_step(figures(columns[name]), found.starts):
             columns[name] = list(_total(found, _Rule(name, "each", ""), steps)[0])
             what = f"{name} falls from row to row: taken for that of one step and added up"
             said[name] = (finding("axis-derived", what, severity="warning"),)
+            continue
+        totals.add(name)
+        columns[name], findings = _logged_total(found, name)
+        if findings:
+            said[name] = findings
     if "gpu_hours" in columns and devices is not None:
-        what = f"gpu_hours is in the log and is taken as it is; {devices:g} devices, as asked, change nothing"
+        what = f"gpu_hours is in the log and is taken from there; {devices:g} devices, as asked, change nothing"
         said["gpu_hours"] = (*said.get("gpu_hours", ()), finding("axis-chosen", what))
     if "gpu_hours" not in columns and (rule := _time_rule(columns, steps is not None)) is not None:
         axis, factor = ("gpu_hours", held * rule.hours) if held else ("wall_hours", rule.hours)
         amounts, lost = _total(found, rule, steps)
-        pauses = (
-            _pauses([v * rule.unit for v in figures(columns[rule.column])], found.starts) if rule.kind == "clock" else 0
+        paused = (
+            pauses([v * rule.unit for v in figures(columns[rule.column])], found.starts) if rule.kind == "clock" else 0
         )
         if axis not in columns:
             columns[axis] = [v * factor for v in amounts]
             devices_of = f"x {held:g} device{'s' if held != 1 else ''}" if held else ""
             source = "as asked" if devices is not None else "as the log says"
             what = f"gpu_hours: {rule.says} {devices_of}, {source}" if held else f"wall_hours: {rule.says}"
-            what += f"; {pauses} pauses of the clock count as the usual gap" if pauses else ""
+            what += f"; {paused} pauses of the clock count as the usual gap" if paused else ""
             what += "" if held else "; how many devices is not in the log (--devices N makes gpu_hours of it)"
             said[axis] = (finding("axis-derived", what),)
-        if lost > 0.0:
-            what = f"{lost * factor:.3g} {axis} of work were taken back by later attempts: not in the curve"
-            said[axis] = (*said.get(axis, ()), finding("work-lost", what, lost * factor))
+        if lost > 0.0 and axis not in totals:
+            said[axis] = (*said.get(axis, ()), _work_lost(lost * factor, axis))
     if "tokens" not in columns and (rule := _token_rule(columns, steps is not None)) is not None:
         columns["tokens"] = list(_total(found, rule, steps)[0])
         said["tokens"] = (finding("axis-derived", f"tokens: {rule.says}"),)
@@ -128,14 +138,39 @@ def derive(found: Found, devices: float | None = None) -> Axes:
         what = "compute is training steps: the log holds neither time nor tokens"
         what = "compute is _step, which counts calls of log() and not updates: name another (--x)" if own else what
         said["step"] = () if set(said) - {"step"} and not own else (finding("axis-steps", what),)
-    return Axes(replace(found.table, columns=columns), _begun_late(steps, said))
+    late = _begun_late(steps, {axis: f for axis, f in said.items() if axis not in totals})
+    return Axes(replace(found.table, columns=columns), said | late)
 
 
-def _of_each_step(values: Sequence[float]) -> bool:
+def _logged_total(found: Found, name: str) -> tuple[Sequence[Any], tuple[Finding, ...]]:
+    """A running total of the log without the work that later attempts took back, and what is to be said of that."""
+    cells = found.table.columns[name]
+    values, lost = figures(cells), [figures(table.columns[name]) for table in found.lost]
+    ends = ends_of(lost)
+    usual = usual_gap(values, set(found.starts))
+    again = {i for i in found.starts if falls(values, i)}
+    through = {i for i in found.starts if ran_through(values, i, ends, usual)} - again
+    said = []
+    if again or through:
+        cells = list(so_far(values, set(found.starts) if again else through, ends))
+        did = ["begins again at a resume"] * bool(again) + ["ran on through work that was taken back"] * bool(through)
+        what = f"{name} {' and '.join(did)}; it is moved to go on from the checkpoint"
+        said.append(finding("axis-derived", what))
+    if (gone := sum(span(v, usual) for v in lost)) > 0.0:
+        said.append(_work_lost(gone, name))
+    return cells, tuple(said)
+
+
+def _work_lost(gone: float, axis: str) -> Finding:
+    what = f"{gone:.3g} {axis} of work were taken back by later attempts: not in the curve"
+    return finding("work-lost", what, gone)
+
+
+def _of_each_step(values: Sequence[float], starts: Sequence[int]) -> bool:
     """Whether figures that should be running totals fall as those of single steps do."""
-    known = [v for v in values if not math.isnan(v)]
-    falls = sum(b < a for a, b in pairwise(known))
-    return falls > RESTARTS and falls > OF_EACH * len(known)
+    known = [(i, v) for i, v in enumerate(values) if not math.isnan(v)]
+    fallen = sum(b < a for (_, a), (i, b) in pairwise(known) if i not in starts)
+    return fallen > RESTARTS and fallen > OF_EACH * len(known)
 
 
 def _begun_late(steps: Sequence[float] | None, said: dict[str, tuple[Finding, ...]]) -> dict[str, tuple[Finding, ...]]:
@@ -188,130 +223,12 @@ def _total(found: Found, rule: _Rule, steps: Sequence[float] | None) -> tuple[li
     lost = [figures(table.columns[rule.column]) for table in found.lost]
     if rule.kind == "each":
         lost_steps = [figures(t.columns[found.step]) if found.step else None for t in found.lost]
-        gone = sum(_added(v, s)[-1] if v else 0.0 for v, s in zip(lost, lost_steps, strict=True))
-        return _added(values, steps), gone
-    values = [v * rule.unit for v in _in_turn(values, found.table.lines)]
+        gone = sum(added(v, s)[-1] if v else 0.0 for v, s in zip(lost, lost_steps, strict=True))
+        return added(values, steps), gone
+    values = [v * rule.unit for v in in_turn(values, found.table.lines)]
     lost = [[v * rule.unit for v in one] for one in lost]
-    starts = {*found.starts, *(() if rule.kind == "clock" else _resets(values))}
-    gone = sum(_span(v, _usual_gap(values, starts)) for v in lost)
+    starts = {*found.starts, *(() if rule.kind == "clock" else resets(values))}
+    gone = sum(span(v, usual_gap(values, starts)) for v in lost)
     if rule.kind == "clock":
-        return _by_clock(values, starts, steps), gone
-    ends = [max((v for v in one if not math.isnan(v)), default=-math.inf) for one in lost]
-    return _so_far(values, starts, ends), gone
-
-
-def _in_turn(values: Sequence[float], lines: Sequence[int]) -> list[float]:
-    """The figures without those of rows that were logged after rows of later steps: a late evaluation's clock."""
-    out = list(values)
-    first = math.inf
-    for i in range(len(values) - 1, -1, -1):
-        if lines[i] > first:
-            out[i] = math.nan
-        first = min(first, lines[i])
-    return out
-
-
-def _resets(values: Sequence[float]) -> set[int]:
-    """Rows at which a running total is lower than before: its program was started again, with no step lost."""
-    found, before = set(), -math.inf
-    for i, value in enumerate(values):
-        if value < before:
-            found.add(i)
-        before = before if math.isnan(value) else value
-    return found
-
-
-def _added(values: Sequence[float], steps: Sequence[float] | None) -> list[float]:
-    """Sum of figures of one step each; one that is logged every n steps stands for n, rows between lie between."""
-    if steps is None:
-        return list(np.cumsum([v if v >= 0.0 else 0.0 for v in values]))
-    at = [(s, v) for v, s in zip(values, steps, strict=True) if not math.isnan(v + s) and v >= 0.0]
-    if not at:
-        return [0.0] * len(values)
-    gaps = [b - a for (a, _), (b, _) in pairwise(at) if b > a]
-    first = at[0][0]
-    before = first - min(median(gaps), max(first, 1.0)) if gaps else first - 1.0
-    where, total = [before], [0.0]
-    for step, value in at:
-        total.append(total[-1] + value * max(step - where[-1], 0.0))
-        where.append(max(step, where[-1]))
-    known = np.interp([where[0] if math.isnan(s) else s for s in steps], where, total)
-    out, last = [], 0.0
-    for step, value in zip(steps, known, strict=True):  # a row without a step stands at what was spent by then
-        last = last if math.isnan(step) else max(float(value), last)
-        out.append(last)
-    return out
-
-
-def _falls(values: Sequence[float], starts: Sequence[int]) -> bool:
-    """Whether a running total is lower where an attempt begins than it was before."""
-    for start in starts:
-        before = [v for v in values[:start] if not math.isnan(v)]
-        after = next((v for v in values[start:] if not math.isnan(v)), math.inf)
-        if before and after <= before[-1]:
-            return True
-    return False
-
-
-def _so_far(values: Sequence[float], starts: set[int], ends: Sequence[float]) -> list[float]:
-    """A running total as logged; where it begins again or counts given-up work, it is moved to go on from before.
-
-    At the start of an attempt a total goes on from the checkpoint, begins again at 0, or ran through the given-up work
-    (`ends`: its last values). Of what is possible, the one counts whose first increment is most like the usual one.
-    """
-    usual = max(_usual_gap(values, starts), 1e-12)
-    out: list[float] = []
-    offset, raw_before, begins = 0.0, 0.0, False
-    for i, value in enumerate(values):
-        begins = begins or i in starts
-        before = out[-1] if out else math.nan
-        if math.isnan(value):
-            out.append(before)
-            continue
-        if begins and not math.isnan(before):
-            end = max((e for e in ends if raw_before <= e <= value), default=raw_before)
-            steps = [value, *(value - base for base in (raw_before, end) if value >= base)]
-            taken = min(steps, key=lambda step: abs(math.log(max(step, 1e-12) / usual)))
-            offset = before + taken - value
-        out.append(value + offset if math.isnan(before) else max(value + offset, before))  # rounding must not lower it
-        raw_before, begins = value, False
-    return out
-
-
-def _by_clock(values: Sequence[float], starts: set[int], steps: Sequence[float] | None) -> list[float]:
-    """Time between rows of one attempt; the way to its first row, and a pause of the clock, is the median one."""
-    usual = _usual_gap(values, starts)
-    total, out, before, begins = 0.0, [], math.nan, False
-    for i, value in enumerate(values):
-        begins = begins or i in starts
-        if not math.isnan(value):
-            if math.isnan(before):
-                total += usual if steps is None or not steps[i] <= 0.0 else 0.0
-            else:
-                gap = max(value - before, 0.0)
-                total += usual if begins or _is_pause(gap, usual) else gap
-            before, begins = value, False
-        out.append(total)
-    return out
-
-
-def _usual_gap(values: Sequence[float], starts: set[int]) -> float:
-    known = [(i, v) for i, v in enumerate(values) if not math.isnan(v)]
-    gaps = [b - a for (_, a), (i, b) in pairwise(known) if i not in starts and b >= a]
-    return median(gaps) if gaps else 0.0
-
-
-def _is_pause(gap: float, usual: float) -> bool:
-    return gap > max(PAUSE_S, LONG_PAUSE * usual)
-
-
-def _pauses(values: Sequence[float], starts: Sequence[int]) -> int:
-    usual = _usual_gap(values, set(starts))
-    known = [(i, v) for i, v in enumerate(values) if not math.isnan(v)]
-    return sum(_is_pause(b - a, usual) for (_, a), (i, b) in pairwise(known) if i not in starts)
-
-
-def _span(values: Sequence[float], usual: float) -> float:
-    """What the rows of given-up work took: from first to last, and the way to the first."""
-    known = [v for v in values if not math.isnan(v)]
-    return known[-1] - known[0] + usual if known else 0.0
+        return by_clock(values, starts, steps), gone
+    return so_far(values, starts, ends_of(lost)), gone

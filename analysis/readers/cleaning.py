@@ -166,17 +166,15 @@ def as_fraction(values: Array, where: str, y: str, scale: float | None) -> tuple
     if low >= 0.0 and 2.0 <= high <= 100.0 and bool(np.all((values == 0.0) | (values > 1.0))):
         said = [finding("percent", f"{y} runs from {low:g} to {high:g}: read as percent and divided by 100", high)]
         return values / 100.0, said
-    if low < 0.0 or high > 100.0:
-        hint = f"choose another column with --y, or a factor with --scale (--scale {_factor(low, high)})"
+    if low < 0.0:
+        hint = "choose another column with --y, or say what no and all right answers give with --y-range LO:HI"
+    elif high > 100.0:
+        hint = f"choose another column with --y, or a factor with --scale (--scale {1 / high:.2g})"
     else:
         hint = (
             "if these are percent say --scale 0.01, if not choose another column with --y (--scale 1 is for fractions)"
         )
     raise UnitError(f"{where}: {y} runs from {low:g} to {high:g}, neither fractions nor clearly percent; {hint}")
-
-
-def _factor(low: float, high: float) -> str:
-    return f"{1 / high:.2g}" if low >= 0.0 else "1"
 
 
 def _order(table: Table, main: str, compute: Sequence[float | None], kept: Array) -> list[Finding]:

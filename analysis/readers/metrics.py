@@ -12,8 +12,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from analysis.findings import Finding, finding
-from analysis.readers.cleaning import Table, known_figures, printable
+from analysis.readers.cleaning import Table, figures, known_figures, printable
 from analysis.readers.columns import rates_of
 from analysis.readers.csvfile import choose
 from analysis.readers.found import Found
@@ -82,6 +84,12 @@ def _is_rate(name: str, table: Table) -> bool:
     return name in table.columns and not _OTHER.search(name.lower()) and bool(known_figures(table.columns[name]))
 
 
+def _differ(table: Table, one: str, other: str) -> bool:
+    """Whether two columns hold other figures in any row."""
+    a, b = (np.array(figures(table.columns[name]), dtype=float) for name in (one, other))
+    return not np.array_equal(a, b, equal_nan=True)
+
+
 def choose_rate(found: Found, y: str | None) -> tuple[str, list[Finding]]:
     """Return the column of the pass rate and what is to be said of the choice.
 
@@ -102,7 +110,9 @@ def choose_rate(found: Found, y: str | None) -> tuple[str, list[Finding]]:
         return column, _of_training(found, column)
     rates = [name for name in found.rates or rates_of(table.columns, STORED) if _is_rate(name, table)]
     if there := [name for name in PASS_RATE_COLUMNS if name in table.columns]:
-        others = [c.column for c in candidates(table, ignored=there) if c.evaluated and _RIGHT.search(c.column.lower())]
+        others = [name for name in there[1:] if _is_rate(name, table) and _differ(table, there[0], name)]
+        more = candidates(table, ignored=there)
+        others += [c.column for c in more if c.evaluated and _RIGHT.search(c.column.lower())]
         if found.format == "scalerl" or not others:
             return there[0], []
         what = f"pass rate is {there[0]}; {printable(others[0])} could be it too (--y {printable(others[0])})"

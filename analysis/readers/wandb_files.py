@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import median
 
 from analysis.findings import Finding, finding
-from analysis.readers.axes import LONG_PAUSE, PAUSE_S
 from analysis.readers.cleaning import Table, number, printable
 from analysis.readers.csvfile import read_csv, said_of_doubled
 from analysis.readers.formats import head_of
@@ -25,6 +24,7 @@ from analysis.readers.found import Found, step_of
 from analysis.readers.labels import label_of_name, label_of_path, parts_of
 from analysis.readers.parquet_table import MAGIC as PARQUET
 from analysis.readers.parquet_table import read_parquet
+from analysis.readers.totals import LONG_PAUSE, PAUSE_S
 from analysis.readers.wandb_offline import MAGIC, NAME, offline_files, read_offline
 from scalerl.runlog import UserError
 
