@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 3  # panels a row
+NOTE = 14  # characters of a doubt that is written beside its row
 
 
 def plot_forest(compared: Compared, ax: Axes | None = None) -> Axes:
@@ -62,7 +63,8 @@ def plot_forest(compared: Compared, ax: Axes | None = None) -> Axes:
             fill = colour
         ax.plot(np.array([d.value], dtype=float), [i], "o", color=colour, mfc=fill, ms=6, gid=f"difference-{i}")
         said = f"P(best) {share(row.p_best)}" if row.p_best is not None else "not tested"
-        said += f"\n{row.note}" if row.note else ""
+        if row.note:  # as little room as P(best) has: the table has it whole
+            said += f"\n{row.note if len(row.note) <= NOTE else 'doubted'}"
         beside = ax.get_yaxis_transform()
         ax.text(1.01, i, said, transform=beside, va="center", fontsize="small", gid=f"p-best-{i}")
     labels = [f"{row.recipe} ({row.seeds} seed{'s' * (row.seeds > 1)})" for row in rows]
