@@ -130,8 +130,9 @@ def _training(config: Any) -> dict[str, str]:
         return {}
     reward = f"task {config.get('task')}" if config.get("reward") is None else str(config["reward"])
     rate = f"{config.get('learning_rate'):g} after {config.get('warmup_steps')} steps of warm-up"
-    lowered = f", x {config.get('plateau_factor'):g} on a plateau of the pass rate"
-    return {"reward": reward, "learning rate": rate + (lowered if config.get("lr_schedule") == "plateau" else "")}
+    if config.get("lr_schedule") == "plateau":  # a field that configurations of older versions have not
+        rate += f", x {config.get('plateau_factor'):g} on a plateau of the pass rate"
+    return {"reward": reward, "learning rate": rate}
 
 
 def _chosen(known: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,11 @@ logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for eac
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
 PROBE = "How much is 12 + 30? Answer with a number, in one line."  # what a template is tried on
 SYSTEM_PROBE = "You are asked for a sum; be brief."
+HASHED = (  # files by which a model is another one: those that `load_policy` may read
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json"),
+    *("tokenizer*", "vocab*", "merges*", "*.model", "tekken.json", "special_tokens*", "added_tokens*"),
+    *("*.jinja", "chat_template.json"),
+)
 
 
 class Policy(NamedTuple):
@@ -371,12 +377,15 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
 
 
 def checkpoint_hash(name: str | os.PathLike[str]) -> str | None:
-    """Return the sha256 over names and contents of a model's weights and tokenizer, or None if they are not here."""
+    """Return the sha256 over names and contents of a model's weights and tokenizer, or None if they are not here.
+
+    What else lies in the folder (`policy.json`, the card, states of a trainer) is no part of the model; see `HASHED`.
+    """
     folder = local_folder(name)
     if folder is None:
         return None
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix in {".safetensors", ".json", ".jinja"}:
+        if any(fnmatchcase(file.name, pattern) for pattern in HASHED) and file.is_file():
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()

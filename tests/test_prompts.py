@@ -20,11 +20,13 @@ from scalerl.cli import main
 from scalerl.data import encode_prompts, load_data
 from scalerl.demonstrations import _encoded
 from scalerl.generate import Generator
+from scalerl.modelcard import FACTS_FILE, count_evaluations, facts, write_card
 from scalerl.policy import Policy, checkpoint_hash, load_policy, local_folder, new_policy
-from scalerl.runlog import UserError, read_header, read_log
+from scalerl.runlog import BEST_FOLDER, UserError, read_header, read_log
 from scalerl.start import resume, train
 from scalerl.tasks import completion_of
 
+SHIPPED = Path(__file__).parents[1] / "data"
 TEMPLATE = (
     "{% for message in messages %}{{ message.role[0] + '#' + message.content + '*' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '=' }}{% endif %}"
@@ -378,6 +380,39 @@ def test_the_hash_of_a_checkpoint_covers_its_chat_template(model):
     assert files, "transformers keeps the template in a file of its own"
     files[0].write_text(TEMPLATE.replace("#", "-"))
     assert checkpoint_hash(name) != before
+
+
+def test_the_hash_of_a_checkpoint_covers_the_model_and_nothing_else_that_lies_there(model, tmp_path):
+    best = tmp_path / BEST_FOLDER
+    shutil.copytree(model(), best)
+    before = checkpoint_hash(best)
+    run = read_header(SHIPPED / "runs" / "scalerl")
+    evaluation = next(row for row in read_log(SHIPPED / "runs" / "scalerl" / "log.jsonl").rows if row["kind"] == "eval")
+    write_card(best, facts(run, evaluation, highest_of=3))
+    count_evaluations(tmp_path, 9)
+    assert json.loads((best / FACTS_FILE).read_text())["highest_of"] == 9
+    for name in (
+        "trainer_state.json",
+        "training_args.bin",
+        "README.md",
+        "eval_results.json",
+        "optimizer.safetensors.tmp",
+    ):
+        (best / name).write_text("{}")
+    (best / "tokenizer_files").mkdir()
+    assert checkpoint_hash(best) == before
+    for name in ("tokenizer.model", "vocab.txt", "merges.txt", "spiece.model", "model.safetensors.index.json"):
+        (best / name).write_text("x")
+        assert before != (before := checkpoint_hash(best)), name
+
+
+def test_the_hash_of_the_checkpoint_that_ships_is_that_of_the_runs_that_ship():
+    names = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    folder, digest = SHIPPED / "checkpoints" / "chain", hashlib.sha256()
+    for name in names:
+        digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
+    assert checkpoint_hash(folder) == digest.hexdigest()
+    assert read_header(SHIPPED / "runs" / "scalerl")["checkpoint"]["sha256"] == digest.hexdigest()
 
 
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
