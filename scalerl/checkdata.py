@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scalerl.config import ScaleRLConfig
-from scalerl.data import load_data
+from scalerl.data import for_reward, load_data
 from scalerl.policy import Policy
 from scalerl.rewards import Failed, code, make_scorer
 from scalerl.scoring import scored_by
@@ -106,9 +106,10 @@ def check_data(path: str, config: ScaleRLConfig, policy: Policy | None, *, show:
     mark = thinking_of(config).end_of_thinking
     references = [reference(item, config, mark) for item in data.items]
     with closing(make_scorer(config)) as scorer:
-        pairs = [(item, text) for item, text in zip(data.items, references, strict=True) if text is not None]
+        items = [for_reward(item) for item in data.items]
+        pairs = [(item, text) for item, text in zip(items, references, strict=True) if text is not None]
         scores = scorer.score(pairs)
-        wrong = scorer.score(list(zip(data.items, _wrong(data.items, references), strict=True)))
+        wrong = scorer.score(list(zip(items, _wrong(data.items, references), strict=True)))
     scored = iter(scores)
     right = [
         _has_tests(item) if text is None else next(scored).right

@@ -15,7 +15,7 @@ from scalerl.runlog import UserError, read_regular, write_json
 from scalerl.tasks import Item, get_task
 
 SPLITS = ("train", "eval", "test")
-UNREAD = frozenset({"prompt", "answer", "thinking", "solution", "difficulty"})  # columns that no reward is given
+UNREAD = frozenset({"thinking", "solution", "difficulty"})  # columns that no reward is given, and no hash covers
 ROW_SUFFIXES = tuple(suffix for suffix, kind in SUFFIXES.items() if kind != "json")
 MOST_REPEATS = 1000  # so many prompts drawn in a row that were drawn before: there are hardly any others
 
@@ -77,14 +77,16 @@ def load_data(path: str | os.PathLike[str], *, limit: int | None = None, repeats
         raise DataError(f'{path}: expected a list of items, each with "prompt" and "answer"')
     seen: dict[str, int] = {}
     for index, item in enumerate(items):
-        for key in ("prompt", "answer"):
+        for key in ("prompt", "answer", "system"):
             value = item.get(key) if isinstance(item, dict) else None
+            if key == "system" and (value is None or value == ""):
+                continue
+            if key == "system" and not isinstance(value, str):
+                raise DataError(f"{path}: item {index}: 'system' is no text; give text, or null for none")
             if not isinstance(value, str) or not value:
                 raise DataError(f"{path}: item {index}: no text under {key!r}")
             if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
                 raise DataError(f"{path}: item {index}: {key!r} holds half a character (a lone surrogate)")
-        if not isinstance(item.get("system") or "", str):
-            raise DataError(f"{path}: item {index}: 'system' is no text")
         if item["prompt"] in seen and not repeats:
             raise DataError(f"{path}: item {index} has the prompt of item {seen[item['prompt']]}")
         seen[item["prompt"]] = index
@@ -191,6 +193,17 @@ def check_apart(train: DataSet, evaluation: DataSet) -> None:
         )
 
 
+def for_reward(item: Item) -> Item:
+    """Return an item as a reward is given it: without demonstration and recorded difficulty, which no hash covers.
+
+    Examples
+    --------
+    >>> for_reward({"prompt": "1+1=", "answer": "2", "tests": [], "thinking": "well ...", "solution": "2"})
+    {'prompt': '1+1=', 'answer': '2', 'tests': []}
+    """
+    return {key: value for key, value in item.items() if key not in UNREAD}
+
+
 def hash_items(items: Sequence[Item]) -> str:
     """Return the sha256 of prompts, answers and whatever else a reward may read, in their order.
 
@@ -199,8 +212,9 @@ def hash_items(items: Sequence[Item]) -> str:
     """
     pairs = []
     for item in items:
-        rest = {key: value for key, value in item.items() if key not in UNREAD and value is not None}
-        pairs.append([item["prompt"], item["answer"], *([rest] if rest else [])])
+        rest = {key: value for key, value in for_reward(item).items() if value is not None}
+        pair = [rest.pop("prompt"), rest.pop("answer")]
+        pairs.append([*pair, *([rest] if rest else [])])
     return hashlib.sha256(json.dumps(pairs, sort_keys=True).encode()).hexdigest()
 
 

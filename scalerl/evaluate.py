@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from scalerl.completions import Completion, Request
 from scalerl.config import ScaleRLConfig
-from scalerl.data import DataSet
+from scalerl.data import DataSet, for_reward
 from scalerl.forward import AnyForward, AnyWeights
 from scalerl.learner import Learner
 from scalerl.policy import Policy
@@ -91,7 +91,8 @@ def grade(
     k = config.eval_generations
     completions = sample(config, policy, task, forward, weights, prompts=prompts, step=step)
     texts = [policy.decode(completion.tokens) for completion in completions]
-    scores = scorer.score([(data.items[index // k], text) for index, text in enumerate(texts)])
+    items = [for_reward(item) for item in data.items]
+    scores = scorer.score([(items[index // k], text) for index, text in enumerate(texts)])
     right = [score.right for score in scores]
     correct = [sum(right[first : first + k]) for first in range(0, len(right), k)]
     row = {

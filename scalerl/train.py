@@ -23,7 +23,7 @@ from scalerl.completions import Completion, Generation, Request
 from scalerl.config import ScaleRLConfig
 from scalerl.controllers import Controllers
 from scalerl.curriculum import PromptPool
-from scalerl.data import DataSet
+from scalerl.data import DataSet, for_reward
 from scalerl.describe import (
     completion_fields,
     machine,
@@ -175,7 +175,7 @@ class Trainer:
         index, _ = self.drawn[completion.number // self.config.generations_per_prompt]
         with self.log.meter.phase("score"):
             item, text = self.train_set.items[index], self.policy.decode(completion.tokens)
-            self.scorer.submit(completion.number, item, text)
+            self.scorer.submit(completion.number, for_reward(item), text)
 
     def _requests(self, numbers: range) -> list[Request]:
         """Draw the prompts of the groups that begin, and ask for these completions."""

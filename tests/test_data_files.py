@@ -177,6 +177,13 @@ BAD = [
     ("d.jsonl", b'{"prompt": "1", "answer": "2"}\n{"prompt": "2"', r"d\.jsonl:2: no JSON"),
     ("d.jsonl", b'{"prompt": "1", "answer": "\xff"}', r"d\.jsonl:1: bytes that are no UTF-8"),
     ("d.jsonl", b'{"prompt": "1", "answer": 2}', "item 0: no text under 'answer'"),
+    *(
+        ("d.jsonl", b'{"prompt": "1", "answer": "2", "system": %s}' % system, f"item 0: 'system' {told}")
+        for system, told in (
+            *((bad, "is no text; give text, or null for none") for bad in (b"0", b"0.0", b"[]", b"{}", b"false", b"7")),
+            (b'"\\ud800"', "holds half a character"),
+        )
+    ),
     ("d.jsonl", b'{"prompt": "1", "answer": "2"}\n' * 2, "item 1 has the prompt of item 0"),
     ("d.jsonl", b'{"prompt": "\\ud800", "answer": "2"}', "half a character"),
     ("d.jsonl", b"", "expected a list of items"),

@@ -18,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scalerl.checkdata import check_data
 from scalerl.checkpoint import read_checkpoint
 from scalerl.config import load_config
 from scalerl.describe import driven_by_time
@@ -417,6 +418,31 @@ def test_where_every_score_fails_a_guard_says_so_once(own):
     guards = [row for row in rows if row.get("guard") == "reward_errors"]
     assert [(row["raised"], row["figure"]) for row in guards] == [(True, 1.0)]
     assert all(row["reward_errors"] == 32 and row["skipped"] for row in rows if row["kind"] == "step")
+
+
+BLIND = """
+def score(item, completion):
+    if set(item) != {"prompt", "answer", "level"}: raise KeyError(sorted(item))
+    return 1
+"""
+
+
+def test_a_reward_is_given_no_column_that_the_hash_leaves_out(tmp_path, quick, prompts):
+    """So that a resume on data with other such columns, which is accepted, is the same run."""
+    (tmp_path / "blind.py").write_text(BLIND)
+    for split in ("train", "eval"):
+        items = [
+            {**item, "difficulty": 0.5, "level": 1} for item in json.loads((prompts / f"{split}.json").read_text())
+        ]
+        assert all({"thinking", "solution"} < item.keys() for item in items)
+        (tmp_path / f"{split}.json").write_text(json.dumps(items))
+    more = {"reward": "blind:score", "reward_path": tmp_path, "interruption_phrase": '"#"', "batch_size": 16}
+    config = quick(**{**OWN, **more, "max_steps": 2})
+    folder = train(config, str(tmp_path / "train.json"), str(tmp_path / "eval.json"), str(tmp_path / "run"))
+    assert [row["pass_rate"] for row in rows_of(folder, "eval")] == [1, 1]
+    assert all(row["reward_sum"] == row["reward_count"] == 16 for row in rows_of(folder, "step"))
+    checked = check_data(str(tmp_path / "train.json"), config, None)
+    assert checked.failed.errors == checked.failed_wrong.errors == 0
 
 
 LATE = """

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scalerl.data import UNREAD, hash_items
+from scalerl.data import for_reward, hash_items
 from scalerl.preparing.budgets import CHARACTERS_A_TOKEN, over_budget, token_counter
 from scalerl.preparing.columns import Columns, RowError, prompt_of, to_item
 from scalerl.preparing.contamination import find_hits
@@ -29,9 +29,9 @@ from scalerl.preparing.readers import DataError, Source, find_sources, read_rows
 from scalerl.preparing.report import Report
 from scalerl.preparing.splits import split_groups
 from scalerl.preparing.text import digest, normalise, tokenise
+from scalerl.tasks import Item
 
 _COUNTED_AT_ONCE = 1000
-PAIR = ("prompt", "answer")
 
 
 class Options(NamedTuple):
@@ -277,13 +277,12 @@ def _test_prompts(sources: Sequence[Source], options: Options, report: Report) -
 
 def _write(path: Path, rows: Sequence[Kept], spool: BinaryIO, report: Report) -> None:
     """Write a JSON list with one item a line."""
-    hashed: list[dict[str, Any]] = []  # without demonstrations, which are long and do not count
+    hashed: list[Item] = []  # without demonstrations, which are long and do not count
     with path.open("wb") as file:
         for number, row in enumerate(rows):
             spool.seek(row.offset)
             content = spool.read(row.length)
-            item = json.loads(content)
-            hashed.append({key: item[key] for key in item if key in PAIR or key not in UNREAD})
+            hashed.append(for_reward(json.loads(content)))
             file.write((b",\n" if number else b"[\n") + content)
         file.write(b"\n]\n")
         file.flush()
