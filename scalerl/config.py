@@ -20,6 +20,7 @@ from scalerl.places import find_shipped
 from scalerl.runlog import RunLogError, UserError, read_regular
 
 RECIPES = Path(__file__).parent / "recipes"
+MOST = 2**31 - 1  # of what is held in memory at once; more is a slip of the hand
 
 
 class ConfigError(UserError):
@@ -67,40 +68,40 @@ class ScaleRLConfig(BaseModel):
     ``auto`` is chat where the tokenizer has a template."""
     system_prompt: str | None = Field(None, min_length=1)
     """System turn before every prompt that brings no ``system`` text of its own; chat only."""
-    lora_rank: int | None = Field(None, ge=1)
+    lora_rank: int | None = Field(None, ge=1, le=MOST)
     """Train low-rank adapters of this rank (LoRA) instead of all weights; needs peft."""
     lora_alpha: float | None = Field(None, gt=0)
     """Adapters are multiplied by lora_alpha / lora_rank; 2 x lora_rank if not set."""
     lora_targets: list[str] | None = Field(None, min_length=1)
     """Modules that get an adapter, as ``[q_proj, v_proj]``; every linear layer but the head if not set."""
 
-    max_length: int = Field(16384, ge=2)
+    max_length: int = Field(16384, ge=2, le=MOST)
     """Longest prompt plus completion, in tokens."""
-    prompt_tokens: int = Field(2048, ge=1)
+    prompt_tokens: int = Field(2048, ge=1, le=MOST)
     """Longest prompt, in tokens."""
-    thinking_tokens: int = Field(12288, ge=0)
+    thinking_tokens: int = Field(12288, ge=0, le=MOST)
     """Budget of the thinking part, in tokens."""
-    solution_tokens: int = Field(2048, ge=1)
+    solution_tokens: int = Field(2048, ge=1, le=MOST)
     """Budget of the answer, in tokens, end token included."""
 
-    batch_size: int = Field(768, ge=1)
+    batch_size: int = Field(768, ge=1, le=MOST)
     """Completions an update."""
-    generations_per_prompt: int = Field(16, ge=1)
+    generations_per_prompt: int = Field(16, ge=1, le=MOST)
     """Completions a prompt."""
     off_policy: Literal["pipeline", "ppo"] = "pipeline"
     """``pipeline`` streams, and new weights enter half-written completions; ``ppo`` generates k batches, then updates
     k times."""
-    off_policy_steps: int = Field(8, ge=0)
+    off_policy_steps: int = Field(8, ge=0, le=MOST)
     """k of PipelineRL-k or PPO-off-policy-k; 0 is on-policy."""
     lead: Literal["full", "eager"] = "full"
     """PipelineRL: update as late as k allows, so that k is the lag, or as soon as a batch is complete (ours)."""
-    slots: int | None = Field(None, ge=1)
+    slots: int | None = Field(None, ge=1, le=MOST)
     """Completions decoded at once; batch_size if not set."""
     dynamic_batch_size: bool = False
     """Let measured speed change the batch from batch_size on; real time drives it, so the run cannot be repeated."""
-    batch_size_min: int = Field(256, ge=1)
+    batch_size_min: int = Field(256, ge=1, le=MOST)
     """Smallest dynamic batch, in completions."""
-    batch_size_max: int = Field(2048, ge=1)
+    batch_size_max: int = Field(2048, ge=1, le=MOST)
     """Largest dynamic batch, in completions."""
     efficiency_target: float = Field(0.8, gt=0, le=0.9)
     """FLOPs per metered second, as a share of the fastest seen, below which a dynamic batch grows; above 1.1 times
@@ -125,14 +126,14 @@ class ScaleRLConfig(BaseModel):
 
     length_control: Literal["interruption", "penalty", "none"] = "interruption"
     """``interruption`` ends the thinking with a forced phrase; ``penalty`` lowers the reward of long right answers."""
-    interruption_tokens: int | None = Field(None, ge=2)
+    interruption_tokens: int | None = Field(None, ge=2, le=MOST)
     """Each completion's thinking budget is drawn between this and thinking_tokens, phrase included; 5/6 of
     thinking_tokens if not set."""
     interruption_phrase: str | None = Field(None, min_length=1)
     """Text that is forced; it must end the thinking. The task's own if not set."""
-    penalty_max_tokens: int | None = Field(None, ge=1)
+    penalty_max_tokens: int | None = Field(None, ge=1, le=MOST)
     """L_max of the penalty clip((L_max - length) / L_cache - 1, -1, 0); the longest completion if not set."""
-    penalty_cache_tokens: int | None = Field(None, ge=1)
+    penalty_cache_tokens: int | None = Field(None, ge=1, le=MOST)
     """L_cache of the penalty; solution_tokens if not set."""
 
     loss: Literal["cispo", "clipped", "gspo", "reinforce"] = "cispo"
@@ -172,7 +173,7 @@ class ScaleRLConfig(BaseModel):
     weight_decay: float = Field(0.01, ge=0, le=10)
     max_grad_norm: float = Field(1.0, gt=0)
     """Norm that a larger gradient is scaled down to (ours)."""
-    micro_batch_tokens: int = Field(32768, ge=1)
+    micro_batch_tokens: int = Field(32768, ge=1, le=MOST)
     """Padded tokens in one forward pass of training; changes memory and speed, not the update."""
 
     temperature: float = Field(1.0, ge=1e-3, le=1e3)
@@ -187,9 +188,9 @@ class ScaleRLConfig(BaseModel):
 
     eval_every: int = Field(100, ge=1)
     """Updates between two evaluations; there is one more before the first update and one at the end."""
-    eval_generations: int = Field(16, ge=1)
+    eval_generations: int = Field(16, ge=1, le=MOST)
     """k of mean@k."""
-    eval_prompts: int | None = Field(None, ge=1)
+    eval_prompts: int | None = Field(None, ge=1, le=MOST)
     """Use the first so many evaluation prompts; all if not set."""
     eval_seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the sampling noise of evaluations; the same for every run that is to be compared."""
@@ -265,6 +266,17 @@ class ScaleRLConfig(BaseModel):
             wrong.append(
                 f"interruption_tokens: {self.interruption_range[0]} is more than thinking_tokens, which is "
                 f"{self.thinking_tokens}; lower it, or set length_control to none"
+            )
+        longest, cache = self.penalty_range
+        if self.length_control == "penalty" and longest > self.max_new_tokens:
+            wrong.append(
+                f"penalty_max_tokens: {longest} is more than the longest completion, thinking_tokens + "
+                f"solution_tokens, which is {self.max_new_tokens}"
+            )
+        if self.length_control == "penalty" and cache > longest:
+            wrong.append(
+                f"penalty_cache_tokens: {cache} is more than penalty_max_tokens, which is {longest}: every right "
+                "completion would be penalised"
             )
         if self.lr_schedule == "plateau" and self.plateau_floor > self.learning_rate:
             wrong.append(
@@ -369,7 +381,7 @@ def _check(values: dict[str, Any], origin: dict[str, str], settings: Sequence[st
     except ValidationError as error:
         for item in error.errors():
             key = ".".join(map(str, item["loc"]))
-            where = f"{origin.get(key, 'defaults')}: "
+            where = f"{origin.get(str(item['loc'][0]) if item['loc'] else '', 'defaults')}: "
             if item["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(key, ScaleRLConfig.model_fields, n=1)
                 hint = f"; did you mean {near[0]}?" if near else "; `scalerl recipes --fields` lists them"

@@ -46,6 +46,45 @@ def test_every_problem_is_listed_with_source_key_and_nearest_name(tmp_path):
     assert "--set: 'nonsense' is not key=value" in text
 
 
+def test_a_problem_inside_a_list_names_the_source_of_the_list(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("lora_rank: 2\nlora_targets: [q_proj, 3]\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config([path], ["report_to=[foo]"])
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith(f"{path}: lora_targets.1: 3: ") and lines[1].startswith("--set: report_to.0: 'foo': ")
+
+
+PENALTY = ["length_control=penalty", "thinking_tokens=100", "solution_tokens=50"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["penalty_max_tokens=151"], "penalty_max_tokens: 151 is more than the longest completion, .* is 150"),
+        (["penalty_max_tokens=90", "penalty_cache_tokens=91"], "penalty_cache_tokens: 91 is more than .* is 90"),
+        (["penalty_max_tokens=49"], "penalty_cache_tokens: 50 is more than .* is 49"),
+        (["penalty_cache_tokens=151"], "penalty_cache_tokens: 151 is more than .* is 150"),
+    ],
+)
+def test_a_length_penalty_fits_the_completions(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config([], PENALTY + settings)
+    assert load_config([], [*PENALTY, *settings, "length_control=none"]).length_control == "none"
+    assert load_config([], [*PENALTY, "penalty_max_tokens=150", "penalty_cache_tokens=150"]).penalty_range == (150, 150)
+    assert load_config([], [*PENALTY, "penalty_max_tokens=50"]).penalty_range == (50, 50)
+
+
+@pytest.mark.parametrize(
+    "name", ["slots", "batch_size", "generations_per_prompt", "eval_generations", "micro_batch_tokens", "lora_rank"]
+)
+def test_counts_that_no_memory_holds_are_refused(name):
+    with pytest.raises(
+        ConfigError, match=rf"--set: {name}: {2**31}: input should be less than or equal to {2**31 - 1}"
+    ):
+        load_config([], [f"{name}={2**31}"])
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
