@@ -8,7 +8,6 @@ length is left out and counted, for a cut one would teach the policy never to en
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from scalerl.generic import make_forward
 from scalerl.policy import Policy, load_policy
 from scalerl.runlog import UserError
 from scalerl.tasks import Item, completion_of
-from scalerl.warmup import shifted
+from scalerl.warmup import save_whole, shifted
 
 MOST_TOKENS = 16_384  # padded tokens that are run at once; a larger batch is run in parts
 LONGEST = 4096
@@ -109,7 +108,7 @@ def warmup_on_data(
         losses.append((summed, count))
         if progress is not None:
             progress(step, steps, summed / count)
-    _save(policy, folder)
+    save_whole(policy, folder)
     an_epoch = steps // epochs
     return WarmUp(
         rows=len(rows),
@@ -212,20 +211,6 @@ def _parts(batch: Sequence[Encoded]) -> Iterator[list[Encoded]]:
             part = []
         part.append(row)
     yield part
-
-
-def _save(policy: Policy, folder: Path) -> None:
-    """Write the model directory beside its place and rename it: it appears whole or not at all."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-            part = Path(name) / "whole"
-            policy.save(part)
-            if folder.exists():
-                folder.rmdir()  # empty: it was looked at before training
-            part.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: the model cannot be written: {error.strerror}") from error
 
 
 def _mean(losses: Sequence[tuple[float, int]]) -> float:

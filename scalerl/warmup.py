@@ -7,6 +7,8 @@ merely stopped early does not do that (see LOG.md).
 
 from __future__ import annotations
 
+import math
+import tempfile
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -56,7 +58,8 @@ def warmup(
     Raises
     ------
     UserError
-        If the output directory exists and is not empty, the size makes no model, or a demonstration is too long for it.
+        If the output directory exists and is not empty, the size makes no model, a demonstration is too long for it, or
+        loss or weights are not finite; nothing was written then.
     """
     if layers < 1 or width < 8 or width % 8:
         raise UserError(f"--layers {layers} --width {width}: at least one layer, and a width that 8 divides")
@@ -75,13 +78,17 @@ def warmup(
             group["lr"] = learning_rate(step, steps, width)
         texts = [(item["prompt"], task.demonstration(item, rng)) for item in islice(items, batch_size)]
         loss = _loss(policy, forward, texts, max_length)
+        if not math.isfinite(loss.item()):
+            raise UserError(
+                f"the loss is not finite at step {step} of {steps}; try another --seed, or a smaller --width"
+            )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
         optimizer.step()
         if progress is not None:
             progress(step, loss.item())
-    policy.save(folder)
+    save_whole(policy, folder)
     parameters = sum(p.numel() for p in policy.model.parameters())
     return {"loss": loss.item(), "cpu_s": time.process_time() - began, "parameters": parameters}
 
@@ -110,6 +117,33 @@ def _loss(policy: Policy, forward: AnyForward, texts: list[tuple[str, str]], max
     counted = target >= 0
     scores = logits(hidden[counted], weights)
     return F.cross_entropy(scores, target[counted])
+
+
+def save_whole(policy: Policy, folder: Path) -> None:
+    """Write a model directory beside its place and rename it: it appears whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Nothing, or an empty directory.
+
+    Raises
+    ------
+    UserError
+        If a weight is not finite, or it cannot be written.
+    """
+    if not all(bool(p.isfinite().all()) for p in policy.model.parameters()):
+        raise UserError(f"{folder}: not written, for weights became infinite or no numbers in the last step")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+            part = Path(name) / "whole"
+            policy.save(part)
+            if folder.exists():
+                folder.rmdir()  # empty: it was looked at before training
+            part.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: the model cannot be written: {error.strerror}") from error
 
 
 def shifted(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[torch.Tensor, torch.Tensor]:

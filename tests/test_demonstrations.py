@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import scalerl.demonstrations
 from scalerl.cli import main
 from scalerl.demonstrations import warmup_on_data
-from scalerl.policy import new_policy
+from scalerl.policy import Policy, new_policy
 from scalerl.runlog import UserError
+from scalerl.warmup import warmup
 
 ITEMS = [
     {"prompt": "1+1=", "answer": "2", "thinking": "+12", "solution": "#2"},
@@ -36,6 +37,26 @@ def data(tmp_path):
 def run(chain_model, data, output, **options):
     settings = {"max_length": 40, "end_of_thinking": "#", "learning_rate": 1e-3, **options}
     return warmup_on_data(str(chain_model), data, str(output), **settings)
+
+
+@pytest.mark.parametrize(("steps", "told"), [(3, "the loss is not finite at step 2 of 3"), (1, "weights became")])
+def test_a_warm_up_that_goes_wrong_writes_no_model(tmp_path, monkeypatch, steps, told):
+    monkeypatch.setattr("scalerl.warmup.learning_rate", lambda *_: math.nan)
+    with pytest.raises(UserError, match=told):
+        warmup("chain", str(tmp_path / "m"), steps=steps, batch_size=2, width=8, layers=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_model_of_a_warm_up_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(self, folder):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Policy, "save", full)
+    with pytest.raises(UserError, match="the model cannot be written: No space left"):
+        warmup("chain", str(tmp_path / "m"), steps=1, batch_size=2, width=8, layers=1)
+    assert not list(tmp_path.iterdir())
 
 
 def plain_steps(folder, texts, epochs, learning_rate):
