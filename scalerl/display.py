@@ -19,7 +19,8 @@ class Display:
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream, self._began = stream or sys.stderr, time.monotonic()
+        self._stream = stream or sys.stderr
+        self._began: tuple[float, float] | None = None  # seconds and fraction when it was called first
         self._bar: Any = None
         self.told = False  # whether the run has begun
 
@@ -41,6 +42,10 @@ class Display:
     def __call__(self, progress: Progress) -> None:
         """Show the state of the run."""
         self.told = True
+        if self._began is None:  # a run that goes on has done a part of its work before
+            self._began = time.monotonic(), progress.fraction
+            if self._bar is not None:
+                self._bar.initial = progress.fraction
         if progress.note:
             if self._bar is None:
                 print(progress.note, file=self._stream, flush=True)
@@ -57,7 +62,8 @@ class Display:
     def _left(self, fraction: float) -> str:
         if fraction >= 1:
             return "done"
-        if fraction <= 0:
+        began, first = self._began or (0.0, fraction)
+        if fraction <= first:
             return "started"
-        seconds = (time.monotonic() - self._began) * (1 - fraction) / fraction
+        seconds = (time.monotonic() - began) * (1 - fraction) / (fraction - first)
         return f"{seconds / 60:.1f} min left"

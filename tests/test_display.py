@@ -41,8 +41,33 @@ def test_time_left_is_what_the_rate_so_far_says(monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     stream = io.StringIO()
     with Display(stream) as display:
+        display(Progress(0, 0.0, 0.2, 0.0, evaluated=True))
         display(Progress(5, 0.01, 0.2, 0.25, evaluated=True))
     assert "6.0 min left" in stream.getvalue()  # 2 minutes for a quarter
+
+
+def test_time_left_of_a_run_that_goes_on_leaves_out_what_was_done_before(monkeypatch):
+    clock = iter([100.0, 160.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with Display(stream) as display:
+        display(Progress(8, 0.01, 0.2, 0.8, evaluated=False, note="going on from step 8"))
+        display(Progress(8, 0.01, 0.2, 0.8, evaluated=True))
+        display(Progress(9, 0.02, 0.2, 0.9, evaluated=True))
+    lines = stream.getvalue().splitlines()
+    assert lines[1].endswith("started") and lines[2].endswith(" 1.0 min left")  # 1 minute for a tenth
+
+
+def test_the_bar_of_a_run_that_goes_on_counts_from_where_it_was():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    with Display(Terminal()) as display:
+        display(Progress(8, 0.01, 0.2, 0.8, evaluated=False))
+        display(Progress(9, 0.02, 0.2, 0.9, evaluated=False))
+        shown = display._bar.format_dict
+    assert (shown["initial"], shown["n"]) == (0.8, 0.9)
 
 
 def test_on_a_terminal_a_bar_is_redrawn_in_place():
