@@ -149,7 +149,7 @@ def header(
             "transformers": transformers.__version__,
             **({} if config.engine == "own" else {"vllm": vllm_version()}),
         },
-        "machine": machine(config.threads),
+        "machine": machine(config),
         "not_reproducible": driven_by_time(config, policy),
     }
 
@@ -189,14 +189,24 @@ def clock_of(run: Mapping[str, Any]) -> dt.datetime | None:
         return None
 
 
-def machine(threads: int) -> dict[str, Any]:
+def device_kind(device: str) -> str:
+    """Return the kind of device that a `device` of a configuration stands for on this machine."""
+    here = torch.cuda.is_available() if device == "auto" else device == "cuda"
+    return torch.cuda.get_device_name() if here else "cpu process"
+
+
+def machine(config: ScaleRLConfig) -> dict[str, Any]:
     """Return what bit-equal results depend on, and the number of cores."""
+    import transformers
+
     return {
+        "device": device_kind(config.device),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "processes": world_size(),
-        "threads": threads,
+        "threads": config.threads,
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
     }
 
 

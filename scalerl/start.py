@@ -19,7 +19,7 @@ from scalerl.config import ConfigError, ScaleRLConfig, change_config
 from scalerl.controllers import Controllers
 from scalerl.curriculum import PromptPool
 from scalerl.data import check_apart, encode_prompts, hash_prompts, load_data
-from scalerl.describe import clock_of, header, machine
+from scalerl.describe import clock_of, device_kind, header, machine
 from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.learner import Learner
 from scalerl.meter import JointMeter, Meter
@@ -332,7 +332,7 @@ def _assemble(
             recipe=config.recipe,
             seed=config.seed,
             devices=world_size() - 1 + devices,
-            device_kind=torch.cuda.get_device_name() if device == "cuda" else "cpu process",
+            device_kind=device_kind(device),
             header={**about, "log_file": csv_path},
             start_meter=False,
             resume=at,
@@ -425,7 +425,7 @@ def _changed(old: ScaleRLConfig, new: ScaleRLConfig) -> dict[str, list[Any]]:
 
 def _differs(kept: Checkpoint, config: ScaleRLConfig) -> list[str]:
     """Return what keeps the run from going on bit for bit."""
-    now = machine(config.threads)
+    now = machine(config)
     return [
         f"{name} was {then!r} and is {now.get(name)!r} now: the run goes on, but not bit for bit"
         for name, then in kept.state["machine"].items()

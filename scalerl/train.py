@@ -346,7 +346,7 @@ class Trainer:
                 "meter": self.log.meter.state(),
                 "mark": mark(self.log.folder, self.log.meter.gpu_hours),
                 "refresh": refresh,
-                "machine": machine(self.config.threads),
+                "machine": machine(self.config),
             }
             if generator is not None:
                 tensors["generator"] = generator

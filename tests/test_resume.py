@@ -170,6 +170,25 @@ def test_other_threads_go_on_with_a_word(run):
     assert event_of(run, "resume")["differs"] == said
 
 
+def test_another_device_and_other_transformers_are_told_and_logged(run, monkeypatch, caplog):
+    for module in ("describe", "start"):
+        monkeypatch.setattr(f"scalerl.{module}.device_kind", lambda _: "NVIDIA H200")
+    monkeypatch.setattr("transformers.__version__", "9.9")
+    before, said = json.loads((run / "run.json").read_text()), []
+    resume(str(run), ["max_steps=7"], say=said.append)
+    assert [line.split(" now")[0] for line in said] == [
+        "device was 'cpu process' and is 'NVIDIA H200'",
+        f"transformers was '{before['versions']['transformers']}' and is '9.9'",
+    ]
+    event = event_of(run, "resume")
+    kinds = [{"kind": kind, "count": 1} for kind in ("cpu process", "NVIDIA H200")]
+    assert event["differs"] == said and event["changed"] == {"max_steps": [6, 7], "devices": kinds}
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.startswith(
+        f"{run}: began on cpu process and goes on with NVIDIA H200; gpu_hours adds the hours of both"
+    )
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_of_a_damaged_checkpoint_nothing_is_believed(run, damage):
     """200 cuts and 200 flipped bits, spread over all files: the checkpoint before is taken."""

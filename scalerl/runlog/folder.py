@@ -144,7 +144,7 @@ class OpenFolder:
             at, where = find(self.folder, self._resume_step or 0)
         elif at.stamp not in (None, stamp(fd)):
             raise RunLogError(f"{self.folder}: another process went on with this run meanwhile; try again")
-        changed = {} if self._resume_step is None else self._changed()
+        more = self._more(at)
         cut = cut_back(self.folder, fd, at.mark)
         self.attempt = cut.attempt
         if self._resume_step is None:
@@ -159,7 +159,7 @@ class OpenFolder:
         self._untouched = at.mark is None
         self._reached, self._axes = where, {a: v for a, v in where.axes.items() if a in COUNTED}
         lost = {"gpu_hours_lost": cut.gpu_hours_lost, "rows_lost": cut.rows}
-        self.event("resume", step=at.step, **lost, **changed, **at.fields)
+        self.event("resume", step=at.step, **lost, **more)
 
     def _refuse_another_run(self) -> None:
         run = read_header(self.folder)
@@ -170,10 +170,20 @@ class OpenFolder:
                     "another folder"
                 )
 
-    def _changed(self) -> dict[str, Any]:
-        """Return what the header says otherwise: devices may change when a run goes on."""
-        before = read_header(self.folder).get("devices")
-        return {} if before == self._header["devices"] else {"changed": {"devices": [before, self._header["devices"]]}}
+    def _more(self, at: Resume) -> dict[str, Any]:
+        """Return what else a resume says: devices may change when a run goes on, and `changed` has them."""
+        before, now = read_header(self.folder).get("devices"), self._header["devices"]
+        if before == now:
+            return dict(at.fields)
+        kind = before.get("kind") if isinstance(before, dict) else None
+        if isinstance(kind, str) and kind != now["kind"] and "unknown" not in (kind, now["kind"]):
+            _say.warning(
+                "%s: began on %s and goes on with %s; gpu_hours adds the hours of both, and a curve over it mixes them",
+                self.folder,
+                kind,
+                now["kind"],
+            )
+        return {**at.fields, "changed": {**at.fields.get("changed", {}), "devices": [before, now]}}
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Close the log with an event that says how the run ended."""
