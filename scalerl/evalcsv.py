@@ -1,12 +1,13 @@
 """The CSV of ``--log-file``: the evaluations of a run as a table, written anew from its log each time.
 
-Promises: a file that holds anything but evaluations of this run is never overwritten.
+Promises: a file that holds anything but evaluations of this run is never overwritten, nor is FILE.part beside it.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ def begin_csv(run: Path, path: Path) -> None:
     Raises
     ------
     UserError
-        If something is there, or it cannot be written.
+        If something is there or beside it, or it cannot be written.
     """
     own = {run / name for name in ("", HEADER_FILE, LOG_FILE, SAMPLES_FILE, MODEL_FOLDER)}
     if path.resolve() in {file.resolve() for file in own}:
         raise UserError(f"{path}: is a file of the run itself; choose another --log-file")
+    if os.path.lexists(beside := _beside(path)):
+        raise UserError(f"{beside}: exists already, and {path} is written by way of it; move it away (--log-file)")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", newline="", encoding="utf-8") as file:
@@ -39,27 +42,46 @@ def begin_csv(run: Path, path: Path) -> None:
 
 
 def write_csv(run: Path, path: Path) -> None:
-    """Write the evaluations in the log of a run, beside and renamed."""
-    beside = path.with_name(path.name + ".part")
+    """Write the evaluations in the log of a run, beside and renamed.
+
+    Raises
+    ------
+    UserError
+        If one of the two files holds what is no evaluation of this run, or cannot be written.
+    """
+    refuse_foreign_csv(run, path)
+    beside = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text("".join(_lines(read_log(run / LOG_FILE).rows)), encoding="utf-8", newline="")
+        beside.unlink(missing_ok=True)  # a kill left it
+        with beside.open("x", encoding="utf-8", newline="") as file:
+            file.writelines(_lines(read_log(run / LOG_FILE).rows))
         beside.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror} (--log-file)") from error
 
 
 def refuse_foreign_csv(run: Path, path: Path) -> None:
-    """Raise `UserError` if a file holds a whole line that is no evaluation of this run, lost ones included."""
-    try:
-        held = path.read_bytes().decode("utf-8", errors="replace").splitlines(keepends=True)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror} (--log-file)") from error
-    known = set(_lines(all_rows(run)))
-    if any(line.endswith("\n") and line not in known for line in held):
-        raise UserError(f"{path}: holds other lines than the evaluations of {run}; move it away, it is made anew")
+    """Raise `UserError` if a CSV, or FILE.part beside it, holds a line that is no evaluation of this run.
+
+    Lost evaluations are its own, too, and of the last line a kill may have left the beginning.
+    """
+    known: set[bytes] | None = None
+    for file in (path, _beside(path)):
+        try:
+            *whole, last = file.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read: {error.strerror} (--log-file)") from error
+        if known is None:
+            known = {line.encode().removesuffix(b"\n") for line in _lines(all_rows(run))}
+        if not known.issuperset(whole) or not any(line.startswith(last) for line in known):
+            raise UserError(f"{file}: holds other lines than the evaluations of {run}; move it away, it is made anew")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from scalerl.checkpoint import read_checkpoint
+from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.generate import Generator
 from scalerl.runlog import TIME_FIELDS, RunLog, UserError, lost, read_log
 from scalerl.start import CHANGEABLE, resume, train
@@ -312,6 +314,34 @@ def test_the_csv_is_the_log_and_no_other_file_is_overwritten(quick, prompts, tmp
     with pytest.raises(UserError, match=r"--log-file: was .*e\.csv and cannot become other\.csv"):
         resume("../run", ["max_steps=10"], log_file="other.csv", say=pytest.fail)
     assert files_of(tmp_path) == before
+
+
+def test_a_csv_of_one_unfinished_line_or_a_part_beside_it_is_not_overwritten(run, tmp_path):
+    path, part = tmp_path / "e.csv", tmp_path / "e.csv.part"
+    part.write_text("my notes")
+    with pytest.raises(UserError, match=r"e\.csv\.part: exists already"):
+        begin_csv(run, path)
+    part.unlink()
+    begin_csv(run, path)
+    write_csv(run, path)
+    whole = path.read_bytes()
+    for file, notes in itertools.product((path, part), (b"my notes", whole + b"my notes", b"my notes\r" + whole)):
+        file.write_bytes(notes)
+        for call in (refuse_foreign_csv, write_csv):
+            with pytest.raises(UserError, match=re.escape(f"{file}: holds other lines than the evaluations of")):
+                call(run, path)
+        assert file.read_bytes() == notes
+        file.write_bytes(whole)
+    for left in (b"", whole[:3], whole[:-1], whole[:-4]):  # what a kill may leave
+        path.write_bytes(left)
+        part.write_bytes(left)
+        refuse_foreign_csv(run, path)
+        write_csv(run, path)
+        assert path.read_bytes() == whole and not part.exists()
+    notes = tmp_path / "notes"
+    part.symlink_to(notes)
+    write_csv(run, path)
+    assert path.read_bytes() == whole and not path.is_symlink() and not notes.exists()
 
 
 def test_a_checkpoint_that_moved_is_named_anew(run, tmp_path):
