@@ -287,6 +287,23 @@ def test_other_devices_from_a_resume_on_count_as_what_they_are(tmp_path):
     assert [each["count"] for each in changed] == [8, 2] and read_header(tmp_path)["devices"]["count"] == 8
 
 
+@pytest.mark.parametrize(
+    ("devices", "told"),
+    [
+        ({"device_kind": "H200"}, ["H100 and goes on with H200"]),
+        ({"device_kind": "H100", "devices": 2}, []),
+        ({"device_kind": "unknown"}, []),
+        ({"header": {"devices": 3}}, []),
+    ],
+)
+def test_another_kind_of_device_from_a_resume_on_is_one_warning(tmp_path, caplog, devices, told):
+    opened(tmp_path, device_kind="H100", resume_step=0).close()
+    opened(tmp_path, **{"resume_step": 0, **devices}).close()
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(" began on ")[1].split(";")[0] for line in said] == told
+    assert len(last_event(tmp_path)["changed"]["devices"]) == 2
+
+
 def test_damage_before_the_cut_is_named_and_behind_it_is_moved_away(tmp_path):
     finished(tmp_path)
     path = tmp_path / "log.jsonl"

@@ -175,13 +175,12 @@ class OpenFolder:
         before, now = read_header(self.folder).get("devices"), self._header["devices"]
         if before == now:
             return dict(at.fields)
-        kind = before.get("kind") if isinstance(before, dict) else None
-        if isinstance(kind, str) and kind != now["kind"] and "unknown" not in (kind, now["kind"]):
+        kinds = [held.get("kind") if isinstance(held, dict) else None for held in (before, now)]
+        if kinds[0] != kinds[1] and all(isinstance(kind, str) and kind != "unknown" for kind in kinds):
             _say.warning(
                 "%s: began on %s and goes on with %s; gpu_hours adds the hours of both, and a curve over it mixes them",
                 self.folder,
-                kind,
-                now["kind"],
+                *kinds,
             )
         return {**at.fields, "changed": {**at.fields.get("changed", {}), "devices": [before, now]}}
 
