@@ -1,10 +1,17 @@
-"""Whether models and files that were named are there, told before anything heavy is imported."""
+"""Whether models and files that were named are there, told before anything heavy is imported; and where a run has them.
+
+A resume may name another place of the same model, data or reward. ``run.json`` is never rewritten: what a run says last
+is there and in the events of its resumes, and `read_latest` puts them together.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from scalerl.runlog import UserError
+from scalerl.runlog import UserError, lost, read_header
+
+DATA = {"train_data": "train", "eval_data": "eval"}  # what a resume's event and run.json call a data set
 
 
 def refuse_no_model(name: str) -> None:
@@ -36,6 +43,26 @@ def find_shipped(name: str) -> str:
     """
     package = Path(__file__).parent
     return next((str(at / name) for at in (Path(), package, package.parent) if (at / name).is_dir()), name)
+
+
+def read_latest(run: Path) -> dict[str, Any]:
+    """Return the header of a run as its resumes have changed it: ``config``, and the ``file`` of its ``data``.
+
+    Raises
+    ------
+    RunLogError
+        As `read_header`.
+    """
+    header = read_header(run)
+    for row in lost.rows_of(run):
+        changed = row.get("changed") if row.get("event") == "resume" else None
+        for name, pair in changed.items() if isinstance(changed, dict) else ():
+            place = header.get("data" if name in DATA else "config")
+            if name in DATA:
+                place = place.get(DATA[name]) if isinstance(place, dict) else None
+            if isinstance(place, dict) and isinstance(pair, list) and len(pair) == 2:
+                place["file" if name in DATA else name] = pair[1]
+    return header
 
 
 def refuse_gone_model(name: str) -> None:

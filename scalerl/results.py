@@ -23,10 +23,11 @@ from scalerl.evaluate import Evaluation, grade
 from scalerl.generic import make_forward
 from scalerl.modelcard import read_facts
 from scalerl.passk import Interval, majority, over_prompts, pass_at_k, powers
+from scalerl.places import read_latest
 from scalerl.policy import Policy
 from scalerl.preparing.readers import DataError
 from scalerl.rewards import Failed, make_scorer
-from scalerl.runlog import COMPUTE_AXES, LOG_FILE, UserError, read_header, read_log
+from scalerl.runlog import COMPUTE_AXES, LOG_FILE, UserError, read_log
 from scalerl.sampler import interruption
 from scalerl.saved import Saved, step_of
 from scalerl.scoring import answer_of
@@ -46,7 +47,7 @@ class Scored(NamedTuple):
 
 def run_config(run: Path, settings: Sequence[str]) -> ScaleRLConfig:
     """Return the configuration of a run with changes, for all prompts of a data set."""
-    config = read_header(run).get("config")
+    config = read_latest(run).get("config")
     if not isinstance(config, dict):
         raise UserError(f"{run}: its run.json has no configuration; give one with --config")
     return change_config({**config, "eval_prompts": None}, settings)

@@ -18,6 +18,7 @@ from scalerl.checkpoint import read_folder
 from scalerl.config import change_config
 from scalerl.lora import add_adapters, merge
 from scalerl.modelcard import read_facts
+from scalerl.places import read_latest
 from scalerl.policy import Policy, checkpoint_hash, load_policy
 from scalerl.runlog import BEST_FOLDER, CHECKPOINT_FOLDER, MODEL_FOLDER, UserError, read_header, read_regular
 
@@ -55,7 +56,7 @@ def load_saved(path: str, *, base: str | None, device: str = "cpu", dtype: str =
     file = Path(path)
     name = re.fullmatch(r"step-\d{8}", file.name)
     if name is not None and file.parent.name == CHECKPOINT_FOLDER and not (file / "config.json").exists():
-        config = read_header(file.parent.parent).get("config")
+        config = read_latest(file.parent.parent).get("config")
         began = config.get("model_name") if isinstance(config, dict) else None
         policy = load_policy(base or str(began), device=device, dtype=dtype)
         tensors = read_folder(file).tensors.get("model", {})

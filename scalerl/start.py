@@ -25,7 +25,7 @@ from scalerl.learner import Learner
 from scalerl.meter import JointMeter, Meter
 from scalerl.modelcard import settle
 from scalerl.outofmemory import memory_advice
-from scalerl.places import gone_model
+from scalerl.places import DATA, gone_model, read_latest
 from scalerl.policy import checkpoint_hash, load_policy
 from scalerl.process import prepare_process
 from scalerl.ranks import rank, world_size
@@ -153,7 +153,8 @@ def resume(
     if kept is None and any(row.get("kind") == "step" for row in lost.rows_of(folder)):
         raise UserError(f"{folder}: has made updates, but all of its checkpoints are gone; train in another folder")
     before = kept.state["config"] if kept else run["config"]
-    config = config or change_config(before, settings)
+    latest = read_latest(folder)  # what a resume changed since that checkpoint stays changed
+    config = config or change_config(latest["config"], settings)
     changed = _changed(change_config(before, ()), config)
     csv_path = run.get("log_file")
     if log_file is not None and str(Path(log_file).resolve()) != csv_path:
@@ -167,13 +168,15 @@ def resume(
     if gone := lost.missing_bill(folder):
         damaged.append(f"{folder / LOST_FOLDER}: files are gone; the {gone:.3g} GPU-hours in them stay on the bill")
     differs = _differs(kept, config) if kept else []
+    data = {"train": train_data or latest["data"]["train"]["file"], "eval": eval_data or latest["data"]["eval"]["file"]}
+    lay = (kept.state.get("data") if kept else None) or {name: run["data"][name]["file"] for name in data}
+    changed |= {name: [lay[key], data[key]] for name, key in DATA.items() if lay[key] != data[key]}
     at = Resume(
         step=kept.state["step"] if kept else 0,
         mark=kept.state["mark"] if kept else None,
         stamp=stamp,
         fields={"changed": changed, "differs": differs, "damaged": damaged},
     )
-    data = {name: given or run["data"][name]["file"] for name, given in (("train", train_data), ("eval", eval_data))}
     if csv_path is not None:
         refuse_foreign_csv(folder, Path(csv_path))
     with memory_advice(config):

@@ -335,6 +335,7 @@ class Trainer:
             state = {
                 "step": self.step,
                 "config": self.config.model_dump(),
+                "data": {"train": self.train_set.path, "eval": self.eval_set.path},
                 "schedule": self.schedule.state(),
                 "pool": self.pool.state(),
                 "drawn": self.drawn,

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from scalerl.checkpoint import read_checkpoint
+from scalerl.cli import main
 from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.generate import Generator
 from scalerl.runlog import TIME_FIELDS, RunLog, UserError, lost, read_log
@@ -352,6 +353,31 @@ def test_a_checkpoint_that_moved_is_named_anew(run, tmp_path):
     resume(str(run), [f"model_name={moved}", "max_steps=7"], say=pytest.fail)
     resume(str(run), ["max_steps=8"], say=pytest.fail)
     assert rows_of(run)[-1]["step"] == 8
+
+
+def test_what_moved_once_is_found_by_every_call_after_that(quick, prompts, tmp_path, monkeypatch, capsys):
+    for name in ("model", "data"):
+        shutil.copytree({"model": CHAIN, "data": prompts}[name], tmp_path / name)
+    config = quick(**{**SMALL, "max_steps": 2, "model_name": tmp_path / "model"})
+    run = train(config, *(str(tmp_path / "data" / f"{name}.json") for name in ("train", "eval")), str(tmp_path / "run"))
+    moved = tmp_path / "moved"
+    for name in ("model", "data"):
+        shutil.move(tmp_path / name, moved / name)
+    go = ["train", "--resume", "--output-dir", str(run)]
+    data = [part for name in ("train", "eval") for part in (f"--{name}-data", str(moved / "data" / f"{name}.json"))]
+    with monkeypatch.context() as cut:  # killed before its first checkpoint: what it was told is not forgotten
+        cut.setattr("scalerl.train.Trainer._update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main([*go, *data, "--set", f"model_name={moved / 'model'}", "--set", "max_steps=3"]) == 130
+    assert main(go) == 0
+    changed = event_of(run, "resume")["changed"]
+    assert changed["max_steps"] == [2, 3] and changed["model_name"][1] == str(moved / "model")
+    assert changed["eval_data"] == [str(tmp_path / "data" / "eval.json"), str(moved / "data" / "eval.json")]
+    assert main([*go, "--set", "max_steps=4"]) == 0
+    assert event_of(run, "resume")["changed"] == {"max_steps": [3, 4]}
+    capsys.readouterr()
+    saved = ["--model-path", str(run / "checkpoints" / "step-00000004"), "--output-file", str(tmp_path / "r.json")]
+    assert main(["evaluate", *saved, *data[2:], "--run", str(run), "--k", "1"]) == 0
+    assert capsys.readouterr().err == ""  # the train data are where the run has them now
 
 
 def test_what_somebody_wrote_into_a_run_folder_is_passed_over_or_refused_in_a_line(run):

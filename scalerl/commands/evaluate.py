@@ -118,10 +118,11 @@ def _refuse_missing(args: argparse.Namespace, paths: list[str]) -> None:
 def _not_held_out(args: argparse.Namespace) -> list[str]:
     """Return what is to be said of prompts that the run trained on; it may be meant, so nothing is refused."""
     from scalerl.data import check_apart, load_data
+    from scalerl.places import read_latest
     from scalerl.preparing.readers import DataError
-    from scalerl.runlog import UserError, read_header
+    from scalerl.runlog import UserError
 
-    data = read_header(args.folder).get("data") if args.folder is not None else None
+    data = read_latest(args.folder).get("data") if args.folder is not None else None
     trained = data.get("train") if isinstance(data, dict) else None
     file = trained.get("file") if isinstance(trained, dict) else None
     if not isinstance(file, str):

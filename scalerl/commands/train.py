@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalerl.commands.common import add_set, complain, place
 from scalerl.runlog import UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from analysis.fits.results import Fit
     from scalerl.commands.common import Subparsers
     from scalerl.config import ScaleRLConfig
@@ -125,12 +124,11 @@ def run(args: argparse.Namespace) -> int:
 def _refuse_missing(args: argparse.Namespace, config: ScaleRLConfig | None, settings: list[str]) -> None:
     """Raise `UserError` if data or model are not there; importing the trainer can take a minute on a busy machine."""
     from scalerl.config import ConfigError, change_config
-    from scalerl.places import refuse_gone_model, refuse_no_file, refuse_no_model
-    from scalerl.runlog import read_header
+    from scalerl.places import read_latest, refuse_gone_model, refuse_no_file, refuse_no_model
 
     refuse_no_file(args.train_data, args.eval_data)
     if config is None:
-        begun = read_header(args.output_dir).get("config")
+        begun = read_latest(Path(args.output_dir)).get("config")
         try:
             config = change_config(begun, settings) if isinstance(begun, dict) else None
         except ConfigError:
