@@ -22,6 +22,16 @@ from scalerl.runlog import RunLogError, UserError, read_regular
 RECIPES = Path(__file__).parent / "recipes"
 MOST = 2**31 - 1  # of what is held in memory at once; more is a slip of the hand
 
+# What changes the last bits of a run that goes on with it, and is named for it, but neither the update nor its batches.
+LAST_BITS = frozenset({"threads", "micro_batch_tokens", "in_flight"})
+# What may change when a run goes on: how long it runs, what it leaves behind, where the same checkpoint lies, the last
+# bits; and how many processes score, or actors generate.
+CHANGEABLE = LAST_BITS | {
+    *("max_steps", "max_epochs", "max_gpu_hours", "early_stopping_patience"),
+    *("keep_checkpoints", "checkpoint_every", "model_name"),
+    *("reward_path", "reward_workers", "report_to", "generators"),
+}
+
 
 class ConfigError(UserError):
     """One or more fields of a configuration are wrong; the message lists all of them."""

@@ -269,8 +269,8 @@ class Learner:
     def _not_finite(self, step: int, what: str) -> TrainingError:
         self.optimizer.zero_grad()
         return TrainingError(
-            f"step {step}: {what} is not finite; the weights are as before this step; lower learning_rate, or set "
-            "dtype to float32"
+            f"step {step}: {what} is not finite; the weights are as before this step; in a new run lower "
+            "learning_rate, or set dtype to float32"
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from scalerl.architectures import beyond_positions, beyond_text
 from scalerl.checkpoint import Checkpoint, drop_newer, read_checkpoint
 from scalerl.completions import Generation
-from scalerl.config import ConfigError, ScaleRLConfig, change_config
+from scalerl.config import CHANGEABLE, LAST_BITS, ConfigError, ScaleRLConfig, change_config
 from scalerl.controllers import Controllers
 from scalerl.curriculum import PromptPool
 from scalerl.data import check_apart, encode_prompts, hash_prompts, load_data
@@ -47,16 +47,6 @@ from scalerl.schedule import Schedule
 from scalerl.tasks import thinking_of
 from scalerl.train import Progress, Trainer
 from scalerl.worker import GeneratorProcess, devices_held
-
-# What may change when a run goes on: how long it runs, what it leaves behind, where the same checkpoint lies, and the
-# threads, which change the last bits and are named for it; and how many processes score, or actors generate.
-CHANGEABLE = frozenset(
-    {
-        *("max_steps", "max_epochs", "max_gpu_hours", "early_stopping_patience"),
-        *("keep_checkpoints", "checkpoint_every", "threads", "model_name"),
-        *("reward_path", "reward_workers", "report_to", "generators"),
-    }
-)
 
 
 def train(
@@ -179,7 +169,7 @@ def resume(
     )
     if csv_path is not None:
         refuse_foreign_csv(folder, Path(csv_path))
-    with memory_advice(config):
+    with memory_advice(config, folder):
         about: dict[str, Any] = {"log_file": csv_path, "report": report, "resume": at, "clock": clock_of(run)}
         trainer = _build(config, data["train"], data["eval"], output_dir, **about)
     with closing(trainer.generator), closing(trainer.scorer), closing(trainer.learner):
@@ -260,7 +250,7 @@ def _run(trainer: Trainer) -> Path:
         longest, made_for = trainer.config.max_length, beyond_positions(trainer.policy.model, trainer.config.max_length)
         if trainer.saved is None and made_for is not None:
             trainer.log.event("beyond_positions", max_length=longest, positions=made_for)
-        with memory_advice(trainer.config):
+        with memory_advice(trainer.config, folder):
             trainer.run()
     return folder
 
@@ -418,7 +408,7 @@ def _changed(old: ScaleRLConfig, new: ScaleRLConfig) -> dict[str, list[Any]]:
         for name in ScaleRLConfig.model_fields
         if getattr(old, name) != getattr(new, name)
     }
-    allowed = CHANGEABLE - ({"checkpoint_every"} if old.in_flight == "refresh" else set())
+    allowed = CHANGEABLE - ({"checkpoint_every"} if old.in_flight == new.in_flight == "refresh" else set())
     wrong = [name for name in changed if name not in allowed]
     if wrong:
         lines = [f"{name}: {changed[name][0]!r} cannot become {changed[name][1]!r} on a resume" for name in wrong]
@@ -428,9 +418,10 @@ def _changed(old: ScaleRLConfig, new: ScaleRLConfig) -> dict[str, list[Any]]:
 
 def _differs(kept: Checkpoint, config: ScaleRLConfig) -> list[str]:
     """Return what keeps the run from going on bit for bit."""
-    now = machine(config)
+    then = {**kept.state["machine"], **{name: kept.state["config"].get(name) for name in LAST_BITS}}
+    now = {**machine(config), **config.model_dump(include=set(LAST_BITS))}
     return [
-        f"{name} was {then!r} and is {now.get(name)!r} now: the run goes on, but not bit for bit"
-        for name, then in kept.state["machine"].items()
-        if name != "cores" and then != now.get(name)
+        f"{name} was {before!r} and is {now.get(name)!r} now: the run goes on, but not bit for bit"
+        for name, before in then.items()
+        if name != "cores" and before != now.get(name)
     ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from scalerl.config import ScaleRLConfig
+from scalerl.config import CHANGEABLE, ScaleRLConfig
 from scalerl.outofmemory import KNOBS, PLACES, OutOfMemoryError, advice, is_out_of_memory, memory_advice
 from scalerl.runlog import read_log
 
@@ -58,7 +59,8 @@ def test_a_cache_that_does_not_fit_names_the_slots_before_anything_is_written(tr
 
 def test_an_update_that_does_not_fit_names_the_micro_batch_and_the_log_is_whole(train, tmp_path):
     said = limited(280, *train("batch_size=1024", "generations_per_prompt=64", "micro_batch_tokens=1000000"))
-    assert "out of memory in the update: lower micro_batch_tokens (1000000) first" in said
+    assert "out of memory in the update: go on by --resume and lower micro_batch_tokens (1000000)" in said
+    assert "in a new run lower max_length (72)" in said
     rows = read_log(tmp_path / "run" / "log.jsonl").rows
     assert rows[-1]["event"] == "failed"
     assert "micro_batch_tokens" in rows[-1]["error"]
@@ -70,6 +72,23 @@ def test_an_evaluation_that_does_not_fit_names_the_slots(prompts, tmp_path, chai
     said = limited(300, *argv)
     assert "out of memory in the evaluation: lower slots (512) first" in said
     assert not (tmp_path / "r.json").exists()
+
+
+def test_a_run_with_a_checkpoint_is_told_what_a_resume_takes(tmp_path):
+    for phase in KNOBS:
+        said = advice(phase, ScaleRLConfig(dtype="float32"), begun=True)
+        now, _, new = said.partition("; in a new run ")
+        assert all(name in now for name in {"micro_batch_tokens", "in_flight"} & set(KNOBS[phase]))
+        named = {name for name in ScaleRLConfig.model_fields if re.search(rf"\b{name}\b", now)}
+        assert named <= CHANGEABLE - {"model_name"}
+        assert set(KNOBS[phase]) - {"micro_batch_tokens", "in_flight"} <= set(re.findall(r"\w+", new))
+    nothing = "go on by --resume where there is more memory; in a new run"
+    assert nothing in advice("loading", ScaleRLConfig(), begun=True)
+    (tmp_path / "checkpoints" / "step-00000000.part").mkdir(parents=True)
+    for folder, said in (("step-00000000.part", "lower slots"), ("step-00000000", "go on by --resume")):
+        (tmp_path / "checkpoints" / folder).mkdir(exist_ok=True)
+        with pytest.raises(OutOfMemoryError, match=f"set-up: {said}"), memory_advice(ScaleRLConfig(), tmp_path):
+            raise MemoryError
 
 
 def test_every_phase_has_knobs_that_are_fields_and_every_place_exists():

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,11 @@ import torch
 
 from scalerl.checkpoint import read_checkpoint
 from scalerl.cli import main
+from scalerl.config import CHANGEABLE
 from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.generate import Generator
 from scalerl.runlog import TIME_FIELDS, RunLog, UserError, lost, read_log
-from scalerl.start import CHANGEABLE, resume, train
+from scalerl.start import resume, train
 
 CHAIN = Path(__file__).parent.parent / "data" / "checkpoints" / "chain"
 SMALL = {"batch_size": 16, "eval_every": 2, "checkpoint_every": 2, "max_steps": 6}
@@ -190,6 +192,37 @@ def test_another_device_and_other_transformers_are_told_and_logged(run, monkeypa
     assert told.startswith(
         f"{run}: began on cpu process and goes on with NVIDIA H200; gpu_hours adds the hours of both"
     )
+
+
+def test_what_saves_memory_changes_on_a_resume_and_the_update_stays_what_it_is(start, run, tmp_path):
+    said: list[str] = []
+    whole = start(tmp_path / "whole", max_steps=7)
+    resume(str(run), ["max_steps=7", "micro_batch_tokens=64"], say=said.append)
+    assert said == ["micro_batch_tokens was 4096 and is 64 now: the run goes on, but not bit for bit"]
+    for mine, other in zip(rows_of(run)[-2:], rows_of(whole)[-2:], strict=True):
+        assert mine.keys() == other.keys() and mine["step"] == 7
+        figures = {name: value for name, value in other.items() if isinstance(value, (int, float))}
+        assert mine["flops"] > figures.pop("flops")  # a prompt is run once a micro-batch
+        assert {name: mine[name] for name in figures} == pytest.approx(figures, rel=1e-4)
+
+
+@pytest.mark.parametrize("first", ["kv", "refresh"])
+def test_a_cache_is_kept_or_made_anew_from_the_next_checkpoint_on(start, tmp_path, monkeypatch, first):
+    """No completion is lost or generated twice, no lag grows, and a kill in between changes nothing."""
+    then, said = {"kv": "refresh", "refresh": "kv"}[first], list[str]()
+    run = start(tmp_path / "run", in_flight=first, max_steps=4)
+    killed = Path(shutil.copytree(run, tmp_path / "killed"))
+    resume(str(run), ["max_steps=8", f"in_flight={then}"], say=said.append)
+    assert said == [f"in_flight was '{first}' and is '{then}' now: the run goes on, but not bit for bit"]
+    resume(str(killed), ["max_steps=6", f"in_flight={then}"], say=said.append)
+    resume(str(killed), ["max_steps=8"], say=pytest.fail)
+    assert rows_of(killed) == rows_of(run)
+    rows = [row for row in rows_of(run) if row["kind"] == "step"]
+    other = [row for row in rows_of(start(tmp_path / "other", in_flight=first, max_steps=8)) if row["kind"] == "step"]
+    same = ("step", "prompts", "reward_count", "lag_max", "epoch", "lag_min")
+    assert [[row[name] for name in same] for row in rows] == [[row[name] for name in same] for row in other]
+    with pytest.raises(UserError, match="checkpoint_every: 2 cannot become 4") if then == "refresh" else nullcontext():
+        resume(str(run), ["max_steps=9", "checkpoint_every=4"], say=pytest.fail)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
