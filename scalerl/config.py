@@ -61,7 +61,8 @@ class ScaleRLConfig(BaseModel):
     """What scores the completions in place of the task: math, exact, code, reasoning-gym:NAME, or a function of your
     own as my_module:score; the task's own score if not set."""
     reward_path: str | None = Field(None, min_length=1)
-    """Folder where the reward's module is looked for first; that of the file which names the reward if not set."""
+    """Folder where the reward's module is looked for first; if no file sets it, that of the file which names the
+    reward."""
     end_of_thinking: str = Field("</think>", min_length=1)
     """With a reward: text that ends the thinking; what follows the last one is scored, all where there is none."""
     reward_workers: int = Field(1, ge=1, le=256)
@@ -345,12 +346,14 @@ def load_config(sources: Sequence[str | os.PathLike[str]] = (), settings: Sequen
     """
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
+    placed = False  # whether a file says where the reward's module lies
     for source in sources:
         layer = _read_yaml(source)
         values |= layer
         origin |= dict.fromkeys(layer, str(source))
-        if "reward" in layer and "reward_path" not in layer:
-            values["reward_path"] = str(Path(source).parent)
+        placed = placed or "reward_path" in layer
+        if not placed and ":" in str(layer.get("reward")):
+            values["reward_path"] = str(Path(source).parent.resolve())  # a resume may begin in another folder
     return _check(values, origin, settings)
 
 

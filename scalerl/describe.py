@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import os
 import platform
 import shlex
@@ -20,8 +21,9 @@ from scalerl.data import DataSet
 from scalerl.lora import adapted_weights, has_adapters
 from scalerl.policy import Policy, checkpoint_hash
 from scalerl.ranks import world_size
+from scalerl.rewards.names import file_of
 from scalerl.rewards.scorers import scored_here
-from scalerl.runlog import UserError
+from scalerl.runlog import UserError, read_regular
 from scalerl.vllmstart import vllm_version
 
 # Names under which configurations have the number of experts, and of those that a token is sent to.
@@ -131,6 +133,7 @@ def header(
         "command": shlex.join(["scalerl", *sys.argv[1:]]) if Path(sys.argv[0]).stem in {"scalerl", "cli"} else None,
         "note": note,
         "config": config.model_dump(),
+        "reward_module": reward_module(config),
         "prompt": {
             "format": "chat" if policy.chat else "plain",
             "example": policy.render(first["prompt"], first.get("system")),
@@ -152,6 +155,12 @@ def header(
         "machine": machine(config),
         "not_reproducible": driven_by_time(config, policy),
     }
+
+
+def reward_module(config: ScaleRLConfig) -> dict[str, str] | None:
+    """Return file and sha256 of the module of a reward of one's own; None where there is none, or it is installed."""
+    file = file_of(config.reward, config.reward_path or ".")
+    return None if file is None else {"file": str(file), "sha256": hashlib.sha256(read_regular(file)).hexdigest()}
 
 
 def driven_by_time(config: ScaleRLConfig, policy: Policy | None = None) -> list[str]:

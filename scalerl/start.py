@@ -19,7 +19,7 @@ from scalerl.config import CHANGEABLE, LAST_BITS, ConfigError, ScaleRLConfig, ch
 from scalerl.controllers import Controllers
 from scalerl.curriculum import PromptPool
 from scalerl.data import check_apart, encode_prompts, hash_prompts, load_data
-from scalerl.describe import clock_of, device_kind, header, machine
+from scalerl.describe import clock_of, device_kind, header, machine, reward_module
 from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.learner import Learner
 from scalerl.meter import JointMeter, Meter
@@ -157,7 +157,7 @@ def resume(
     damaged = list(kept.damaged) if kept else []
     if gone := lost.missing_bill(folder):
         damaged.append(f"{folder / LOST_FOLDER}: files are gone; the {gone:.3g} GPU-hours in them stay on the bill")
-    differs = _differs(kept, config) if kept else []
+    differs = [*(_differs(kept, config) if kept else []), *_other_reward(run, config)]
     data = {"train": train_data or latest["data"]["train"]["file"], "eval": eval_data or latest["data"]["eval"]["file"]}
     lay = (kept.state.get("data") if kept else None) or {name: run["data"][name]["file"] for name in data}
     changed |= {name: [lay[key], data[key]] for name, key in DATA.items() if lay[key] != data[key]}
@@ -425,3 +425,14 @@ def _differs(kept: Checkpoint, config: ScaleRLConfig) -> list[str]:
         for name, before in then.items()
         if name != "cores" and before != now.get(name)
     ]
+
+
+def _other_reward(run: Mapping[str, Any], config: ScaleRLConfig) -> list[str]:
+    """Return the line that says that the reward's module is another file than the run began with; older runs have none.
+
+    It is no reason to refuse: a comment changes the hash, too.
+    """
+    before, now = run.get("reward_module"), reward_module(config)
+    if not isinstance(before, dict) or now is None or before.get("sha256") == now["sha256"]:
+        return []
+    return [f"reward: {now['file']} has changed since the run began: from here on the new one scores"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -20,8 +21,8 @@ from hypothesis import strategies as st
 
 from scalerl.checkdata import check_data
 from scalerl.checkpoint import read_checkpoint
-from scalerl.config import load_config
-from scalerl.describe import driven_by_time
+from scalerl.config import ScaleRLConfig, load_config
+from scalerl.describe import driven_by_time, reward_module
 from scalerl.display import Display
 from scalerl.rewards import Inline, after_thinking, as_score, make_scorer, system
 from scalerl.rewards.hand import Spec
@@ -342,6 +343,27 @@ def test_the_module_is_looked_for_beside_the_configuration_that_names_it(tmp_pat
         scorer.close()
 
 
+def test_a_folder_that_a_file_names_for_the_module_stays_named_and_stands_whole(tmp_path, monkeypatch):
+    for name, text in {
+        "place": "reward_path: elsewhere\n",
+        "a/mine": "reward: beside:score\n",
+        "b/other": "reward: other:score\n",
+        "c/built": "reward: math\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for files, path in (
+        (["a/mine"], str(tmp_path / "a")),  # a resume finds it from another folder, too
+        (["a/mine", "b/other"], str(tmp_path / "b")),
+        (["place", "a/mine"], "elsewhere"),
+        (["a/mine", "place"], "elsewhere"),
+        (["place", "a/mine", "b/other"], "elsewhere"),
+        (["c/built"], None),
+    ):
+        assert load_config(["demo", *(f"{name}.yaml" for name in files)]).reward_path == path
+
+
 REWARD = '''
 import json, os, time
 
@@ -402,6 +424,25 @@ def test_completions_whose_scores_were_not_taken_are_scored_again_after_a_resume
     assert rows_of(cut, "step", "eval") == rows_of(whole, "step", "eval")
     ours, theirs = read_checkpoint(cut).tensors["model"], read_checkpoint(whole).tensors["model"]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_reward_that_has_changed_is_told_by_every_resume(own, tmp_path):
+    folder = own("run", max_steps=2)
+    known = json.loads((folder / "run.json").read_text())["reward_module"]
+    file = tmp_path / "own.py"
+    assert known == {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    file.write_text(f"{REWARD}# and more\n")
+    line = f"reward: {file} has changed since the run began: from here on the new one scores"
+    for steps in (3, 4):
+        said: list[str] = []
+        resume(str(folder), [f"max_steps={steps}"], say=said.append)
+        assert said == [line]
+        told = [row["differs"] for row in read_log(folder / "log.jsonl").rows if row.get("event") == "resume"]
+        assert told[-1] == [line]
+    file.write_text(REWARD)
+    resume(str(folder), ["max_steps=5"], say=pytest.fail)
+    assert reward_module(ScaleRLConfig()) is reward_module(ScaleRLConfig(reward="reasoning-gym:chain_sum")) is None
+    assert reward_module(ScaleRLConfig(reward="json:loads")) is None  # installed
 
 
 def test_where_every_score_fails_a_guard_says_so_once(own):

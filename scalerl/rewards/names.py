@@ -98,6 +98,17 @@ def find_judge(reward: str, path: str, *, allow_network: bool = False, time_limi
     return as_judge(_own(reward, path), reward)
 
 
+def file_of(reward: str | None, path: str) -> Path | None:
+    """Return the file of a reward of one's own, as `find_judge` finds it in its folder; nothing is imported.
+
+    None for every other reward, and for a module that is installed.
+    """
+    module, mark, _ = (reward or "").partition(":")
+    if not mark or module == GYM or reward in plugins():
+        return None
+    return _file_in((Path(path).resolve(), Path.cwd()), module)
+
+
 def as_judge(found: Any, name: str) -> Judge:
     """Return the judge that a function, a Task or a Task class is.
 
