@@ -240,11 +240,18 @@ class ShardedLearner(Learner):
 
 
 def lead(model: Any, config: ScaleRLConfig) -> ShardedLearner:
-    """Make the learner of the first process, and tell the others to make theirs."""
+    """Make the learner of the first process, and tell the others to make theirs.
+
+    Raises
+    ------
+    UserError
+        If another process ends meanwhile, as one that cannot load its model does.
+    """
     _refuse(config)
     meet()
-    send("begin", config=config.model_dump(mode="json"))
-    return ShardedLearner(model, config)
+    with saying("another process of this run ended at its start; its own line says why"):
+        send("begin", config=config.model_dump(mode="json"))
+        return ShardedLearner(model, config)
 
 
 def follow() -> None:

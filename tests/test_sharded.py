@@ -249,6 +249,38 @@ def test_a_gradient_that_is_not_finite_in_one_share_is_named_by_all(both):
         assert told["finite"] == "None" and told["wrong"] == told["expected"]
 
 
+MISSING = """
+import sys
+from scalerl.config import load_config
+from scalerl.policy import load_policy
+from scalerl.ranks import rank
+from scalerl.runlog import UserError
+from scalerl.sharded import follow, lead
+config = load_config(["scalerl", "demo"])
+try:
+    follow() if rank() else lead(load_policy(config.model_name).model, config.model_copy(update={"model_name": "./no"}))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_where_a_process_cannot_load_its_model_the_first_one_says_a_line(tmp_path):
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1))}
+    said = [
+        subprocess.Popen(
+            [sys.executable, "-c", MISSING],
+            env=environment(RANK=str(number), LOCAL_RANK=str(number), **shared),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    (first, errors), (other, _) = [process.communicate(timeout=120) for process in said]
+    assert first == "another process of this run ended at its start; its own line says why\n", errors
+    assert "./no" in other and "Traceback" not in errors
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     other_process() if rank() else first_process(Path(sys.argv[1]))
