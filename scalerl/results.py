@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from scalerl.places import read_latest
 from scalerl.policy import Policy
 from scalerl.preparing.readers import DataError
 from scalerl.rewards import Failed, make_scorer
-from scalerl.runlog import COMPUTE_AXES, LOG_FILE, UserError, read_log
+from scalerl.runlog import COMPUTE_AXES, LOG_FILE, UserError, log_in, read_log
 from scalerl.sampler import interruption
 from scalerl.saved import Saved, step_of
 from scalerl.scoring import answer_of
@@ -89,9 +89,17 @@ def evaluate_saved(
     *,
     run: Path | None = None,
     step: int | None = None,
+    sampling_step: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> Scored:
     """Evaluate a policy on data sets; with `run`, also make a row for each that its log takes. Writes nothing.
+
+    Parameters
+    ----------
+    run, step : optional
+        The run whose log shall have rows, and the update of it that the policy is from.
+    sampling_step : int
+        Without `run`: the update whose noise is sampled with, as `noise_of` finds it.
 
     Raises
     ------
@@ -108,7 +116,7 @@ def evaluate_saved(
     loaded = [_load(file, policy, config, say) for file in files]
     axes = None if run is None else axes_at(run, saved, step)
     held: dict[str, Any] = {"forward": forward, "weights": forward.weights(fp32_head=config.use_fp32_lm_head)}
-    number = 0 if axes is None else int(axes["step"])
+    number = sampling_step if axes is None else int(axes["step"])
     about = {"model": saved.about["path"], "model_sha256": saved.about["sha256"]}
     tables, rows = [], []
     with closing(make_scorer(config)) as scorer:  # before the first token: it says if there is no such reward
@@ -126,6 +134,7 @@ def evaluate_saved(
         "run": None if run is None else {"folder": str(run), **(axes or {})},
         "k": config.eval_generations,
         "sampling_seed": config.eval_seed,
+        "sampling_step": number,
         "temperature": config.temperature,
         "max_new_tokens": config.max_new_tokens,
         "intervals": "95 %, over prompts; see scalerl.passk.over_prompts",
@@ -200,6 +209,19 @@ def data_set_names(files: Sequence[str]) -> list[str]:
         stem if stems.count(stem) == 1 else f"{Path(file).resolve().parent.name}/{stem}"
         for file, stem in zip(files, stems, strict=True)
     ]
+
+
+def noise_of(saved: Saved, home: Path | None) -> int:
+    """Return the update that a policy is from, as far as the run that it lies in or it itself tells; else 0."""
+    path, sha256 = saved.about["path"], saved.about["sha256"]
+    known = None
+    if home is not None:
+        with suppress(UserError):  # a folder that is no run of ours, or without a log
+            known = step_of(path, home, sha256, read_log(log_in(home)).rows)
+    elif Path(path).is_dir():
+        compute = (read_facts(Path(path)) or {}).get("compute")
+        known = compute.get("step") if isinstance(compute, dict) else None
+    return known if isinstance(known, int) and known > 0 else 0
 
 
 def axes_at(run: Path, saved: Saved, step: int | None) -> dict[str, Any]:

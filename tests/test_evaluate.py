@@ -73,6 +73,18 @@ def test_a_policy_of_the_run_gives_the_counts_that_the_run_logged(made, run, tmp
         }
 
 
+def test_the_counts_are_those_of_the_log_without_a_row_for_it_too(made, run, tmp_path):
+    import shutil
+
+    logged = {row["step"]: row["correct"] for row in own(run)}
+    away = Path(shutil.copytree(run / "model", tmp_path / "away"))  # it carries its configuration and its update
+    for step, model in ((2, run / "checkpoints/step-00000002"), (4, run / "model"), (4, away)):
+        assert evaluate(made, model, "--force", "--output-file", tmp_path / "r.json") == 0
+        found = results(tmp_path / "r.json")
+        assert (found["sampling_step"], found["data"][0]["correct"], found["run"]) == (step, logged[step], None)
+    assert own(run, "downstream") == []
+
+
 def test_the_scores_are_made_of_the_counts(made, run, tmp_path, capsys):
     out = tmp_path / "r.json"
     more = ["--k", 8, "--seed", 3, "--temperature", 0.9, "--eval-data", made / "data/test.json", "--output-file", out]
@@ -231,6 +243,8 @@ def test_prompts_that_the_run_trained_on_are_told(made, run, tmp_path, capsys):
     assert evaluate(made, run / "model", *out, data="train") == 0
     said = capsys.readouterr().err
     assert "64 of 64 prompts are in" in said and "evaluate on prompts that are not trained on" in said
+    assert evaluate(made, run / "model", *out[:2], *out[4:], data="train") == 0  # that it lies in a run is enough
+    assert capsys.readouterr().err == said
     header = json.loads((run / "run.json").read_text())
     header["data"]["train"]["file"] = str(tmp_path / "gone.json")
     (run / "run.json").write_text(json.dumps(header))

@@ -72,16 +72,19 @@ def run(args: argparse.Namespace) -> int:
     paths, asked, scored = _models(args), "", []
     _refuse_missing(args, paths)
     from scalerl.outofmemory import memory_advice  # heavy, and what is not there is told before
-    from scalerl.results import evaluate_saved
+    from scalerl.results import evaluate_saved, noise_of
 
-    for line in _not_held_out(args):
+    for line in _not_held_out(args, paths):
         complain(line)
     for path in paths:
         saved, config = _load(args, path)
         if (line := _asked(saved, config)) != asked:
             print(asked := line, flush=True)
         with memory_advice(config):
-            one = evaluate_saved(saved, config, args.eval_data, run=args.folder, step=args.step, say=complain)
+            at: dict[str, Any] = {"run": args.folder, "step": args.step}
+            if not args.config:  # of another configuration no run has counts: all models have the same noise
+                at["sampling_step"] = noise_of(saved, _home(args, path))
+            one = evaluate_saved(saved, config, args.eval_data, **at, say=complain)
         if len(paths) > 1:
             print(f"{path}:", flush=True)
         print(_table(one.found), flush=True)
@@ -115,30 +118,48 @@ def _refuse_missing(args: argparse.Namespace, paths: list[str]) -> None:
         refuse_if_held(args.folder)
 
 
-def _not_held_out(args: argparse.Namespace) -> list[str]:
-    """Return what is to be said of prompts that the run trained on; it may be meant, so nothing is refused."""
-    from scalerl.data import check_apart, load_data
-    from scalerl.places import read_latest
-    from scalerl.preparing.readers import DataError
-    from scalerl.runlog import UserError
+def _home(args: argparse.Namespace, path: str) -> Path | None:
+    """Return the run that was named, or that a model lies in."""
+    from scalerl.saved import run_of
 
-    data = read_latest(args.folder).get("data") if args.folder is not None else None
+    named: Path | None = args.folder
+    return named or run_of(path)
+
+
+def _not_held_out(args: argparse.Namespace, paths: list[str]) -> list[str]:
+    """Return what is to be said of prompts that a run trained on; it may be meant, so nothing is refused."""
+    from scalerl.data import check_apart, load_data
+    from scalerl.preparing.readers import DataError
+
+    said = []
+    for file in dict.fromkeys(_trained_on(home) for path in paths if (home := _home(args, path)) is not None):
+        if file is None:
+            continue
+        try:
+            train = load_data(file)
+        except UserError as error:
+            said.append(f"{error}; whether these prompts are held out is not known")
+            continue
+        for path in args.eval_data:
+            evaluation = load_data(path)
+            try:
+                check_apart(train, evaluation)
+            except DataError as error:
+                said.append(f"warning: {error}")
+    return said
+
+
+def _trained_on(home: Path) -> str | None:
+    """Return the file of a run's train data, where it says one."""
+    from scalerl.places import read_latest
+
+    try:
+        data = read_latest(home).get("data")
+    except UserError:  # a model that lies beside a run.json of something else
+        return None
     trained = data.get("train") if isinstance(data, dict) else None
     file = trained.get("file") if isinstance(trained, dict) else None
-    if not isinstance(file, str):
-        return []
-    try:
-        train = load_data(file)
-    except UserError as error:
-        return [f"{error}; whether these prompts are held out is not known"]
-    said = []
-    for path in args.eval_data:
-        evaluation = load_data(path)
-        try:
-            check_apart(train, evaluation)
-        except DataError as error:
-            said.append(f"warning: {error}")
-    return said
+    return file if isinstance(file, str) else None
 
 
 def _models(args: argparse.Namespace) -> list[str]:
@@ -190,11 +211,11 @@ def _load(args: argparse.Namespace, path: str) -> tuple[Saved, ScaleRLConfig]:
     from scalerl.config import load_config
     from scalerl.process import prepare_process
     from scalerl.results import fitting_config, policy_config, run_config
-    from scalerl.saved import load_saved, run_of
+    from scalerl.saved import load_saved
 
     given = {"eval_generations": args.k, "eval_seed": args.seed, "temperature": args.temperature, "slots": args.batch}
     settings = [*args.set, *(f"{name}={value}" for name, value in given.items() if value is not None)]
-    home = args.folder or run_of(path)
+    home = _home(args, path)
     config = None
     if args.config:
         config = load_config(args.config, settings)
