@@ -307,7 +307,8 @@ class Trainer:
         with self.log.meter.apart("checkpoint"):
             write_best(self.log.folder, self._save_policy, self._facts(highest_of=self._evaluations()))
         self.save()
-        take_place(self.log.folder)
+        with self.log.meter.apart("checkpoint"):
+            take_place(self.log.folder)
         if found["old"] is not None:  # that the first is the best so far goes without saying
             self._report(note=f"new best at step {self.step}: pass rate {found['new']:.3f}, kept in best/")
 
@@ -354,8 +355,8 @@ class Trainer:
             kept = self.config.keep_checkpoints
             write_checkpoint(self.log.folder, self.step, tensors, state, kept, shares=self.learner.write)
             self.saved = self.step
-        if refresh:
-            self.generator.refresh()
+            if refresh:  # part of saving: a run that goes on does it before its meter starts
+                self.generator.refresh()
 
     def restore(self, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
         """Go on from a checkpoint, in memory: the log is not touched."""

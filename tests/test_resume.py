@@ -12,17 +12,19 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
+import scalerl.train
 from scalerl.checkpoint import read_checkpoint
 from scalerl.cli import main
 from scalerl.config import CHANGEABLE
 from scalerl.evalcsv import begin_csv, refuse_foreign_csv, write_csv
 from scalerl.generate import Generator
+from scalerl.meter import Meter
 from scalerl.runlog import TIME_FIELDS, RunLog, UserError, lost, read_log
 from scalerl.start import resume, train
 
@@ -223,6 +225,30 @@ def test_a_cache_is_kept_or_made_anew_from_the_next_checkpoint_on(start, tmp_pat
     assert [[row[name] for name in same] for row in rows] == [[row[name] for name in same] for row in other]
     with pytest.raises(UserError, match="checkpoint_every: 2 cannot become 4") if then == "refresh" else nullcontext():
         resume(str(run), ["max_steps=9", "checkpoint_every=4"], say=pytest.fail)
+
+
+def test_what_belongs_to_saving_is_on_no_axis(start, tmp_path, monkeypatch):
+    """The cache that is made anew, and the folder of the best policy that takes its place; a resume bills neither."""
+    apart, seen = [], []
+    leave_out, refresh, place = Meter.apart, Generator.refresh, scalerl.train.take_place
+
+    @contextmanager
+    def noted(meter, name):
+        with leave_out(meter, name):
+            apart.append(name)
+            yield
+            apart.pop()
+
+    def told(what, does):
+        return lambda *given: (seen.append((what, *apart)), does(*given))[1]
+
+    monkeypatch.setattr(Meter, "apart", noted)
+    monkeypatch.setattr(Generator, "refresh", told("refresh", refresh))
+    monkeypatch.setattr("scalerl.train.take_place", told("place", place))
+    run = start(tmp_path / "run", in_flight="refresh", keep_best="true", max_steps=4)
+    assert set(seen) == {("refresh", "checkpoint"), ("place", "checkpoint")}
+    resume(str(run), ["max_steps=5"], say=pytest.fail)
+    assert ("refresh",) in seen  # before the meter starts
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
