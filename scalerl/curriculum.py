@@ -47,9 +47,14 @@ class PromptPool:
         """Passes over the pool so far."""
         return self.place / self.size
 
+    @property
+    def active(self) -> int:
+        """Prompts that may still be drawn."""
+        return self.size - len(self.retired)
+
     def draw(self) -> int | None:
         """Return the index of the next prompt, or None if all are retired."""
-        if len(self.retired) == self.size:
+        if not self.active:
             return None
         while True:
             epoch, place = divmod(self.place, self.size)

@@ -16,6 +16,7 @@ ENTROPY_SHARE = 0.1
 RATIO_DEVIATION = 0.5
 REWARD_SHARE = 0.5
 REWARD_ERROR_SHARE = 1.0
+SKIPPED = 10  # updates in a row that were skipped
 MEMORY = 10  # updates over which rewards and entropy are smoothed: weight 1 / 10 on the newest
 
 
@@ -56,6 +57,11 @@ class Guards:
         new = name not in self.raised
         self.raised.add(name)
         return new
+
+    def skipped(self, skipped: bool) -> bool:
+        """Note whether an update was skipped; return whether so many in a row were for the first time in the run."""
+        row = self.memory["skipped"] = self.memory.get("skipped", 0.0) + 1 if skipped else 0.0
+        return row >= SKIPPED and self.first("updates_skipped")
 
     def _figures(self, row: Mapping[str, Any]) -> dict[str, tuple[float, float, bool]]:
         found: dict[str, tuple[float, float, bool]] = {}

@@ -33,7 +33,7 @@ from scalerl.describe import (
 )
 from scalerl.evalcsv import write_csv
 from scalerl.evaluate import evaluate
-from scalerl.guards import Guards
+from scalerl.guards import SKIPPED, Guards
 from scalerl.kept import pack, unpack
 from scalerl.learner import Batch, Learner
 from scalerl.modelcard import count_evaluations, facts, take_place, write_best, write_card
@@ -226,6 +226,7 @@ class Trainer:
             **update,
         }
         self.log.step(step=self.step, **row)
+        self._tell_spent(skipped=row["skipped"])
         told = self._tell_errors("train", scores)
         for event in self.guards.watch(row):
             self.log.event("guard", step=self.step, **event)
@@ -236,6 +237,18 @@ class Trainer:
             self.schedule.resize(resized["new"] // count)
             self.log.event("batch_size", step=self.step, **resized)
         self._report()
+
+    def _tell_spent(self, *, skipped: bool) -> None:
+        """Log and show, once each, that prompts are too few for an update, and that updates teach nothing any more."""
+        active, needed = self.pool.active, self.schedule.prompts
+        if active < needed and self.guards.first("prompts_low"):
+            self.log.event("prompts_low", step=self.step, active=active, needed=needed)
+            told = f"{active} active prompts are left at step {self.step}, and an update takes {needed}"
+            self._report(note=f"warning: {told}: the same ones come several times in a batch; add prompts")
+        if self.guards.skipped(skipped):
+            self.log.event("updates_skipped", step=self.step, updates=SKIPPED)
+            told = f"the last {SKIPPED} updates up to step {self.step} were skipped"
+            self._report(note=f"warning: {told}: GPU-hours go on, and nothing is learned")
 
     def _tell_errors(self, data: str, scores: list[Score]) -> bool:
         """Log and show what went wrong in scoring, the first time that it does; the rows count it every time."""

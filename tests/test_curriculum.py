@@ -148,10 +148,44 @@ def test_a_run_whose_prompts_are_all_solved_ends_and_says_so(quick, prompts, tmp
     folder = train(quick(**fields), str(data), str(prompts / "eval.json"), str(tmp_path / "run"))
     rows = read_log(folder / "log.jsonl").rows
     events = [row["event"] for row in rows if row["kind"] == "event" and row["event"] != "guard"]
-    assert events == ["start", "prompts_exhausted", "end"]
+    assert events == ["start", "prompts_low", "prompts_exhausted", "end"]
+    (low,) = (row for row in rows if row.get("event") == "prompts_low")
+    before = rows[rows.index(low) - 1]  # the row of the first update that left too few
+    assert (low["active"], low["needed"], low["step"]) == (12 - before["retired"], 8, before["step"])
+    assert low["active"] < 8 and all(row["retired"] <= 4 for row in rows[: rows.index(before)] if "retired" in row)
     steps = [row for row in rows if row["kind"] == "step"]
     assert steps[-1]["retired"] == 12 and steps[-1]["step"] < 40
     kept = read_checkpoint(folder)
     assert kept is not None and kept.state["schedule"]["closed"] and kept.state["step"] == steps[-1]["step"]
     with pytest.raises(UserError, match="no prompt is left"):
         resume(str(folder), ["max_steps=50"])
+
+
+def test_updates_that_teach_nothing_are_told_once_and_a_resume_counts_on(quick, prompts, tmp_path):
+    import analysis
+    from scalerl.runlog import read_log
+    from scalerl.start import resume, train
+
+    data = tmp_path / "hard.json"  # answers that no completion has: every reward is the same
+    items = json.loads((prompts / "train.json").read_text())[:6]
+    data.write_text(json.dumps([{**item, "answer": "x"} for item in items]))
+    notes: list[str] = []
+    fields = {"max_steps": 4, "eval_every": 2, "eval_generations": 1}
+    where = str(data), str(prompts / "eval.json"), str(tmp_path / "run")
+    folder = train(quick(**fields), *where, report=lambda progress: notes.append(progress.note))
+    for steps in (11, 13):
+        resume(str(folder), [f"max_steps={steps}"], report=lambda progress: notes.append(progress.note))
+    rows = read_log(folder / "log.jsonl").rows
+    assert all(row["skipped"] for row in rows if row["kind"] == "step")
+    told = [row for row in rows if row.get("event") in ("prompts_low", "updates_skipped")]
+    assert [{name: row[name] for name in row if name not in ("kind", "attempt", "time")} for row in told] == [
+        {"event": "prompts_low", "step": 1, "active": 6, "needed": 8},
+        {"event": "updates_skipped", "step": 10, "updates": 10},
+    ]
+    warnings = [note for note in notes if note.startswith("warning")]
+    assert len(warnings) == 2 and "6 active prompts are left at step 1" in warnings[0]
+    assert "the last 10 updates up to step 10 were skipped" in warnings[1]
+    (run,) = analysis.read(folder)
+    assert {"prompts_low", "updates_skipped"} <= {event.kind for event in run.events}
+    fit = analysis.fit(run)
+    assert "regime" not in {finding.code for finding in fit.findings}

@@ -37,7 +37,7 @@ MARKS = {"train_set": "data", "data": "data", "devices": "devices"}  # fields of
 SPENT, EMPTY, EMPTY_WINDOW = 0.5, 0.5, 10  # share of train prompts retired; of so many updates, with nothing to teach
 EVALUATION = ("temperature", "max_new_tokens", "k", "n_prompts")  # of eval rows: another of these is another measure
 # Kinds that have findings of their own, or restore the run exactly.
-_QUIET = {"attempt", "resume", "reward_errors", GUARD, SPENDING}
+_QUIET = {"attempt", "resume", "reward_errors", "prompts_low", "updates_skipped", GUARD, SPENDING}
 
 
 def read_events(rows: Sequence[Row], items: int | None = None) -> tuple[Event, ...]:
