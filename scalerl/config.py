@@ -93,7 +93,8 @@ class ScaleRLConfig(BaseModel):
     thinking_tokens: int = Field(12288, ge=0, le=MOST)
     """Budget of the thinking part, in tokens."""
     solution_tokens: int = Field(2048, ge=1, le=MOST)
-    """Budget of the answer, in tokens, end token included."""
+    """Budget of the answer, in tokens, end token included. It binds behind a forced phrase alone: any
+    other completion may fill thinking_tokens + solution_tokens as it likes."""
 
     batch_size: int = Field(768, ge=1, le=MOST)
     """Completions an update."""

@@ -57,6 +57,8 @@ def read_latest(run: Path) -> dict[str, Any]:
     for row in lost.rows_of(run):
         changed = row.get("changed") if row.get("event") == "resume" else None
         for name, pair in changed.items() if isinstance(changed, dict) else ():
+            if name == "devices":  # what is held now, no field
+                continue
             place = header.get("data" if name in DATA else "config")
             if name in DATA:
                 place = place.get(DATA[name]) if isinstance(place, dict) else None
