@@ -236,7 +236,7 @@ def calls(name: str) -> set[str]:
 
 def test_every_kind_of_event_is_described_in_the_docs_and_no_other():
     assert set(table("Rows of kind `event`")) == calls("event")
-    assert len(calls("event")) == 15
+    assert len(calls("event")) == 17
 
 
 def test_time_fields_files_and_folders_are_named_in_the_docs():
