@@ -194,6 +194,7 @@ def test_another_device_and_other_transformers_are_told_and_logged(run, monkeypa
     assert told.startswith(
         f"{run}: began on cpu process and goes on with NVIDIA H200; gpu_hours adds the hours of both"
     )
+    resume(str(run), ["max_steps=8"], say=pytest.fail)  # devices are no field that a resume takes over
 
 
 def test_what_saves_memory_changes_on_a_resume_and_the_update_stays_what_it_is(start, run, tmp_path):
