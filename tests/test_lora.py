@@ -130,7 +130,7 @@ def test_a_checkpoint_of_adapters_is_evaluated_as_the_run_was(folders, prompts, 
     assert main([*argv, str(tmp_path / "r.json"), "--run", str(run)]) == 0
     assert json.loads((tmp_path / "r.json").read_text())["data"][0]["correct"] == logged[4]
     with pytest.raises(UserError, match=r"does not fit its base model: .* weights are of another shape: .*lora_A"):
-        monkeypatch.setattr("scalerl.saved.read_header", lambda _: {"config": {"lora_rank": 3}})
+        monkeypatch.setattr("scalerl.saved.read_latest", lambda _: {"config": {"lora_rank": 3}})
         load_saved(place, base=folders("llama"))
 
 

@@ -109,7 +109,10 @@ def test_the_command_follows_a_log_that_another_process_grows(tmp_path):
         "import sys, time\nf = open(sys.argv[1], 'a')\n"
         "for row in sys.stdin:\n    f.write(row); f.flush(); time.sleep(.05)"
     )
-    command = [sys.executable, "-m", "scalerl.cli", "watch", str(file), "--every", "0.2", "--until", "30", "--json"]
+    # A suite that runs in the background of a shell ignores Ctrl-C, and so would what it starts.
+    heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = f"{heard}; from scalerl.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "watch", str(file), "--every", "0.2", "--until", "30", "--json"]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching,
         subprocess.Popen([sys.executable, "-c", grow, str(file)], stdin=subprocess.PIPE, text=True) as growing,
