@@ -104,6 +104,7 @@ CODES: dict[str, tuple[str, str]] = {
     "axis-missing": ("note", "a run does not log this compute axis and is left out there"),
     "not-covered": ("warning", "a run has no curve at the common compute and is left out there"),
     "run-noise": ("note", "a test between runs that knows the noise inside them only, not what seeds differ by"),
+    "settings-differ": ("warning", "runs of one recipe were made with other settings than its other runs"),
     "prompt-sets-differ": ("warning", "the runs were evaluated on different prompts"),
     "prompts-unknown": ("note", "a log does not say which prompts were evaluated; they are taken to be the same"),
     "checkers-differ": ("warning", "task or checker differs: pass rates are not of one thing"),

@@ -418,7 +418,9 @@ def _read_yaml(source: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         values = _yaml(read_regular(path).decode("utf-8"))
     except RunLogError as error:
-        raise ConfigError(f"{error}; give a YAML file or one of: {', '.join(recipes())}") from error
+        near = difflib.get_close_matches(str(source).lower(), recipes(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"{error}; {hint}give a YAML file or one of: {', '.join(recipes())}") from error
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

@@ -192,3 +192,8 @@ def test_a_value_that_does_not_fit_its_tag_or_is_too_deep_is_one_line(text, tmp_
         load_config([path])
     with pytest.raises(ConfigError, match="--set: max_steps"):
         load_config([], [f"max_steps={text}"])
+
+
+def test_a_mistyped_recipe_is_named():
+    with pytest.raises(ConfigError, match=r"did you mean grpo\? give a YAML file or one of"):
+        load_config(["GRPO"])

@@ -473,3 +473,16 @@ def test_limits_hold_the_truth(table, cell, count):
         assert width["R0, shared"] < width["R0, own"]
     if table == "shapes":
         assert width["A, pooled"] < width["A, own"]
+
+
+def test_runs_of_one_recipe_with_other_settings_are_pooled_with_a_warning():
+    runs = an.read("data/study/base/grpo_s*")[:2]
+    quiet = an.pool_seeds(an.fit(runs, x="flops"))[0]
+    assert "settings-differ" not in [f.code for f in quiet.findings]
+    config = runs[1].header["config"] | {"epsilon_high": 0.5, "max_steps": 25, "model_name": "elsewhere"}
+    other = replace(runs[1], header=runs[1].header | {"config": config})
+    fits = an.fit([runs[0], other], x="flops")
+    (said,) = [f for f in an.pool_seeds(fits)[0].findings if f.code == "settings-differ"]
+    assert said.severity == "warning" and said.figure == 1.0 and "epsilon_high 0.2, 0.5" in said.message
+    told = an.compare([*fits, *an.fit(an.read("data/study/base/dapo_s*")[:2], x="flops")])
+    assert "settings-differ" in [f.code for f in told.findings]

@@ -200,7 +200,7 @@ def _pooled(
             left_out[name] = str(error)
             continue
         pooled[name] = replace(one, left_out=(*one.left_out, *without))
-        said += [d for d in one.findings if d.code in {"seed-repeated", "no-fit", *LEFT_OUT}]
+        said += [d for d in one.findings if d.code in {"seed-repeated", "settings-differ", "no-fit", *LEFT_OUT}]
         said += [finding("no-interval", f"{run}: {why}; the run is left out") for run, why in without.items()]
     if len(pooled) < 2:
         raise UserError(f"compare: fewer than two recipes have a curve; {'; '.join(left_out.values())}")

@@ -35,4 +35,6 @@ def run(args: argparse.Namespace) -> int:
     code: int = main(["fit", *paths])
     main(["plot", *paths, "-o", str(folder / "curves.png")])
     main(["report", *paths, "-o", str(folder / "report.html")])
+    print("next: open the report in a browser, or go on with a run:")
+    print(f"  scalerl train --resume --output-dir {runs[0]} --set max_steps=320")
     return code

@@ -24,7 +24,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.fields:
         for name, field in ScaleRLConfig.model_fields.items():
-            print(f"{name} = {field.default!r}" + (f"\n    {field.description}" if field.description else ""))
+            default = field.get_default(call_default_factory=True)
+            print(f"{name} = {default!r}" + (f"\n    {field.description}" if field.description else ""))
     else:
         for name, line in recipes().items():
             print(f"{name:<26} {line}")
