@@ -73,8 +73,8 @@ def continued(data: Evaluations, draws: Draws, row: int, multiple: float, rng: n
     wanted = math.log(multiple) / pace.gap if pace.geometric else (multiple - 1.0) * last / pace.gap
     count = min(max(1, round(wanted)), MOST_ADDED)
     steps = np.arange(1.0, count + 1.0)
-    more = multiple ** (steps / count) if pace.geometric else None
-    C = last + steps * ((multiple - 1.0) * last / count) if more is None else last * more
+    even = last + steps * ((multiple - 1.0) * last / count)
+    C = last * multiple ** (steps / count) if pace.geometric else even
     every = wanted / count if pace.geometric else max(1.0, wanted / MOST_ADDED)
     time = _gone_on(data.time, every * steps, pace.geometric)
     d, white = draws, float(getattr(draws, "white", np.zeros(len(draws)))[row])

@@ -30,6 +30,7 @@ from analysis.fits.refits import points_of
 from analysis.fits.results import LEVEL, WITHHELD, Fit, Param
 from analysis.fits.usable import each_once, with_a_curve
 from analysis.pooled.recipes import RecipeFit, RecipeFits
+from analysis.pooled.settings import other_settings
 from analysis.posteriors.draws import tail
 from analysis.posteriors.noise import prompt_variance
 from analysis.schema import one_of_each
@@ -38,15 +39,6 @@ from scalerl.runlog import UserError
 POOLED = ("A", "B", "C_mid")
 LOGARITHMIC = {"B", "C_mid"}  # pooled as logarithms
 TINY = sys.float_info.min
-# What seeds of one recipe may differ in: how long a run is, what it leaves behind, where things lie, what computes it.
-FREE = frozenset(
-    {
-        *("seed", "recipe", "max_steps", "max_epochs", "max_gpu_hours", "early_stopping_patience", "eval_every"),
-        *("keep_checkpoints", "checkpoint_every", "keep_best", "report_to", "name", "id"),
-        *("device", "threads", "micro_batch_tokens", "generator", "generators", "engine", "reward_workers"),
-    }
-)
-PLACES = ("_dir", "_path", "_file", "_name", "_id")  # ends of names that say where something lies or what it is called
 LEFT_OUT = {"flat-curve", *WITHHELD}  # findings of a fit that has no value to pool
 
 
@@ -154,7 +146,7 @@ def _pool(recipe: str, fits: Sequence[Fit], seed_sd: float | None, level: float)
         raise UserError(f"{recipe}: no seed has a value to pool ({'; '.join(d.message for d in doubts)})")
     findings = [
         *doubts,
-        *_settings(recipe, fits),
+        *other_settings(recipe, fits),
         *_spent(recipe, fits),
         *one_seed(len(fits), seed_sd),
         *_same_seed(recipe, fits),
@@ -220,20 +212,6 @@ def _doubts(fits: Sequence[Fit]) -> tuple[list[Finding], str]:
                 found.append(finding(doubt.code, f"{fit.name}: {doubt.message}{left}", doubt.figure, doubt.severity))
                 why = why or f"{fit.name}: {SPOILT.get(doubt.code, 'limits are withheld')}"
     return found, why
-
-
-def _settings(recipe: str, fits: Sequence[Fit]) -> list[Finding]:
-    """Say of a recipe that its runs were made with other settings, which is another recipe by the same name."""
-    made = [config for f in fits if isinstance(config := f.run.header.get("config"), Mapping)]
-    names = [name for name in (made[0] if made else ()) if name not in FREE and not str(name).endswith(PLACES)]
-    shared = [name for name in names if all(name in one for one in made)]
-    differ = {name: said for name in shared if len(said := dict.fromkeys(repr(one[name]) for one in made)) > 1}
-    if not differ:
-        return []
-    told = "; ".join(f"{name} {', '.join(said)}" for name, said in list(differ.items())[:3])
-    more = f"; and {len(differ) - 3} more" if len(differ) > 3 else ""
-    what = f"{recipe}: its runs were made with other settings ({told}{more}) and count as seeds of one recipe"
-    return [finding("settings-differ", f"{what}; name them apart (--recipe NAME=PATTERN)", float(len(differ)))]
 
 
 def _spent(recipe: str, fits: Sequence[Fit]) -> list[Finding]:

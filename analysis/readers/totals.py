@@ -131,6 +131,7 @@ def by_clock(values: Sequence[float], starts: set[int], steps: Sequence[float] |
 
 
 def usual_gap(values: Sequence[float], starts: set[int]) -> float:
+    """Return the median step of a running total within an attempt, in its unit; 0 where there is none."""
     known = [(i, v) for i, v in enumerate(values) if not math.isnan(v)]
     gaps = [b - a for (_, a), (i, b) in pairwise(known) if i not in starts and b >= a]
     return median(gaps) if gaps else 0.0
@@ -141,6 +142,7 @@ def _is_pause(gap: float, usual: float) -> bool:
 
 
 def pauses(values: Sequence[float], starts: Sequence[int]) -> int:
+    """Count the gaps of a clock, in seconds, in which nothing can have run."""
     usual = usual_gap(values, set(starts))
     known = [(i, v) for i, v in enumerate(values) if not math.isnan(v)]
     return sum(_is_pause(b - a, usual) for (_, a), (i, b) in pairwise(known) if i not in starts)
