@@ -65,17 +65,22 @@ class Interruption(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Tokens since they were last asked for: sampled (forced ones included), decoded one by one, and of prompts."""
+    """Tokens since they were last asked for: sampled (forced ones included), decoded one by one, and of prompts.
+
+    And the wall seconds that prompts took until their completions stood in their slots; 0 where they have no clock of
+    their own.
+    """
 
     sampled: int = 0
     decoded: int = 0
     prefilled: int = 0
+    prefill_s: float = 0.0
 
     def __add__(self, other: object) -> Counts:
         """Add up."""
-        return (
-            Counts(*(a + b for a, b in zip(self, other, strict=True))) if isinstance(other, Counts) else NotImplemented
-        )
+        if not isinstance(other, Counts):
+            return NotImplemented
+        return Counts._make(a + b for a, b in zip(self, other, strict=True))
 
 
 class Generation(Protocol):

@@ -10,6 +10,7 @@ state, so neither the number of slots nor an evaluation in between can change wh
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -149,6 +150,7 @@ class Generator:
         chosen = self.drafts.admit()
         if not chosen:
             return
+        began = time.perf_counter()  # the device has nothing to do: the tick before ended with a look at its tokens
         run = self._prefill([request.prompt for request in chosen])
         device = self.forward.device
         lengths = torch.tensor([len(r.prompt) for r in chosen], device=device)
@@ -160,6 +162,7 @@ class Generator:
         self._position[slots] = lengths[source] - 1
         self._sample(last[source], slots)
         self._retire(done)
+        self._counts += Counts(prefill_s=time.perf_counter() - began)
 
     def _prefill(self, rows: Sequence[tuple[int, ...]]) -> Hidden:
         """Run whole sequences from their start."""

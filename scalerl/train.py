@@ -104,6 +104,8 @@ class Trainer:
     """Completions that wait for their batch, by number."""
     saved: int | None = None
     """Step of the latest checkpoint."""
+    prefill_s: float = 0.0
+    """Seconds of prompts since the last row, the mean over generators."""
 
     @property
     def step(self) -> int:
@@ -225,6 +227,8 @@ class Trainer:
             "in_flight": in_flight,
             **update,
         }
+        if self.config.engine == "own":  # vLLM runs prompts and goes on with completions in one pass
+            row["prefill_s"], self.prefill_s = self.prefill_s, 0.0
         self.log.step(step=self.step, **row)
         self._tell_spent(skipped=row["skipped"])
         told = self._tell_errors("train", scores)
@@ -268,6 +272,7 @@ class Trainer:
         is sampled by the head but never run.
         """
         counts = self.generator.take_counts()
+        self.prefill_s += counts.prefill_s / self.config.generators
         backbone, head = multiplying_weights(self.policy.model)
         self.compute.tokens_generated += counts.sampled
         self.compute.flops += 2.0 * (backbone * (counts.prefilled + counts.decoded) + head * counts.sampled)

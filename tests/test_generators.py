@@ -201,9 +201,9 @@ def test_nothing_is_generated_between_two_polls_or_while_it_stands_still(made):
         came += got  # what it had finished before it stood still
     generation.take_counts()
     time.sleep(0.2)
-    assert generation.take_counts() == (0, 0, 0)
+    assert generation.take_counts() == Counts()
     if made.kind != "inline":
-        assert generation.poll(ticks=1) == [] and generation.take_counts() == (0, 0, 0)
+        assert generation.poll(ticks=1) == [] and generation.take_counts() == Counts()
         generation.go_on()
     came += generation.poll()
     assert sorted(c.number for c in came) == numbers_of(requests)

@@ -72,6 +72,7 @@ SIDES = st.fixed_dictionaries(
         "slot_s": st.sampled_from([0.0, 0.3]),
         "train_token_s": st.sampled_from([0.0, 0.01, 0.5]),
         "update_s": st.sampled_from([0.0, 2.5]),
+        "start_s": st.sampled_from([0.0, 0.3]),
         "prefill_s": st.sampled_from([0.0, 0.05]),
         "sync_s": st.sampled_from([0.0, 0.7]),
         "prompt_length": st.just(4.0),
@@ -92,13 +93,15 @@ def test_whatever_the_devices_the_lag_holds_every_completion_trains_once_and_no_
     assert times == sorted(times)
     last = rows[-1]
     held = last.at_s * setup.generators * (1 + 1e-9)
-    begun = setup.generators * setup.slots * (1.0 + 4 * setup.prefill_s)  # passes with prompts that started, not ended
+    prompts_s = 1.0 + setup.start_s + 4 * setup.prefill_s
+    begun = setup.generators * setup.slots * prompts_s  # passes with prompts that started, not ended
     assert last.generating_s + last.training_s * (setup.generators if setup.in_turn else 0) <= held + begun
     assert last.training_s <= last.at_s * (1 + 1e-9)
     trained = sum(known[: UPDATES * setup.batch_size]) * setup.train_token_s
     shared = setup.generators if setup.in_turn else setup.learners
     assert last.training_s == pytest.approx(UPDATES * (setup.update_s + setup.sync_s) + trained / shared)
-    work = last.passes * setup.token_s + last.decoded * setup.slot_s + last.prefilled * setup.prefill_s
+    work = last.ticks * setup.token_s + last.decoded * setup.slot_s + last.prefilled * setup.prefill_s
+    work += (last.passes - last.ticks) * (setup.start_s or setup.token_s)
     assert last.generating_s == pytest.approx(work)
 
 
@@ -286,11 +289,11 @@ def test_speeds_of_one_shipped_run_predict_another():
     assert ratio > 1.25, "or one wall time would do for both"
 
 
-def log_of(folder, setup, updates, slots=None):
+def log_of(folder, setup, updates, slots=None, *, clock=True):
     """A log as a run of this setup would leave it, were its devices exactly so fast."""
     import numpy as np
 
-    from scalerl.simulate.engine import Simulation
+    from scalerl.simulate.engine import Simulation, Update
     from scalerl.simulate.outcome import Drawn
 
     setup = replace(setup, updates=updates, slots=slots or setup.slots)
@@ -313,11 +316,12 @@ def log_of(folder, setup, updates, slots=None):
         train_s = setup.update_s + kept * row.batch_tokens * setup.train_token_s
         score_s = setup.completion_s * setup.batch_size
         busy = row.generating_s - (before.generating_s if before else 0.0)
-        wall_s = wall_s + busy + score_s + train_s if setup.in_turn else row.at_s
+        waited = busy if setup.in_turn else row.at_s - wall_s - score_s - train_s
+        wall_s += waited + score_s + train_s
         lines.append(
             {
                 "kind": "step", "step": i + 1, "gpu_hours": wall_s * setup.devices / 3600, "train_s": train_s,
-                "generate_s": busy if setup.in_turn else 0.0, "generator_busy_s": busy,
+                "generate_s": waited, "generator_busy_s": busy,
                 "score_s": score_s, "reward_count": setup.batch_size,
                 "length_mean": row.batch_tokens / setup.batch_size,
                 "tokens_generated": row.decoded + row.prefilled / setup.prompt_length,
@@ -325,6 +329,10 @@ def log_of(folder, setup, updates, slots=None):
                 "lag_mean": row.lag_mean,
             }
         )  # fmt: skip
+        if clock:
+            then = before or Update(*[0] * len(row))
+            starts, prompts = row.passes - row.ticks - then.passes + then.ticks, row.prefilled - then.prefilled
+            lines[-1]["prefill_s"] = starts * (setup.start_s or setup.token_s) + prompts * setup.prefill_s
         before = row
     (folder / LOG_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     numbers = [drawn[i] for i in range(400)]
@@ -349,6 +357,29 @@ def test_speeds_come_back_out_of_a_log(tmp_path):
     alone = measure(runs[0])
     assert alone.setup.token_s == 0 and "token_s is 0" in alone.findings[0]
     assert simulate(alone.setup, lengths=alone.lengths).wall_s == pytest.approx(alone.truth.wall_s, rel=0.03)
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_what_starting_takes_is_not_taken_for_decoding(tmp_path, in_turn):
+    """With k = 2 slots are filled one by one, with k = 0 at once: seconds of starting are no seconds of a token."""
+    true = Setup(
+        in_turn=in_turn, slots=64, batch_size=64, generations_per_prompt=8, off_policy_steps=2, length_mean=60,
+        length_sd=15, max_new_tokens=200, prompt_length=10, token_s=0.002, slot_s=0.0005, start_s=0.03,
+        prefill_s=0.0001, train_token_s=0.0003, update_s=0.1,
+    )  # fmt: skip
+    fresh = replace(true, off_policy_steps=0, updates=40)
+    takes = simulate(fresh).wall_s
+    for clock in (True, False):
+        runs = [log_of(tmp_path / f"{slots}-{clock}", true, 40, slots, clock=clock) for slots in (64, 16)]
+        found = measure(*runs)
+        rates = {name: getattr(found.setup, name) for name in SECONDS}
+        if clock:
+            assert found.setup.start_s == pytest.approx(true.start_s, rel=0.1)
+            assert found.setup.slot_s == pytest.approx(true.slot_s, rel=0.1)
+            assert simulate(replace(fresh, **rates)).wall_s == pytest.approx(takes, rel=0.05)
+        else:
+            assert found.setup.start_s == 0
+            assert abs(found.setup.slot_s / true.slot_s - 1) > 0.1, "or the clock would not matter"
 
 
 def test_a_run_beside_its_generator_is_measured_by_what_the_process_worked(tmp_path):

@@ -100,6 +100,7 @@ def test_compute_grows_and_adds_up(run):
     assert 0 < steps[-1]["tokens_trained"] < steps[-1]["tokens_generated"]  # the filter left some prompts out
     for row in steps:
         assert row["reward_count"] == 32 and row["prompts"] == 8
+        assert 0 < row["prefill_s"] < row["generate_s"]
         mean = row["reward_sum"] / 32
         assert row["reward_var"] == pytest.approx(1 - mean**2)  # rewards are +1 and -1
 

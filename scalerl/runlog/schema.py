@@ -24,6 +24,8 @@ STEP_FIELDS: dict[str, str] = {
     "epoch": "passes over the train prompts so far",
     "skipped": "true if no update was made: no prompt was left after the filter, or an FP16 gradient overflowed",
     "generate_s": "wall seconds generating, or waiting for a generator in a process of its own",
+    "prefill_s": "wall seconds in which a generator ran prompts and put them into slots, the mean over several; part "
+    "of generate_s, or of generator_busy_s; not with vLLM",
     "generator_busy_s": "wall seconds that a generator in a process of its own worked, the mean over several; only "
     "where there is one, as the six below",
     "weight_sync_s": "wall seconds in which new weights were handed over; they are part of train_s",
@@ -91,8 +93,8 @@ DOWNSTREAM_FIELDS: dict[str, str] = {
 # differs from one that was not in `attempt`, too, and has an event that says so.
 TIME_FIELDS = frozenset(
     {
-        *("gpu_hours", "cpu_s", "generate_s", "generator_busy_s", "score_s", "train_s", "evaluate_s", "time"),
-        *("weight_sync_s", "generator_sync_s", "generator_gpu_hours", "learner_gpu_hours"),
+        *("gpu_hours", "cpu_s", "generate_s", "prefill_s", "score_s", "train_s", "evaluate_s", "time"),
+        *("generator_busy_s", "weight_sync_s", "generator_sync_s", "generator_gpu_hours", "learner_gpu_hours"),
         *("generator_idle_share", "learner_idle_share"),
     }
 )

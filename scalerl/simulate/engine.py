@@ -6,7 +6,7 @@ A run that generates and trains in turn on one device (``generator: inline``) is
 lengths, lags, versions and completions in flight are those of the real run, exactly.
 
 A device decodes one token of every completion in work in ``token_s + slot_s x completions`` seconds, and runs prompts
-that start together in ``token_s + prefill_s x tokens``; the first token comes with that. Between two events of it (a
+that start together in ``start_s + prefill_s x tokens``; the first token comes with that. Between two events of it (a
 completion ends or starts, weights arrive) nothing is looked at, so a thousand devices take seconds.
 
 Does not promise what means do not know: attention that grows with a completion, prompts of which all completions are
@@ -189,7 +189,7 @@ class Simulation:
             end = min(admitted.stop, (first // count + 1) * count, first + room)
             seconds = setup.prompt_length * setup.prefill_s
             if generator.number not in touched:  # what starts together is run together
-                seconds += setup.token_s
+                seconds += setup.start_s or setup.token_s
                 self._passes += 1
             generator.time += seconds
             generator.busy_s += seconds

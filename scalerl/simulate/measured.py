@@ -5,7 +5,8 @@ Decoding is told apart into what a pass takes however little is in it (`token_s`
 schedule is followed to find out. Otherwise all of it is `slot_s`, and a finding says so; a second run with
 other slots helps.
 
-Prompts have no clock of their own: a token of one takes a third of a trained one, which is run backward, too.
+A token of a prompt takes a third of a trained one, which is run backward, too. What a pass of prompts takes besides
+(`start_s`) is the rest of `prefill_s` in the log; without that, as of vLLM, it takes as long as a pass without prompts.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ def _of_rows(folder: str, config: Mapping[str, Any], held: int, rows: Sequence[M
         what = f"{held} processes trained, and the first generated for all of them"
         raise UserError(f"{folder}: {what}; read speeds from a run on one device, or with generators of its own")
     columns["decode_s"] = np.array(busy, dtype=float) * generators if apart else columns["generate_s"]
+    prefill = [row.get("prefill_s") for row in rows]
+    columns["prefill_s"] = np.array(prefill if all(map(_is_number, prefill)) else np.nan, dtype=float) * generators
     lags: list[Any] = [row.get("lag_mean") for row in rows]
     lag = float(np.average(lags, weights=columns["batch"])) if all(map(_is_number, lags)) else None
     lengths, prompt, findings = _lengths(folder, rows, config)
@@ -230,10 +233,12 @@ def _train(read: Sequence[_Run]) -> tuple[Setup, list[str]]:
 
 
 def _decode(read: Sequence[_Run], rates: Setup) -> tuple[Setup, list[str]]:
-    """Seconds of a token, and of each completion in work, from following every run's own schedule."""
+    """Seconds of a token, of each completion in work, and of starting some, from following every run's own schedule."""
     setup = rates
+    clocked = not any(np.isnan(one.rows["prefill_s"]).any() for one in read)
     for _ in range(1 if setup.in_turn else 2):  # beside a learner the schedule depends on the rates
-        found = [_parts(one, setup) for one in read]
+        followed = [_follow(one, setup) for one in read]
+        found = [_parts(one, rows, setup, clocked=clocked) for one, rows in zip(read, followed, strict=True)]
         passes, decoded, seconds = (np.concatenate(each) for each in zip(*found, strict=True))
         live = decoded / passes
         # How many were in work beside a learner is known about, not exactly: one such run would say anything.
@@ -245,6 +250,12 @@ def _decode(read: Sequence[_Run], rates: Setup) -> tuple[Setup, list[str]]:
             factor = float(seconds.sum() / (token_s * passes + slot_s * decoded).sum())
             token_s, slot_s = token_s * factor, slot_s * factor
         setup = replace(setup, token_s=token_s, slot_s=slot_s)
+        if clocked:
+            starts = sum(rows[-1].passes - rows[-1].ticks for rows in followed)
+            tokens = sum(rows[-1].prefilled for rows in followed)
+            took = float(sum(one.rows["prefill_s"].sum() for one in read))
+            prefill_s = min(rates.prefill_s, took / tokens / 2) if tokens else rates.prefill_s
+            setup = replace(setup, prefill_s=prefill_s, start_s=(took - tokens * prefill_s) / starts)
     if token_s:
         return setup, []
     why = f"all updates had {live.min():.0f} to {live.max():.0f} completions in work, so what a token takes with few is"
@@ -252,18 +263,29 @@ def _decode(read: Sequence[_Run], rates: Setup) -> tuple[Setup, list[str]]:
     return setup, [f"{why} not known, and token_s is 0; {advice}"]
 
 
-def _parts(one: _Run, rates: Setup) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every update, passes of the generators, tokens that they decoded one by one, and the seconds of both."""
+def _follow(one: _Run, rates: Setup) -> list[Update]:
+    """Simulate a run with its own devices and recipe, and rates read so far."""
     setup = replace(one.setup, **{name: getattr(rates, name) for name in SECONDS})
-    rows = Simulation(setup, Drawn(setup, one.lengths, 0)).run(setup.updates)
-    passes, decoded, prefilled = (_steps(rows, name) for name in ("passes", "decoded", "prefilled"))
-    seconds = one.rows["decode_s"] - prefilled * rates.prefill_s
+    return Simulation(setup, Drawn(setup, one.lengths, 0)).run(setup.updates)
+
+
+def _parts(
+    one: _Run, rows: Sequence[Update], rates: Setup, *, clocked: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every update, passes of the generators, tokens that they decoded one by one, and the seconds of both.
+
+    Passes with prompts are among them where prompts have no clock.
+    """
+    passes, decoded, prefilled = (
+        _steps(rows, name) for name in ("ticks" if clocked else "passes", "decoded", "prefilled")
+    )
+    prompts = one.rows["prefill_s"] if clocked else prefilled * rates.prefill_s
     told = (passes > 0) & (one.rows["generated"] > 0)
     # The rows' own tokens, in the simulated proportion of those decoded one by one: the others come with a prompt.
     share = decoded.sum() / one.rows["generated"].sum()
     own = one.rows["generated"] * share
     scaled = passes * np.divide(own, decoded, out=np.ones_like(own), where=decoded > 0)
-    return scaled[told], own[told], np.maximum(seconds, 0.0)[told]
+    return scaled[told], own[told], np.maximum(one.rows["decode_s"] - prompts, 0.0)[told]
 
 
 def _steps(rows: Sequence[Update], name: str) -> np.ndarray:

@@ -9,7 +9,17 @@ from typing import Any
 
 from scalerl.runlog import UserError
 
-SECONDS = ("token_s", "slot_s", "prefill_s", "train_token_s", "update_s", "completion_s", "sync_s", "reply_s")
+SECONDS = (
+    "token_s",
+    "slot_s",
+    "start_s",
+    "prefill_s",
+    "train_token_s",
+    "update_s",
+    "completion_s",
+    "sync_s",
+    "reply_s",
+)
 LEAST = {
     "generators": 1,
     "learners": 1,
@@ -56,6 +66,7 @@ class Setup:
     prompt_length: float = told(500.0, "tokens of a prompt, the mean")
     token_s: float = told(0.0, "seconds of a pass through the model on a generator, however little is in it")
     slot_s: float = told(0.0, "seconds that a completion in work adds to a pass, which gives it a token")
+    start_s: float = told(0.0, "seconds of a pass that prompts start with, besides their tokens; 0: as token_s")
     prefill_s: float = told(0.0, "seconds that a token of a prompt adds to the pass that prompts start with")
     train_token_s: float = told(0.0, "seconds of a trained token, on one learner")
     kept_share: float = told(1.0, "share of the tokens that are trained: what the zero-variance filter leaves")
