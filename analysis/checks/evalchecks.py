@@ -100,7 +100,7 @@ def decay(run: Run, x: str) -> Check:
     if "decay" not in codes and "dip" in codes:
         low = next(f for f in found if f.code == "dip")
         where = _at(run, x, float(low.figure or 0.0))
-        return Check("decay", "warning", low.message, dip_of(e.compute, e.pass_rate), None, where, "learning_rate")
+        return Check("decay", "warning", low.message, dip_of(e.pass_rate, e.variance), None, where, "learning_rate")
     if "decay" not in codes:
         return Check("decay", "ok", f"no fall behind the peak of {best:.3f}", figure, None, at)
     gain = best - float(e.pass_rate[0])

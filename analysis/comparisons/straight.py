@@ -29,7 +29,7 @@ from analysis.curves.leastsquares import Problem
 from analysis.curves.solver import Array
 from analysis.findings import Finding, finding
 from analysis.fits.estimates import natural
-from analysis.fits.estimating import SPOILT
+from analysis.fits.estimating import spoilt_by
 from analysis.fits.results import Fit
 from analysis.posteriors.conditional import relative_log
 from scalerl.runlog import UserError
@@ -242,7 +242,7 @@ def _over_seeds(logs: Mapping[str, Array], level: float) -> tuple[dict[str, Esti
 
 def _spoilt(f: Fit) -> str:
     said = {d.code for d in f.findings}
-    return next((why for code, why in SPOILT.items() if code in said), "")
+    return spoilt_by(said)
 
 
 def _tested(compared: Compared, best: str, name: str) -> bool:

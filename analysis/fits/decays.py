@@ -25,6 +25,7 @@ ENTIRE = 0.5  # every evaluation of the end lies at least this share of the drop
 ENDS = (0.2, 0.1)  # shares of the run that may lie at the end, and always its last two evaluations
 SLIDE_LEVEL, SLIDE_POINTS = 0.001, 6  # one-sided level of a slope behind the peak; points there
 DIP_SIGMAS = 8.0  # a dip is this many times the noise: the highest of many means and the lowest of many points differ
+HALF, FELL = 0.5, 0.1  # of the range, and at least: a dip whatever the run does elsewhere, if evaluations are that sure
 DIP_POINTS, SIDE = 2, 3  # evaluations in a dip at least, and on each side
 SMOOTH = 0.1  # share of the points over which the peak is looked for
 
@@ -56,13 +57,15 @@ def decay(compute: Array, pass_rate: Array, values: dict[str, float]) -> list[Fi
     return [finding("decay", what, float(compute[place]))]
 
 
-def dip(compute: Array, pass_rate: Array) -> list[Finding]:
+def dip(compute: Array, pass_rate: Array, variance: Array | None = None) -> list[Finding]:
     """Find a collapse that the run recovered from: successive evaluations far below those on both sides.
 
     Parameters
     ----------
     compute, pass_rate : array, shape (n,)
         Sorted by compute.
+    variance : array, shape (n,), optional
+        Of the evaluations, where their counts tell it.
 
     Returns
     -------
@@ -72,36 +75,45 @@ def dip(compute: Array, pass_rate: Array) -> list[Finding]:
     Notes
     -----
     Every evaluation of the stretch lies below some mean of `SIDE` neighbours before it and some behind it by `COLLAPSE`
-    of the range, by `DECAY_DROP` and by `DIP_SIGMAS` times the noise around the best rising steps. False alarms of 300
-    simulated curves a cell (noise sd .01; rho 0, .5, .9; n 20, 60, 200): none where the curve gains .28 or .62, up to
-    3.3 % (rho .9) where it gains only .08.
+    of the range, by `DECAY_DROP` and by `DIP_SIGMAS` times the noise around the best rising steps. A run that wanders
+    far has much such noise: by `HALF` of the range, `FELL`, and `DIP_SIGMAS` times the noise of the evaluations
+    themselves is enough. False alarms of 150 simulated curves a cell (noise sd .01; rho 0, .5, .9; n 20, 60, 200; gain
+    0, .08, .28, .62): none where the curve gains .28 or .62, up to 7 % (rho .9, n 200) where it gains only .08, with a
+    variance of the evaluations of .002 squared as without.
     """
-    found = _stretch(pass_rate)
+    found = _stretch(pass_rate, variance)
     if found is None:
         return []
     start, stop, depth = found
     lowest = start + int(np.argmin(pass_rate[start:stop]))
+    behind = len(compute) - stop >= start
+    where = (
+        f"fit behind them with --from {compute[stop]:.4g}"
+        if behind
+        else f"fit up to them with --to {_up_to(compute, start - 1)}"
+    )
     ends = f"{compute[start]:.4g} to {compute[stop - 1]:.4g}"
     what = (
         f"the evaluations at compute {ends} lie up to {depth:.3f} below those on both sides: the run collapsed there "
-        f"and recovered; A, B and C_mid rest on them too (fit behind them with --from {compute[stop]:.4g})"
+        f"and recovered; A, B and C_mid rest on them too ({where})"
     )
     return [finding("dip", what, float(compute[lowest]))]
 
 
-def dip_of(compute: Array, pass_rate: Array) -> float | None:
-    """Return how far the best evaluation of a dip lies below both sides; None where there is no dip."""
-    found = _stretch(np.asarray(pass_rate)[np.argsort(compute, kind="stable")])
+def dip_of(pass_rate: Array, variance: Array | None = None) -> float | None:
+    """Return how far the lowest evaluation of a dip lies below both sides; None where there is no dip."""
+    found = _stretch(pass_rate, variance)
     return None if found is None else found[2]
 
 
-def _stretch(y: Array) -> tuple[int, int, float] | None:
+def _stretch(y: Array, variance: Array | None) -> tuple[int, int, float] | None:
     """Start, stop and depth of the largest stretch below the best before and the best behind it."""
     n = len(y)
     if n < COLLAPSE_POINTS:
         return None
-    noise = float(np.median(np.abs(y - _rising(y)[0]))) / 0.6745  # a median, so that the dip itself counts little
-    least = max(DECAY_DROP, COLLAPSE * float(np.ptp(y)), DIP_SIGMAS * noise)
+    least = max(DECAY_DROP, COLLAPSE * float(np.ptp(y)), DIP_SIGMAS * _usual_noise(y))
+    if variance is not None:
+        least = min(least, max(FELL, HALF * float(np.ptp(y)), DIP_SIGMAS * float(np.sqrt(np.mean(variance)))))
     sides = np.convolve(y, np.full(SIDE, 1.0 / SIDE), mode="valid")  # mean of y[i : i + SIDE]
     inner = np.arange(SIDE, n - SIDE)
     before = np.maximum.accumulate(sides)[inner - SIDE]
@@ -113,6 +125,13 @@ def _stretch(y: Array) -> tuple[int, int, float] | None:
         return None
     i, j = max(found, key=lambda ends: float(depth[ends[0] : ends[1]].sum()))
     return int(inner[i]), int(inner[j - 1]) + 1, float(depth[i:j].max())
+
+
+def _usual_noise(y: Array) -> float:
+    """Standard deviation around the best rising steps, by medians: a dip counts little, and does not lower its step."""
+    steps = np.split(y, np.flatnonzero(np.diff(_rising(y)[0]) > 0.0) + 1)
+    away = np.concatenate([step - np.median(step) for step in steps])
+    return float(np.median(np.abs(away))) / 0.6745
 
 
 def peak(pass_rate: Array) -> int:

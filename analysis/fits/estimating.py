@@ -6,7 +6,7 @@ Promises: a limit that the data do not give is None, with a finding; `identified
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -124,7 +124,7 @@ def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Op
         for i, name in enumerate(NAMES)
     }
 
-    findings = [*(decays.decay(c, y, values) or decays.dip(c, y)), *flat]
+    findings = [*(decays.decay(c, y, values) or decays.dip(c, y, data.variance)), *flat]
     if not flat:
         findings += doubts.falling(values)
         if options.method in {"lsq", "profile", "bootstrap", "paper"} or not with_limits:
@@ -140,14 +140,14 @@ def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Op
         findings += misfits.noise_grows(residual, y + residual)
         findings += misfits.outliers(c, residual, y + residual)
     raised = {f.code for f in findings}
-    spoilt = next((why for code, why in SPOILT.items() if code in raised), "")
+    spoilt = spoilt_by(raised)
     reach = None
     if estimate.draws is not None and "posterior-grid" not in raised:
         low_level = 0.95 if level is None else level
         reach = reaching.reach(estimate.draws, float(c[-1]), tolerance=options.tolerance, level=low_level)
     if estimate.grade is not None and not spoilt:
         findings += reaching.of_grade(estimate.grade)
-    judged, population, about_prompts = judge_with_prompts(data, params, estimate, x, spoilt, options)
+    judged, population, about_prompts = judge_with_prompts(data, params, estimate, x, raised, options)
     return Result(
         judged,
         (*findings, *about_prompts),
@@ -162,21 +162,30 @@ def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Op
     )
 
 
+def spoilt_by(raised: Collection[str]) -> str:
+    """Return why nothing is identified, of a fit with these findings; nothing where they leave it be."""
+    return next((why for code, why in SPOILT.items() if code in raised), "")
+
+
 def judge_with_prompts(  # noqa: PLR0917
-    data: Evaluations, params: dict[str, Param], estimate: Estimate, x: str, spoilt: str, options: Options
+    data: Evaluations, params: dict[str, Param], estimate: Estimate, x: str, raised: Collection[str], options: Options
 ) -> tuple[dict[str, Param], Param | None, list[Finding]]:
-    """Allow for the choice of the prompts, then judge what came out: the parameters, and A on other prompts."""
+    """Allow for the choice of the prompts, then judge what came out: the parameters, and A on other prompts.
+
+    `raised` has the codes of the findings so far.
+    """
     params, population, found = allow_for_prompts(data, params, estimate, options)
     last = float(data.compute.max())
     if population is not None:
-        population = judge({**params, "A": population}, estimate, last, x, spoilt, options)["A"]
-    return judge(params, estimate, last, x, spoilt, options), population, found
+        population = judge({**params, "A": population}, estimate, last, x, raised, options)["A"]
+    return judge(params, estimate, last, x, raised, options), population, found
 
 
 def judge(  # noqa: PLR0917
-    params: dict[str, Param], estimate: Estimate, last: float, x: str, spoilt: str, options: Options
+    params: dict[str, Param], estimate: Estimate, last: float, x: str, raised: Collection[str], options: Options
 ) -> dict[str, Param]:
     """Set `identified`, and in a few words why not."""
+    spoilt, dipped = spoilt_by(raised), "dip" in raised  # what a law that rises would need says nothing of a dip
     C_mid, usable = params["C_mid"], estimate.grade is not None and estimate.grade >= reaching.USABLE_GRADE
     narrow = any(f.code == "undercover" for f in estimate.findings)
     leaning = next((f.message for f in estimate.findings if f.code == "prior-bound"), "")
@@ -192,14 +201,14 @@ def judge(  # noqa: PLR0917
         elif name == "A" and p.hi >= options.priors.ceiling - CEILING_MARGIN:
             why = f"no upper limit below {options.priors.ceiling:g}"
         elif not usable and name != "R0":
-            why = "the run may end before 2 C_mid"
+            why = "the run collapsed on its way" if dipped else "the run may end before 2 C_mid"
         elif narrow:
             why = f"limits of {options.method} are too narrow to tell"
         elif leaning and name in leaning.split(" ends ")[0].split():
             why = "the prior, not the data, ends the interval"
         else:
             why = ""
-        if why and name == "A" and not spoilt and not p.fixed and C_mid.hi is not None and 2.0 * C_mid.hi > last:
+        if why and name == "A" and not (spoilt or dipped or p.fixed) and C_mid.hi is not None and 2.0 * C_mid.hi > last:
             why += f": train to about {short(2.0 * C_mid.hi, 2)} {x}"
         judged[name] = replace(p, identified=not why, why=why)
     return judged

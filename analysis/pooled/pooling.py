@@ -177,9 +177,10 @@ def _refit(
         name: p if p.fixed else replace(p, value=values[name], lo=limits[name][0], hi=limits[name][1])
         for name, p in fit.params.items()
     }
-    spoilt = next((why for code, why in estimating.SPOILT.items() if code in {f.code for f in kept}), "")
+    raised = {f.code for f in kept}
+    spoilt = estimating.spoilt_by(raised)
     judged, population, about_prompts = estimating.judge_with_prompts(
-        _points(fit), {name: params[name] for name in NAMES}, estimate, fit.x, spoilt, options
+        _points(fit), {name: params[name] for name in NAMES}, estimate, fit.x, raised, options
     )
     new = [*failed, *leaning, *doubts.of_intervals(judged), *about_prompts]
     grade = estimate.grade
