@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import scalerl
 from analysis.cli import add_commands
@@ -54,9 +55,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says itself what it does not know; the one above it would show the wrong usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and end with what is unknown."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            import difflib
+
+            name = unknown[0].partition("=")[0]
+            options = self._option_string_actions if name.startswith("--") else ()
+            near = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
+            self.error(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+        return found, unknown
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each sets `run`, a function from the parsed arguments to an exit code."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="scalerl",
         description="Scaling curves for reinforcement learning of language models: train, fit, compare.",
         epilog="To see it work: scalerl demo. With logs of your own: scalerl logs PATH, then scalerl fit PATH. "

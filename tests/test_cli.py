@@ -64,6 +64,25 @@ def test_mistakes_are_one_line_each_and_no_traceback(argv, message, capsys, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("argv", "usage", "message"),
+    [
+        (
+            ["fit", "x", "--metod", "lsq"],
+            "scalerl fit ",
+            "scalerl fit: error: unknown: --metod lsq; did you mean --method?",
+        ),
+        (["simulate", "oops"], "scalerl simulate ", "scalerl simulate: error: unknown: oops\n"),
+        (["--foo", "fit", "x"], "scalerl ", "scalerl: error: unknown: --foo\n"),
+    ],
+)
+def test_what_a_command_does_not_know_comes_with_its_own_usage(argv, usage, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith(f"usage: {usage}") and message in error
+
+
 def test_debug_shows_the_traceback(tmp_path):
     command = [sys.executable, "-m", "scalerl.cli", "--debug", "prepare", "--task", "chess", "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
