@@ -67,11 +67,20 @@ class Estimate:
     """Batches generated before the first update, besides its own."""
     gpu_hours: float
     limit: str
+    actors: int = 0
+    """Ray actors that generate, each on a device of its own."""
 
     @property
     def total_bytes(self) -> int:
         """At most at one time, see `peak`."""
         return peak(self.memory)[0]
+
+    @property
+    def actor_bytes(self) -> int:
+        """Of the total, what lies with each of the Ray actors: a copy of the weights, and its share of the slots."""
+        held = {part.name: part.bytes for part in self.memory}
+        share = (held["KV cache"] + held["slots"] + held["sampling"]) / self.actors
+        return round((held["generator's weights"] / (1 + self.actors) + share) * 9 / 8)  # with the allocator's eighth
 
     def __str__(self) -> str:
         """Return the lines to print."""
@@ -81,7 +90,12 @@ class Estimate:
         for p in self.memory:
             beside = "" if p.phase in ("", largest) else f"; in the {p.phase} alone, so not in the total"
             lines.append(f"{p.name:<{width}}  {p.bytes / GIB:>9.4g}  {p.inputs}{beside}")
-        lines += [f"{'total':<{width}}  {total / GIB:>9.4g}  at most at one time, in the {largest}", ""]
+        lines.append(f"{'total':<{width}}  {total / GIB:>9.4g}  at most at one time, in the {largest}")
+        if self.actors:
+            each = self.actor_bytes
+            lines.append(f"{'on each actor':<{width}}  {each / GIB:>9.4g}  of it, {self.actors} of them")
+            lines.append(f"{'with the trainer':<{width}}  {(total - self.actors * each) / GIB:>9.4g}  the rest")
+        lines.append("")
         speed = self.speed
         mode = "at the same time" if speed.together else "one after the other"
         lines.append(
@@ -116,7 +130,8 @@ def estimate(config: ScaleRLConfig, train_data: str, eval_data: str) -> Estimate
     speed = _by_flops(config, model, why_not) if why_not else probe(config, train_data, eval_data)
     ahead = _ahead(config)
     steps, hours, limit = _to_the_end(config, speed, prompts, ahead)
-    return Estimate(tuple(parts), speed, steps, ahead, hours, limit)
+    actors = config.generators if config.generator == "ray" else 0
+    return Estimate(tuple(parts), speed, steps, ahead, hours, limit, actors)
 
 
 def probe(config: ScaleRLConfig, train_data: str, eval_data: str) -> Speed:

@@ -192,6 +192,21 @@ def test_a_generator_process_counts_as_a_device_and_hides_the_shorter_part(data)
     assert two["generator's weights"] == 2 * one["generator's weights"]
 
 
+def test_the_memory_of_ray_actors_is_told_apart_from_the_trainer_s(data, paper_size):
+    """Each actor is a generator with its share of the slots: what it holds is what one alone with so many would."""
+    config = ScaleRLConfig(model_name=paper_size, max_steps=9, generator="ray", generators=8, slots=768)
+    found, told = estimate(config, *data), {}
+    for line in str(found).splitlines():
+        if match := re.match(r"(on each actor|with the trainer|total) +(\S+) ", line):
+            told[match[1]] = float(match[2])
+    alone = {part.name: part.bytes for part in estimate(ScaleRLConfig(
+        model_name=paper_size, max_steps=9, slots=96), *data).memory}  # fmt: skip
+    held = sum(alone[name] for name in ("generator's weights", "KV cache", "slots", "sampling"))
+    assert told["on each actor"] == pytest.approx(held * 9 / 8 / GIB, rel=1e-3)
+    assert told["with the trainer"] + 8 * told["on each actor"] == pytest.approx(told["total"], rel=1e-3)
+    assert "actor" not in str(estimate(ScaleRLConfig(model_name=paper_size, max_steps=9), *data))
+
+
 @pytest.mark.slow
 def test_a_dry_run_of_many_ray_actors_measures_one_and_starts_no_cluster(data, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
