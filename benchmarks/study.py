@@ -250,11 +250,14 @@ def _limits(A: Any) -> tuple[float, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--plan", type=Path, default=Path(__file__).with_name("study.yaml"))
-    parser.add_argument("--work", type=Path, default=Path("build/study"))
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS")
-    parser.add_argument("--quick", action="store_true")
+    plan_file = Path(__file__).with_name("study.yaml")
+    parser.add_argument("--plan", type=Path, default=plan_file, help="YAML file of the cells (default: the study's)")
+    work = "folder of the runs; one that is whole there, or in data/study, is not made again (default: build/study)"
+    parser.add_argument("--work", type=Path, default=Path("build/study"), help=work)
+    parser.add_argument("--processes", type=int, default=2, help="cells at once, with --ray too (default: 2)")
+    ray = "make the cells as Ray tasks, in the cluster at HOST:PORT, whose nodes see this folder under the same path"
+    parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=f"{ray} (default: one made here)")
+    parser.add_argument("--quick", action="store_true", help="train two runs again, compare their ceilings, end")
     options = parser.parse_args(arguments)
     plan = yaml.safe_load(options.plan.read_text(encoding="utf-8"))
     local = ThreadPoolExecutor(options.processes) if options.ray is None else RayPool(options.ray, options.processes)

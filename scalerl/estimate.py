@@ -24,6 +24,7 @@ from scalerl.data import load_data
 from scalerl.describe import multiplying_weights
 from scalerl.footprint import Part, memory, peak
 from scalerl.ranks import world_size
+from scalerl.raycluster import address
 from scalerl.remote import Remote
 from scalerl.runlog import LOG_FILE, UserError, read_log
 from scalerl.start import _build
@@ -66,11 +67,20 @@ class Estimate:
     """Batches generated before the first update, besides its own."""
     gpu_hours: float
     limit: str
+    actors: int = 0
+    """Ray actors that generate, each on a device of its own."""
 
     @property
     def total_bytes(self) -> int:
         """At most at one time, see `peak`."""
         return peak(self.memory)[0]
+
+    @property
+    def actor_bytes(self) -> int:
+        """Of the total, what lies with each of the Ray actors: a copy of the weights, and its share of the slots."""
+        held = {part.name: part.bytes for part in self.memory}
+        share = (held["KV cache"] + held["slots"] + held["sampling"]) / self.actors
+        return round((held["generator's weights"] / (1 + self.actors) + share) * 9 / 8)  # with the allocator's eighth
 
     def __str__(self) -> str:
         """Return the lines to print."""
@@ -80,7 +90,12 @@ class Estimate:
         for p in self.memory:
             beside = "" if p.phase in ("", largest) else f"; in the {p.phase} alone, so not in the total"
             lines.append(f"{p.name:<{width}}  {p.bytes / GIB:>9.4g}  {p.inputs}{beside}")
-        lines += [f"{'total':<{width}}  {total / GIB:>9.4g}  at most at one time, in the {largest}", ""]
+        lines.append(f"{'total':<{width}}  {total / GIB:>9.4g}  at most at one time, in the {largest}")
+        if self.actors:
+            each = self.actor_bytes
+            lines.append(f"{'on each actor':<{width}}  {each / GIB:>9.4g}  of it, {self.actors} of them")
+            lines.append(f"{'with the trainer':<{width}}  {(total - self.actors * each) / GIB:>9.4g}  the rest")
+        lines.append("")
         speed = self.speed
         mode = "at the same time" if speed.together else "one after the other"
         lines.append(
@@ -115,14 +130,23 @@ def estimate(config: ScaleRLConfig, train_data: str, eval_data: str) -> Estimate
     speed = _by_flops(config, model, why_not) if why_not else probe(config, train_data, eval_data)
     ahead = _ahead(config)
     steps, hours, limit = _to_the_end(config, speed, prompts, ahead)
-    return Estimate(tuple(parts), speed, steps, ahead, hours, limit)
+    actors = config.generators if config.generator == "ray" else 0
+    return Estimate(tuple(parts), speed, steps, ahead, hours, limit, actors)
 
 
 def probe(config: ScaleRLConfig, train_data: str, eval_data: str) -> Speed:
     """Make two updates in a temporary folder and return what they took.
 
     Before the first update the schedule may want several batches; generation is therefore counted by the token.
+    Ray actors are started where there is a cluster to join. Else one is measured, as a process with its share of the
+    slots: a cluster of this machine is not that of the run, and many actors on few cores tell nothing.
     """
+    actors, overlaps = 1, config.off_policy_steps > 0
+    if config.generator == "ray" and address() is None:
+        actors = config.generators
+        share = -(-(config.slots or config.batch_size) // actors)
+        one = {"generator": "process", "generators": 1, "slots": share, "off_policy": "pipeline", "off_policy_steps": 0}
+        config = config.model_copy(update=one)
     with tempfile.TemporaryDirectory() as folder:
         run = str(Path(folder) / "run")
         trainer = _build(config, train_data, eval_data, run, log_file=None, report=lambda _: None)
@@ -138,16 +162,17 @@ def probe(config: ScaleRLConfig, train_data: str, eval_data: str) -> Speed:
         devices = trainer.log.meter.devices
     if not rows:
         raise UserError(f"{train_data}: holds too few prompts for one update of {config.prompts_per_update}")
+    told = f", of one generator; {actors} are taken to be {actors} times as fast" if actors > 1 else ""
     wall = rows[-1]["gpu_hours"] * 3600 / devices
     waited = sum(row["generate_s"] for row in rows)
     busy = sum(row["generator_busy_s"] for row in rows) if beside else waited
     tokens_a_batch = sum(row["length_mean"] * row["reward_count"] for row in rows) / len(rows)
     return Speed(
-        generate_s=busy * tokens_a_batch / rows[-1]["tokens_generated"],
+        generate_s=busy * tokens_a_batch / rows[-1]["tokens_generated"] / actors,
         train_s=(wall - waited) / len(rows),
-        devices=devices,
-        together=beside and config.off_policy_steps > 0,
-        source=f"{len(rows)} probe steps of {tokens_a_batch:.0f} tokens",
+        devices=devices + actors - 1,
+        together=beside and overlaps,
+        source=f"{len(rows)} probe steps of {tokens_a_batch:.0f} tokens{told}",
     )
 
 
@@ -177,7 +202,7 @@ def _by_flops(config: ScaleRLConfig, model: Any, why: str) -> Speed:
 def _cannot_probe(config: ScaleRLConfig, needed: int) -> str:
     """Return why no probe steps can be made here, or nothing."""
     if world_size() > 1:
-        return f"the learner is {world_size()} processes"
+        return f"the learner is {world_size()} processes; without torchrun a dry run measures one on this machine"
     if not any(Path(config.model_name).glob("*.safetensors")):
         return f"the weights of {config.model_name} are not here"
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from scalerl.ranks import world_size
 from scalerl.runlog import UserError
 
 LEAST_STORE_BYTES, STORED_VERSIONS = 1 << 27, 4  # of the object store of a cluster that is started here
+KNOCK_S = 10.0  # until a node that answers at all has answered
 REASON = re.compile(r"\b(is dead|died) because")
 WORDS = 200  # characters of what Ray says of a death
 # Ray's own lines would drown ours; read when ray is imported.
@@ -62,11 +64,15 @@ def join(ray: Any, config: ScaleRLConfig, trainers: torch.device, weights_bytes:
     if there_is and "://" in there_is:
         raise UserError(f"RAY_ADDRESS: {there_is} is for clients; run the trainer on a node and name HOST:PORT")
     if ours and there_is:
+        _knock(there_is)
         try:
             with _signals_kept():
                 ray.init(address=there_is, **about)
         except Exception as error:  # ray raises many kinds
-            raise UserError(f"RAY_ADDRESS: no Ray cluster can be joined at {there_is}: {words(error)}") from error
+            raise UserError(
+                f"RAY_ADDRESS: no Ray cluster can be joined at {there_is}, where something listens: {words(error)}; "
+                "RAY_AUTH_MODE, the token and Ray's version must be those that it was started with"
+            ) from error
     elif ours:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in the home folder
         for name, value in EVEN.items():
@@ -88,15 +94,35 @@ def join(ray: Any, config: ScaleRLConfig, trainers: torch.device, weights_bytes:
         if ours:
             ray.shutdown()
         raise UserError(
-            f"generators: {config.generators} of {each} {kind} each beside the trainer, but there is {found}; "
+            f"generators: {config.generators} of {each} {kind} each beside the trainer, but the cluster has {found}; "
             "lower generators, or add nodes"
         )
     return ours
 
 
 def room(ray: Any) -> str:
+    """Return what the cluster has, lost nodes left out."""
     there = ray.cluster_resources()
-    return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs on {len(ray.nodes())} nodes"
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return f"{_of(there.get('CPU', 0), 'CPU')} and {_of(there.get('GPU', 0), 'GPU')} on {_of(nodes, 'node')}"
+
+
+def _of(count: float, thing: str) -> str:
+    return f"{count:g} {thing}{'' if count == 1 else 's'}"
+
+
+def _knock(place: str) -> None:
+    """Raise `UserError` where nobody listens: Ray itself waits for minutes, and cannot be interrupted meanwhile."""
+    host, _, port = place.rpartition(":")
+    if not port.isdigit():
+        return  # ``auto`` and what else Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"RAY_ADDRESS: nothing listens at {place} ({str(error) or type(error).__name__}); start the cluster by "
+            "ray start --head, or name the HOST:PORT that it printed"
+        ) from error
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def test_a_learner_of_several_processes_holds_a_share_of_what_is_trained_and_gat
     for name in ("master weights", "gradients", "AdamW moments", "optimizer's copy"):
         assert split[name] == whole[name] // 4, name
     assert split["trainer's working copy"] == whole["generator's weights"] > whole["trainer's working copy"]
-    assert found.speed.devices == 4 and "the learner is 4 processes" in found.speed.source
+    assert found.speed.devices == 4 and "the learner is 4 processes; without torchrun" in found.speed.source
     monkeypatch.setenv("RANK", "1")
     paths = ["--train-data", data[0], "--eval-data", data[1], "--output-dir", "nowhere"]
     assert main(["train", "--dry-run", *paths]) == 0 and capsys.readouterr().out == ""  # the first process says it
@@ -190,6 +190,31 @@ def test_a_generator_process_counts_as_a_device_and_hides_the_shorter_part(data)
     one, two = (sizes(demo(generator=name), skeleton(ARCHITECTURES["llama"], torch.float32)) for name in
                 ("inline", "process"))  # fmt: skip
     assert two["generator's weights"] == 2 * one["generator's weights"]
+
+
+def test_the_memory_of_ray_actors_is_told_apart_from_the_trainer_s(data, paper_size):
+    """Each actor is a generator with its share of the slots: what it holds is what one alone with so many would."""
+    config = ScaleRLConfig(model_name=paper_size, max_steps=9, generator="ray", generators=8, slots=768)
+    found, told = estimate(config, *data), {}
+    for line in str(found).splitlines():
+        if match := re.match(r"(on each actor|with the trainer|total) +(\S+) ", line):
+            told[match[1]] = float(match[2])
+    alone = {part.name: part.bytes for part in estimate(ScaleRLConfig(
+        model_name=paper_size, max_steps=9, slots=96), *data).memory}  # fmt: skip
+    held = sum(alone[name] for name in ("generator's weights", "KV cache", "slots", "sampling"))
+    assert told["on each actor"] == pytest.approx(held * 9 / 8 / GIB, rel=1e-3)
+    assert told["with the trainer"] + 8 * told["on each actor"] == pytest.approx(told["total"], rel=1e-3)
+    assert "actor" not in str(estimate(ScaleRLConfig(model_name=paper_size, max_steps=9), *data))
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_many_ray_actors_measures_one_and_starts_no_cluster(data, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("scalerl.raygenerators.import_ray", lambda: pytest.fail("ray was asked for"))
+    fields = {"batch_size": 64, "max_steps": 20, "off_policy_steps": 1}
+    speed = estimate(demo(**fields, generator="ray", generators=8), *data).speed
+    assert speed.devices == 9 and speed.together and "of one generator; 8 are taken to be 8 times" in speed.source
+    assert speed.generate_s > 0 and speed.step_s == max(speed.generate_s, speed.train_s)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,13 @@ def test_a_number_of_processes_that_makes_no_sense_is_refused(jobs):
         an.fit(RUNS, jobs=jobs)
 
 
+def test_one_process_needs_no_joblib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "joblib", None)
+    assert same(an.fit(RUNS[:2], jobs=1), an.fit(RUNS[:2]))
+    with pytest.raises(an.UserError, match=r"^jobs: fitting in parallel needs joblib"):
+        an.fit(RUNS[:2], jobs=2)
+
+
 def test_jobs_and_groups_do_not_go_together():
     with pytest.raises(an.UserError, match=r"^by: .*jobs is not read there"):
         an.fit(RUNS, by="batch_size", jobs=2)

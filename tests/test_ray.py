@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -199,7 +201,7 @@ def test_a_cluster_without_room_and_an_address_of_another_kind_are_refused_befor
     cluster, data, tmp_path, monkeypatch
 ):
     with pytest.raises(
-        UserError, match="8 of 1 CPU each beside the trainer, but there is 2 CPUs and 0 GPUs on 1 nodes"
+        UserError, match="8 of 1 CPU each beside the trainer, but the cluster has 2 CPUs and 0 GPUs on 1 node; lower"
     ):
         train(configuration(generators=8), *data, str(tmp_path / "run"))
     monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1:10001")
@@ -208,6 +210,24 @@ def test_a_cluster_without_room_and_an_address_of_another_kind_are_refused_befor
     ):
         train(configuration(), *data, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_an_address_where_nothing_listens_is_refused_before_ray_waits_for_it(monkeypatch):
+    """And where something listens that lets nobody in, the line names what must be the same."""
+    unused = SimpleNamespace(is_initialized=lambda: False)  # its init, which is not there, fails as one that is refused
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", place)
+        with pytest.raises(UserError, match=f"joined at {place}, where something listens: .*; RAY_AUTH_MODE"):
+            raycluster.join(unused, configuration(), torch.device("cpu"), 0)
+    with pytest.raises(UserError, match=f"^RAY_ADDRESS: nothing listens at {place} .*; start the cluster by ray start"):
+        raycluster.join(unused, configuration(), torch.device("cpu"), 0)
+
+
+def test_what_a_cluster_has_leaves_out_nodes_that_were_lost():
+    nodes = [{"Alive": True}, {"Alive": False}]
+    lost = SimpleNamespace(cluster_resources=lambda: {"CPU": 3.0}, nodes=lambda: nodes)
+    assert raycluster.room(lost) == "3 CPUs and 0 GPUs on 1 node"
 
 
 def test_more_than_one_generator_needs_ray():

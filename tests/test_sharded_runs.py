@@ -107,6 +107,7 @@ def test_a_run_that_is_asked_to_end_writes_a_checkpoint_of_its_last_update(runs)
     out, _ = process.communicate(timeout=SECONDS)
     made = steps(folder)
     assert rows(folder)[-1]["event"] == "interrupted" and "is gone" not in out, out
+    assert f"go on with: torchrun ... -m scalerl train --resume --output-dir {folder}" in out, out
     kept = read_checkpoint(folder)
     assert kept is not None and kept.folder.name == f"step-{made[-1]:08d}"
     finish(launched(1, folder, "--resume", "--set", f"max_steps={made[-1] + 1}"))

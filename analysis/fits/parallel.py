@@ -33,14 +33,14 @@ def fit_each(
     arguments : sequence of tuple
         One a run; picklable.
     jobs : int or None
-        Processes; -1 is one a core, or all that a cluster has. None computes here.
+        Processes; -1 is one a core, or all that a cluster has. None and 1 compute here.
 
     Raises
     ------
     UserError
         If joblib is missing, or what `function` raises for the first of the runs that it refuses.
     """
-    if jobs is None:
+    if jobs in (None, 1):
         return [function(*given) for given in arguments]
     try:
         from joblib import Parallel, delayed

@@ -53,7 +53,7 @@ def add_command(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train a recipe and log GPU-hours and pass rate, or go on with a run, or say what one would take."""
     from scalerl.config import load_config
-    from scalerl.ranks import rank
+    from scalerl.ranks import rank, world_size
     from scalerl.runlog import HEADER_FILE
 
     if rank() and args.dry_run:  # the first process says it
@@ -111,9 +111,10 @@ def run(args: argparse.Namespace) -> int:
                     say=complain,
                 )
     except KeyboardInterrupt:
+        again = "scalerl" if world_size() == 1 else "torchrun ... -m scalerl"
         complain(
             "interrupted"
-            + (f"; go on with: scalerl train --resume --output-dir {args.output_dir}" if display.told else "")
+            + (f"; go on with: {again} train --resume --output-dir {args.output_dir}" if display.told else "")
         )
         return 130
     add_curves(folder)
