@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from scalerl.simulate.measured import Measured
 
 EXAMPLES = ("paper", "thousand")  # of scalerl.simulate.examples; a test holds them equal
+NODE = 8  # devices of a node, at most
+FEW = 100  # updates of a log that no run worth predicting is as short as
 LENGTHS = {"length_mean", "length_sd", "length_p50", "length_p95"}
 
 
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from scalerl.simulate.examples import EXAMPLES as SETUPS
     from scalerl.simulate.measured import measure
     from scalerl.simulate.setup import DERIVED, FIELDS, changed
-    from scalerl.simulate.splits import over_k, propose
+    from scalerl.simulate.splits import fewer, over_k, propose
 
     measured = measure(*args.runs) if args.runs else None
     base = measured.setup if measured else SETUPS[args.example] if args.example else Setup()
@@ -68,6 +70,10 @@ def run(args: argparse.Namespace) -> int:
     of_file = _file(args.config)
     setup = changed(changed(base, of_file, args.config), given)
     if args.fields:
+        if args.json:
+            values = {name: getattr(setup, name) for name in FIELDS}
+            print(json.dumps({"schema": "simulate-fields/1", "fields": values}, indent=1, allow_nan=False))
+            return 0
         for name, field in FIELDS.items():
             print(f"{name} = {getattr(setup, name)!r}\n    {field.metadata['what']}")
         for name, what in DERIVED.items():
@@ -86,9 +92,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         outcomes = propose(setup, args.devices, lengths=lengths, cheapest=args.cheapest)
     setup = outcomes[0].setup
+    less = fewer(outcomes[0], lengths=lengths) if args.devices is not None and not args.cheapest else None
     costs = over_k(setup, lengths=lengths)
     own = simulate(measured.setup, lengths=measured.lengths) if measured else None
     findings = [*(measured.findings if measured else ()), *([ASSUMED] if args.example else ())]
+    if measured and setup.updates < FEW and "updates" not in {*given, *of_file}:
+        what = f"for {setup.updates} updates, as many as the run made; the schedule fills in the first of them"
+        findings.append(f"{what}, so say how many yours makes: --set updates=N")
     if args.json:
         told = {
             "schema": "simulate/1",
@@ -96,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
             "setup": {name: getattr(setup, name) for name in FIELDS},
             "proposed": args.devices is not None,
             "splits": [one.to_dict() for one in outcomes],
+            "fewer": None if less is None else less.to_dict(),
             "k": [one.to_dict() for one in costs],
             "measured": None if measured is None or own is None else _against(measured, own),
             "findings": findings,
@@ -109,9 +120,13 @@ def run(args: argparse.Namespace) -> int:
     mode = f"{setup.off_policy}-{setup.off_policy_steps}, {setup.updates} updates of {setup.batch_size} completions"
     proposed = f"; {what}: the first line" if args.devices is not None else ""
     print(f"\n{setup.devices} device{'s' * (setup.devices > 1)}, {mode}{proposed}")
-    print(_table(outcomes, "split", [_named(one.setup) for one in outcomes]))
+    shown = [*outcomes, *([less] if less else [])]
+    print(_table(shown, "split", [_named(one.setup) for one in shown]))
     if args.devices is not None:
-        print(_how(setup))
+        print(_how(setup, "the first line"))
+    if less is not None:
+        print(f"  within 2 % of its time on {less.setup.devices} devices: the last line")
+        print(_how(less.setup, "the last line"))
     print(f"\nwhat k costs, {_named(setup)}")
     print(_table(costs, "k", [str(one.setup.off_policy_steps) for one in costs]))
     return 0
@@ -153,14 +168,18 @@ def _named(setup: Setup) -> str:
     return f"{setup.generators} + {setup.learners}"
 
 
-def _how(setup: Setup) -> str:
-    """Return the line that says how to run a split."""
+def _how(setup: Setup, line: str) -> str:
+    """Return what says how to run the split of a line."""
     if setup.in_turn:
-        return "  the first line: generator=inline, as scalerl train begins"
+        return f"  {line}: generator=inline, as scalerl train begins"
     slots = setup.generators * setup.slots
-    learners = f"torchrun --nproc-per-node {setup.learners} -m scalerl train, with " if setup.learners > 1 else ""
+    nodes = f"--nproc-per-node {setup.learners}"
+    if setup.learners > NODE:  # as many as divide them evenly
+        a_node = max(n for n in range(1, NODE + 1) if setup.learners % n == 0)
+        nodes = f"--nnodes {setup.learners // a_node} --nproc-per-node {a_node}"
+    learners = f"torchrun {nodes} -m scalerl train, with " if setup.learners > 1 else ""
     kind = "process" if setup.generators == 1 and setup.learners == 1 else "ray"
-    return f"  the first line: {learners}--set generator={kind} --set generators={setup.generators} --set slots={slots}"
+    return f"  {line}: {learners}--set generator={kind} --set generators={setup.generators} --set slots={slots}"
 
 
 def _speeds(setup: Setup, measured: Measured | None, own: Outcome | None, example: str | None) -> str:

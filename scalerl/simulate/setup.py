@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
+
 from scalerl.runlog import UserError
 
 SECONDS = (
@@ -50,7 +52,7 @@ class Setup:
     """
 
     generators: int = told(1, "devices that decode")
-    learners: int = told(1, "devices that train; two train twice as fast")
+    learners: int = told(1, "devices that train; two train twice as fast, if they have micro-batches enough")
     in_turn: bool = told(False, "the generators train, too, and decode nothing meanwhile (generator: inline)")
     feeding: bool = told(False, "completions may start while the learner trains; the trainer's own loop starts none")
     slots: int = told(768, "completions that one generator decodes at once")
@@ -69,6 +71,9 @@ class Setup:
     start_s: float = told(0.0, "seconds of a pass that prompts start with, besides their tokens; 0: as token_s")
     prefill_s: float = told(0.0, "seconds that a token of a prompt adds to the pass that prompts start with")
     train_token_s: float = told(0.0, "seconds of a trained token, on one learner")
+    micro_batch_tokens: float = told(
+        0.0, "most tokens of a micro-batch, prompts too, which one learner computes; 0: any part"
+    )
     kept_share: float = told(1.0, "share of the tokens that are trained: what the zero-variance filter leaves")
     update_s: float = told(0.0, "seconds of an update besides its tokens")
     completion_s: float = told(0.0, "seconds of the learner that a completion takes: scoring, keeping")
@@ -87,6 +92,25 @@ class Setup:
         full = self.token_s + self.slot_s * self.slots
         return self.slots / full if full else math.inf
 
+    def largest_share(self, tokens: Any, completions: Any, learners: int) -> Any:
+        """Return how many of an update's trained tokens the learner has that has most; the others wait for it.
+
+        Each computes whole micro-batches. Tokens and completions may be arrays, of several updates.
+
+        Examples
+        --------
+        Five micro-batches on four learners take as long as on three:
+
+        >>> setup = Setup(micro_batch_tokens=1000, prompt_length=100)
+        >>> [float(setup.largest_share(4500, 5, n)) for n in (1, 3, 4, 5, 50)]
+        [4500.0, 1800.0, 1800.0, 900.0, 900.0]
+        """
+        if not self.micro_batch_tokens:
+            return np.asarray(tokens) / learners
+        run = np.asarray(tokens) + np.asarray(completions) * self.prompt_length
+        parts = np.maximum(1, np.ceil(run / self.micro_batch_tokens))
+        return tokens / parts * np.ceil(parts / learners)
+
     def check(self) -> None:
         """Look for fields that make no sense.
 
@@ -102,7 +126,7 @@ class Setup:
         ]
         wrong += [
             f"{name}: {getattr(self, name)} is not a finite number from 0"
-            for name in (*SECONDS, "length_sd", "prompt_length", "length_mean", "kept_share")
+            for name in (*SECONDS, "length_sd", "prompt_length", "length_mean", "micro_batch_tokens", "kept_share")
             if not 0.0 <= getattr(self, name) < math.inf
         ]
         wrong += [

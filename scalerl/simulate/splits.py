@@ -15,6 +15,8 @@ from scalerl.simulate.setup import Setup
 
 KS = (0, 1, 2, 4, 8, 12)
 LOOK = 25_000  # completions simulated of each split that is looked at
+NEARLY = 1.02  # of the shortest time
+TRIED = 3  # splits of a smaller number of devices
 SPLITS = 24  # splits of one number of devices that are told apart, at least where there are as many
 
 
@@ -82,7 +84,30 @@ def over_k(setup: Setup, ks: Sequence[int] = KS, *, lengths: Sequence[int] | Non
     """Return what the setup comes to with every k; PPO has none of 0."""
     ppo = setup.off_policy == "ppo"
     several = [replace(setup, off_policy_steps=k) for k in ks if k or not ppo]
-    return [simulate(one, lengths=lengths, completions=LOOK) for one in several]
+    return [simulate(one, lengths=lengths) for one in several]
+
+
+def fewer(best: Outcome, *, lengths: Sequence[int] | None = None) -> Outcome | None:
+    """Return the fewest devices, split, that take at most `NEARLY` times as long; None if there are none fewer.
+
+    Examples
+    --------
+    An update takes a second for what nobody can share; more learners do not pay:
+
+    >>> alone = Setup(slots=64, batch_size=64, off_policy_steps=2, updates=40, length_mean=100, length_sd=0,
+    ...               slot_s=0.0001, train_token_s=0.000001, update_s=1, feeding=True)
+    >>> found = fewer(propose(alone, 64)[0])
+    >>> found.setup.generators, found.setup.learners
+    (2, 1)
+    """
+    enough = NEARLY * best.wall_s
+    for count in _counts(best.setup.devices)[:-1]:
+        able = [one for one in _splits(best.setup, count) if least_s(one) * one.updates <= enough]
+        for one in sorted(able, key=least_s)[:TRIED]:
+            found = simulate(one, lengths=lengths)
+            if found.wall_s <= enough:
+                return found
+    return None
 
 
 def least_s(setup: Setup) -> float:
@@ -90,12 +115,20 @@ def least_s(setup: Setup) -> float:
     tokens = setup.batch_size * cut_mean(setup)
     learners = setup.generators if setup.in_turn else setup.learners
     train = setup.update_s + setup.batch_size * setup.completion_s + setup.sync_s
-    train += setup.kept_share * tokens * setup.train_token_s / learners
+    train += _least_share(setup, setup.kept_share * tokens, learners) * setup.train_token_s
     batches = setup.off_policy_steps + (setup.off_policy == "pipeline")
     live = min(float(setup.slots), batches * setup.batch_size / setup.generators)
     generate = tokens * (setup.token_s / live + setup.slot_s) / setup.generators
     one_by_one = setup.in_turn or setup.off_policy == "ppo" or setup.off_policy_steps == 0
     return generate + train if one_by_one else max(generate, train)
+
+
+def _least_share(setup: Setup, tokens: float, learners: int) -> float:
+    """Return how many trained tokens the busiest learner has at the least; see `Setup.largest_share`."""
+    if not setup.micro_batch_tokens or not tokens:
+        return tokens / learners
+    run = tokens + setup.kept_share * setup.batch_size * setup.prompt_length
+    return max(tokens / learners, tokens / (run / setup.micro_batch_tokens + 1.0))
 
 
 def _splits(setup: Setup, devices: int) -> list[Setup]:
