@@ -262,11 +262,14 @@ def follow() -> None:
     UserError
         If the first process is gone.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # sent to all of a run: the first process decides what is done before
+    ends = (signal.SIGINT, signal.SIGTERM)
+    for number in ends:  # until all have met there is nothing to finish, and Python's handlers do not run meanwhile
+        signal.signal(number, signal.SIG_DFL)
     try:
         with saying(f"process {rank()}: the first process of this run, or another, is gone"):
             meet()
+            for number in ends:  # sent to all of a run: the first process decides what is done before
+                signal.signal(number, signal.SIG_IGN)
             config = ScaleRLConfig(**receive()["config"])
             prepare_process(config.threads)
             master = "float64" if config.dtype == "float64" else "float32"

@@ -145,3 +145,19 @@ def test_a_checkpoint_in_shares_is_read_like_any_other(runs):
     share.write_bytes(content)
     with pytest.raises(Exception, match="damaged"):
         load_saved(str(folders[1]), base=None)
+
+
+@pytest.mark.parametrize("file", ["nowhere.json", "train.json"])  # told before torch is imported, and behind that
+def test_a_mistake_in_the_call_is_said_once_and_the_other_process_does_not_wait_to_be_killed(file, tmp_path, prompts):
+    """It waits for the first one to meet it, and torchrun gives it 30 s to end by itself."""
+    both = str(prompts / file)
+    process = launched(2, tmp_path / "run", "--config", "demo", "--train-data", both, "--eval-data", both)
+    assert process.stdout is not None
+    out, said = [], 0.0
+    with process.stdout:
+        for line in process.stdout:
+            out.append(line)
+            said = said or (time.monotonic() if line.startswith("scalerl:") else 0.0)
+    took = time.monotonic() - said
+    assert process.wait() != 0 and [line.startswith("scalerl:") for line in out].count(True) == 1, "".join(out)
+    assert said and took < 15, f"{took:.0f} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
     if rank() and args.dry_run:  # the first process says it
         return 0
-    if rank():  # one process says what is wrong with a call, not all
+    if rank():  # one process says what is wrong with a call, not all; what ends this one meanwhile does so at once
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         from scalerl.sharded import follow
 
         follow()
