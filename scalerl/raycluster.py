@@ -28,6 +28,7 @@ WORDS = 200  # characters of what Ray says of a death
 QUIET = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_IGNORE_UNHANDLED_ERRORS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 # No other machine joins, on any system: the one way to make Ray listen on the loopback address alone.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+ASKED_ONCE = {"RAY_gcs_server_port_wait_time_s": "1"}  # 40 s; Ray's own 20 times that look like a run that hangs
 EVEN = {"RAY_worker_niceness": "0"}  # with Ray's own 15 generators get what all else leaves of a core
 
 
@@ -65,6 +66,8 @@ def join(ray: Any, config: ScaleRLConfig, trainers: torch.device, weights_bytes:
         raise UserError(f"RAY_ADDRESS: {there_is} is for clients; run the trainer on a node and name HOST:PORT")
     if ours and there_is:
         _knock(there_is)
+        for name, value in ASKED_ONCE.items():
+            os.environ.setdefault(name, value)
         try:
             with _signals_kept():
                 ray.init(address=there_is, **about)

@@ -218,8 +218,12 @@ def test_an_address_where_nothing_listens_is_refused_before_ray_waits_for_it(mon
     with socket.create_server(("127.0.0.1", 0)) as server:
         place = f"127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", place)
+        (once,) = raycluster.ASKED_ONCE
+        monkeypatch.setenv(once, "")  # so that it is taken back
+        monkeypatch.delenv(once)
         with pytest.raises(UserError, match=f"joined at {place}, where something listens: .*; RAY_AUTH_MODE"):
             raycluster.join(unused, configuration(), torch.device("cpu"), 0)
+    assert os.environ[once] == "1"  # else Ray asks for a quarter of an hour
     with pytest.raises(UserError, match=f"^RAY_ADDRESS: nothing listens at {place} .*; start the cluster by ray start"):
         raycluster.join(unused, configuration(), torch.device("cpu"), 0)
 
