@@ -46,6 +46,8 @@ class Peer:
     """When its place was to be taken; a second death before it is ready changes nothing."""
     deaths: int = 0
     """In a row, without a completion in between."""
+    silent_s: float = 0.0
+    """How long it was listened to in vain, while it had something to do."""
     cpu_s: float = 0.0
 
 

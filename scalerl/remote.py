@@ -33,6 +33,8 @@ from scalerl.serve import Failure, Inbox, Said
 
 WAIT_S = 0.005  # how long a poll waits for something to arrive
 START_S = 300.0  # in which one that takes a lost one's place must be ready
+SILENT_S = 600.0  # without a word from one that works, which speaks between any two tokens: it hangs
+HEARD_S = 1.0  # longest wait in one go; more of a wait than that went by while nobody listened
 DEATHS = 5  # in a row, without a completion in between, that are too many
 
 
@@ -155,6 +157,7 @@ class Remote:
     def pause(self) -> None:
         """Let the generators stand still, and return when they do; never fails."""
         if not self._still and self._close is not None and self._error is None:
+            self._still = True  # before the wait: where a signal ends that, whoever cleans up does not wait again
             with suppress(GenerationError):  # whoever asks for completions next is told
                 for peer in self._peers:
                     self._send(peer, ("pause",), asks=True)
@@ -214,19 +217,20 @@ class Remote:
             peer.link.send(message)
         except OSError:  # it died a moment ago; its last words are on the way
             while peer.ended is None and self._error is None:
-                self._take(None)
+                self._take(HEARD_S)
 
     def _answered(self) -> None:
         """Wait until every message that asks for an answer was answered; one that only starts has nothing in work."""
         while self._error is None and any(peer.waits and peer.ready and peer.ended is None for peer in self._peers):
-            self._take(None)
+            self._take(HEARD_S)
         self._check()
 
     def _owes(self) -> bool:
         return self._error is None and any(peer.owed for peer in self._peers)
 
-    def _take(self, wait_s: float | None = 0.0) -> None:
-        """Take in all that has been said; where there is nothing, wait so long for something (None: for ever)."""
+    def _take(self, wait_s: float = 0.0) -> None:
+        """Take in all that has been said; where there is nothing, wait so long for something."""
+        began = time.monotonic()
         with suppress(queue.Empty):
             while self._error is None:
                 link, said = self._inbox.get(timeout=wait_s)
@@ -234,6 +238,19 @@ class Remote:
                 for peer in self._peers:
                     if peer.link is link:  # one that was given up is not listened to
                         self._hear(peer, said)
+        self._give_up(min(time.monotonic() - began, HEARD_S))
+
+    def _give_up(self, listened_s: float) -> None:
+        """Take a generator that has something to do and says nothing for too long for lost: it hangs."""
+        for peer in self._peers:
+            works = peer.ready and peer.ended is None and (peer.waits or (peer.owed and not self._still))
+            peer.silent_s = peer.silent_s + listened_s if works else 0.0
+            if peer.silent_s > SILENT_S:
+                peer.silent_s, peer.ended = 0.0, f"it said nothing for {SILENT_S:g} s"
+                if not self.replaces:
+                    self._error = GenerationError(
+                        f"{peer.link.name}: hangs: {peer.ended}; go on from the latest checkpoint with --resume"
+                    )
 
     def _hear(self, peer: Peer, said: Said | Failure | Ended) -> None:
         if isinstance(said, Ended):
@@ -251,7 +268,7 @@ class Remote:
                 if peer.owed.pop(completion.number, None) is not None:
                     self._arrived.append(completion)
                     peer.deaths = 0
-            peer.ready = True
+            peer.ready, peer.silent_s = True, 0.0
             peer.waits -= said.answers
             peer.cpu_s = said.cpu_s
             self._counts += said.counts

@@ -283,6 +283,33 @@ def test_what_fails_in_the_process_is_said_here_and_every_later_call_says_it_aga
         process.restore({})
 
 
+def test_a_process_that_hangs_is_given_up_and_a_signal_ends_the_wait_for_it(both, monkeypatch):
+    process, *_, requests = both()
+    process.submit(requests)
+    os.kill(process.pid, signal.SIGSTOP)
+
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            process.pause()  # it does not answer
+        signal.setitimer(signal.ITIMER_REAL, 10)
+        process.pause()  # as whoever cleans up does
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        monkeypatch.setattr("scalerl.remote.SILENT_S", 0.5)
+        signal.setitimer(signal.ITIMER_REAL, 20)
+        process.go_on()
+        line = rf"^generator process {process.pid}: hangs: it said nothing for 0.5 s; go on from the latest .*--resume$"
+        with pytest.raises(GenerationError, match=line):
+            process.poll()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_closing_ends_the_process_and_a_process_that_never_started_is_closed_as_well(both):
     process, *_, requests = both()
     process.submit(requests)
