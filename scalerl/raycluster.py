@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -30,6 +32,32 @@ QUIET = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_IGNORE_UNHANDLED_ERRORS": "1", "
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 ASKED_ONCE = {"RAY_gcs_server_port_wait_time_s": "1"}  # 40 s; Ray's own 20 times that look like a run that hangs
 EVEN = {"RAY_worker_niceness": "0"}  # with Ray's own 15 generators get what all else leaves of a core
+
+
+class LastWords:
+    """Have a line said should this process end without a word of its own: Ray's C++ ends one that it cannot serve.
+
+    Such an end runs nothing of Python, so a shell beside it waits for what it is told by `close`, or for the end.
+    """
+
+    LINE = (
+        "scalerl: this process was ended from outside: killed, or by Ray, which ends a trainer when the raylet of its "
+        "node or the head node is gone; go on from the latest checkpoint with --resume"
+    )
+
+    def __init__(self) -> None:
+        command = ["sh", "-c", 'read -r bye || echo "$0" >&2', self.LINE]
+        self._shell = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Let the shell go: this process ends, or goes on, by itself."""
+        atexit.unregister(self.close)
+        if self._shell.poll() is None:
+            with suppress(OSError):  # somebody killed it
+                self._shell.communicate(b"bye\n")
 
 
 def import_ray() -> Any:

@@ -30,7 +30,7 @@ from scalerl.forward import AnyForward, AnyWeights
 from scalerl.packed import Packed, pack
 from scalerl.peers import Ended
 from scalerl.policy import Policy
-from scalerl.raycluster import import_ray, join, room, words
+from scalerl.raycluster import LastWords, import_ray, join, room, words
 from scalerl.remote import Remote
 from scalerl.serve import Failure, Inbox, Said, Setup, serve
 
@@ -70,6 +70,7 @@ class RayGenerators(Remote):
         if forward.device.type == "cuda":
             self._options["num_gpus"] = 1
         self._ours = join(self._ray, config, forward.device, packed.memory.nbytes)
+        self._last_words = LastWords()
         self._packed, self._latest = packed, (0, self._ray.put(packed.memory.numpy()))
         setup = Setup(config, policy._replace(model=None), forward.bare(torch.device("cpu")), self.slots)
         layout = packed._replace(memory=torch.empty(0, dtype=torch.uint8))
@@ -86,6 +87,7 @@ class RayGenerators(Remote):
         if self._ours and self._ray.is_initialized():
             self._ray.shutdown()
         self._ours = False
+        self._last_words.close()
 
     def _connect(self, place: int) -> _RayLink:
         return _RayLink(self._inbox, place, self._options, (self._begin, *self._latest))

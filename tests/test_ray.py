@@ -175,7 +175,9 @@ def test_a_trainer_that_is_killed_takes_its_actors_with_it_and_the_run_goes_on(c
     assert len(held) == 1
     trainer.kill()
     told = trainer.communicate()[0]
-    assert "ray" not in told.lower(), "its lines would drown ours"
+    *before, last = told.strip().splitlines()
+    assert "ray" not in "".join(before).lower(), "its lines would drown ours"
+    assert last == raycluster.LastWords.LINE
     wait_until(lambda: not alive(held[0]), 60)
     reached = steps_of(folder)
     resume(str(folder), [f"max_steps={reached + 3}"])
@@ -232,6 +234,14 @@ def test_what_a_cluster_has_leaves_out_nodes_that_were_lost():
     nodes = [{"Alive": True}, {"Alive": False}]
     lost = SimpleNamespace(cluster_resources=lambda: {"CPU": 3.0}, nodes=lambda: nodes)
     assert raycluster.room(lost) == "3 CPUs and 0 GPUs on 1 node"
+
+
+def test_an_end_without_a_word_gets_a_line_and_an_end_of_our_own_none():
+    """As Ray ends a process whose raylet is gone: no code of Python runs any more."""
+    code = "import os, sys; from scalerl.raycluster import LastWords as W; W().close(); W(); {}"
+    for end, said in (("os._exit(1)", f"{raycluster.LastWords.LINE}\n"), ("sys.exit(1)", "")):
+        ended = subprocess.run([sys.executable, "-c", code.format(end)], stderr=subprocess.PIPE, text=True, check=False)
+        assert (ended.returncode, ended.stderr) == (1, said)
 
 
 def test_more_than_one_generator_needs_ray():
