@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from scalerl.ranks import local_rank, rank, world_size
+from scalerl.ranks import local_rank, meeting_place, rank, world_size
 from scalerl.runlog import UserError
 
 MEETING = dt.timedelta(minutes=10)  # longest wait for the other processes at the start
@@ -41,7 +41,7 @@ def meet() -> None:
         torch.cuda.set_device(local_rank())
     torchrun_holds_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     master = rank() == 0 and not torchrun_holds_it
-    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    place = meeting_place()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # When torchrun starts the processes again, gloo must not find the addresses of those before.
     attempt = f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"

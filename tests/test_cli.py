@@ -10,6 +10,8 @@ import pytest
 
 from scalerl.cli import main, make_parser
 from scalerl.config import ScaleRLConfig
+from scalerl.ranks import meeting_place
+from scalerl.runlog import UserError
 
 
 def test_prepare_train_fit_as_documented(tmp_path, chain_model, capsys):
@@ -110,3 +112,25 @@ def test_every_command_and_option_says_what_it_is_for():
         assert parser.description, name
         assert [a.dest for a in parser._actions if not a.help and a.dest != "shell"] == [], name
         assert max(map(len, parser.format_usage().splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: 'two' is not a whole number from 1; torchrun sets it"),
+        ({"RANK": "2"}, "RANK: '2' is not a whole number from 0 to 1; torchrun sets it"),
+        ({"RANK": "-1"}, "RANK: '-1' is not a whole number from 0 to 1; torchrun sets it"),
+    ],
+)
+def test_what_torchrun_would_not_have_set_is_told_in_one_line(told, line, tmp_path, monkeypatch, capsys):
+    for name, value in ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"} | told).items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", "--output-dir", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.startswith(f"scalerl: {line}")
+
+
+def test_a_meeting_place_without_a_port_is_told_in_one_line(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with pytest.raises(UserError, match=r"^MASTER_PORT: '' is not a whole number from 0 to 65535; torchrun sets it"):
+        meeting_place()
