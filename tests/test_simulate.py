@@ -412,3 +412,18 @@ def test_the_bound_that_prunes_the_search_holds_where_lengths_are_cut():
 def test_updates_that_are_made_at_one_instant_have_the_rate_of_the_whole_run():
     found = simulate(Setup(token_s=0.02, slots=8000, updates=8, generators=1, learners=1))
     assert 0 < found.updates_per_hour == pytest.approx(3600 * 8 / found.wall_s)
+
+
+def test_a_million_devices_are_split_where_the_schedule_has_work_for_them():
+    """At most three batches of 16 completions are in flight, so a 49th generator would never get one."""
+    setup = even(generators=1, off_policy_steps=2, updates=10, feeding=True)
+    assert propose(setup, 10**6)[0].setup.generators <= 48
+    assert {one.generators for one in splits._splits(setup, 10**6)} == set(range(2, 49, 2))
+
+
+@pytest.mark.parametrize(
+    ("fields", "completions"), [({"batch_size": 10**8}, "1,400,000,000"), ({"off_policy_steps": 10**6}, "16,000,192")]
+)
+def test_what_nobody_could_wait_for_is_told(fields, completions):
+    with pytest.raises(UserError, match=rf"^{completions} completions would have to be simulated, .* lower off_policy"):
+        simulate(even(**{"off_policy_steps": 2, **fields}))

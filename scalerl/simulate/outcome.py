@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from scalerl.runlog import UserError
 from scalerl.simulate.engine import Simulation
 from scalerl.simulate.setup import Setup
 
@@ -16,6 +17,7 @@ COMPLETIONS = 60_000
 LONG = 4  # times of filling the schedule after which a run goes on as it does
 FEWEST = 256  # completions an update of a slice
 DRAWN = 4096  # lengths drawn at once
+MOST = 4_000_000  # completions that are simulated, some minutes of them
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def simulate(
     Raises
     ------
     UserError
-        If the setup makes no sense.
+        If the setup makes no sense, or takes too long to simulate.
 
     Examples
     --------
@@ -164,6 +166,11 @@ def simulate(
     part = sliced(setup, enough * setup.batch_size / completions)
     blocks = -(-max(completions // part.batch_size, enough) // block)
     count = min(setup.updates, blocks * block)
+    if (ahead := (k + count) * part.batch_size) > MOST:  # k batches are written before the first update
+        raise UserError(
+            f"{ahead:,} completions would have to be simulated, and {MOST:,} are the most; lower off_policy_steps "
+            f"({k}) or batch_size ({setup.batch_size})"
+        )
     prompts = setup.batch_size // setup.generations_per_prompt
     rows = Simulation(part, Drawn(setup, lengths, seed), seed=seed, prompts=prompts).run(count)
     before = count - max(block, (count - max(filled, count // 2)) // block * block)

@@ -132,13 +132,17 @@ def _least_share(setup: Setup, tokens: float, learners: int) -> float:
 
 
 def _splits(setup: Setup, devices: int) -> list[Setup]:
-    """Splits of a number of devices: all of a few, of many those in steps of a power of 2; one device works in turn."""
+    """Splits of a number of devices: all of a few, of many those in steps of a power of 2; one device works in turn.
+
+    More generators than completions may be in flight are never of use.
+    """
     if devices == 1:
         return [replace(setup, generators=1, learners=1, in_turn=True)]
+    end = min(devices, (setup.off_policy_steps + 1) * setup.batch_size + 1)
     step = 1
-    while devices // (2 * step) >= SPLITS:
+    while end // (2 * step) >= SPLITS:
         step *= 2
-    return [replace(setup, generators=n, learners=devices - n, in_turn=False) for n in range(step, devices, step)]
+    return [replace(setup, generators=n, learners=devices - n, in_turn=False) for n in range(step, end, step)]
 
 
 def _counts(devices: int) -> list[int]:
