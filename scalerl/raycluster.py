@@ -158,11 +158,13 @@ def _knock(place: str) -> None:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Take back what ray does to the handling of SIGTERM: the trainer ends its runs itself."""
+    """Take back what ray does to the handling of SIGTERM: the trainer ends its runs itself, as interrupted ones."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM) if main else None
     try:
         yield
+    except SystemExit as error:  # ray's own answer to a SIGTERM meanwhile
+        raise KeyboardInterrupt from error
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)

@@ -236,6 +236,16 @@ def test_what_a_cluster_has_leaves_out_nodes_that_were_lost():
     assert raycluster.room(lost) == "3 CPUs and 0 GPUs on 1 node"
 
 
+def test_a_sigterm_while_ray_starts_ends_a_run_as_any_other_interruption_does():
+    """Ray sets a handler of its own before it is up, which exits with 15 and says nothing."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), raycluster._signals_kept():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.sigtimedwait([], 5)  # let the handler run
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_an_end_without_a_word_gets_a_line_and_an_end_of_our_own_none():
     """As Ray ends a process whose raylet is gone: no code of Python runs any more."""
     code = "import os, sys; from scalerl.raycluster import LastWords as W; W().close(); W(); {}"
