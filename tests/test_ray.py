@@ -109,7 +109,7 @@ def test_what_a_killed_actor_owed_comes_once_and_one_that_finds_no_place_ends_th
         with pytest.raises(GenerationError) as failure:
             wait_until(lambda: generation.poll(ticks=1) and False)
         assert str(failure.value) == (
-            "generator 1: did not start within 1 s; the cluster has 2 CPUs and 0 GPUs on 1 nodes for 2 generators; "
+            "generator 1: did not start within 1 s; the cluster has 2 CPUs and 0 GPUs on 1 node for 2 generators; "
             "go on from the latest checkpoint with --resume"
         )
     finally:
