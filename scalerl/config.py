@@ -260,6 +260,11 @@ class ScaleRLConfig(BaseModel):
         """L_max and L_cache of the length penalty, in tokens."""
         return self.penalty_max_tokens or self.max_new_tokens, self.penalty_cache_tokens or self.solution_tokens
 
+    @property
+    def master_dtype(self) -> Literal["float32", "float64"]:
+        """Precision of the weights that the optimizer changes."""
+        return "float64" if self.dtype == "float64" else "float32"
+
     @model_validator(mode="after")
     def _sums_and_multiples(self) -> Self:
         wrong = []

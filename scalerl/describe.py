@@ -19,7 +19,7 @@ from scalerl.completions import Completion
 from scalerl.config import ScaleRLConfig
 from scalerl.data import DataSet
 from scalerl.lora import adapted_weights, has_adapters
-from scalerl.policy import Policy, checkpoint_hash
+from scalerl.policy import Policy, checkpoint_hash, device_of
 from scalerl.ranks import world_size
 from scalerl.rewards.names import file_of
 from scalerl.rewards.scorers import scored_here
@@ -200,8 +200,7 @@ def clock_of(run: Mapping[str, Any]) -> dt.datetime | None:
 
 def device_kind(device: str) -> str:
     """Return the kind of device that a `device` of a configuration stands for on this machine."""
-    here = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    return torch.cuda.get_device_name() if here else "cpu process"
+    return torch.cuda.get_device_name() if device_of(device) == "cuda" else "cpu process"
 
 
 def machine(config: ScaleRLConfig) -> dict[str, Any]:

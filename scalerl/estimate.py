@@ -23,6 +23,7 @@ from scalerl.config import ScaleRLConfig
 from scalerl.data import load_data
 from scalerl.describe import multiplying_weights
 from scalerl.footprint import Part, memory, peak
+from scalerl.policy import device_of
 from scalerl.ranks import world_size
 from scalerl.raycluster import address
 from scalerl.remote import Remote
@@ -205,7 +206,7 @@ def _cannot_probe(config: ScaleRLConfig, needed: int) -> str:
         return f"the learner is {world_size()} processes; without torchrun a dry run measures one on this machine"
     if not any(Path(config.model_name).glob("*.safetensors")):
         return f"the weights of {config.model_name} are not here"
-    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    cuda = device_of(config.device) == "cuda"
     if cuda and not torch.cuda.is_available():
         return "there is no CUDA device here"
     free = torch.cuda.mem_get_info()[0] if cuda else _free_memory()

@@ -228,6 +228,11 @@ class Policy(NamedTuple):
             raise UserError(f"{folder}: the model cannot be written: {error}") from error
 
 
+def device_of(wanted: str) -> str:
+    """Return the device that "auto", "cpu" or "cuda" stands for here."""
+    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_policy(
     name: str,
     *,

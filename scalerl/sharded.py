@@ -35,7 +35,7 @@ from scalerl.gather import gathered, local, refuse_other_models
 from scalerl.kept import pack, unpack
 from scalerl.learner import Batch, Learner, TrainingError, UpdateStatistics, micro_batches
 from scalerl.orders import leave, meet, receive, saying, send
-from scalerl.policy import load_policy
+from scalerl.policy import device_of, load_policy
 from scalerl.process import prepare_process
 from scalerl.ranks import rank, world_size
 from scalerl.shards import SharesError, check_shards, write_shards
@@ -272,9 +272,7 @@ def follow() -> None:
                 signal.signal(number, signal.SIG_IGN)
             config = ScaleRLConfig(**receive()["config"])
             prepare_process(config.threads)
-            master = "float64" if config.dtype == "float64" else "float32"
-            device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-            policy = load_policy(config.model_name, device=device, dtype=master)
+            policy = load_policy(config.model_name, device=device_of(config.device), dtype=config.master_dtype)
             with suppress(ConfigError):  # the first process says it
                 ShardedLearner(policy.model, config).serve()
     finally:
@@ -285,7 +283,7 @@ def _refuse(config: ScaleRLConfig) -> None:
     """Raise `ConfigError` for what is not done over several processes."""
     if config.dtype == "float16":
         raise ConfigError("dtype: float16 is not trained over several processes; set it to bfloat16 or float32")
-    if config.generator == "process" and config.device != "cpu" and torch.cuda.is_available():
+    if config.generator == "process" and device_of(config.device) == "cuda":
         raise ConfigError("generator: process would take a GPU of a learner of several processes; set it to ray")
 
 

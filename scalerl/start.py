@@ -10,8 +10,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scalerl.architectures import beyond_positions, beyond_text
 from scalerl.checkpoint import Checkpoint, drop_newer, read_checkpoint
 from scalerl.completions import Generation
@@ -26,7 +24,7 @@ from scalerl.meter import JointMeter, Meter
 from scalerl.modelcard import settle
 from scalerl.outofmemory import memory_advice
 from scalerl.places import DATA, gone_model, read_latest
-from scalerl.policy import checkpoint_hash, load_policy
+from scalerl.policy import checkpoint_hash, device_of, load_policy
 from scalerl.process import prepare_process
 from scalerl.ranks import rank, world_size
 from scalerl.remote import Remote
@@ -290,14 +288,13 @@ def _assemble(
     clock: dt.datetime,
 ) -> Trainer:
     prepare_process(config.threads)
-    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(config.device)
     task = thinking_of(config)
     train_set, eval_set = load_data(train_data), load_data(eval_data, limit=config.eval_prompts)
-    master = "float64" if config.dtype == "float64" else "float32"
     policy = load_policy(
         config.model_name,
         device=device,
-        dtype=master,
+        dtype=config.master_dtype,
         prompt_format=config.prompt_format,
         system_prompt=config.system_prompt,
     )._replace(clock=clock)

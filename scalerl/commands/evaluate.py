@@ -206,9 +206,8 @@ def _asked(saved: Saved, config: ScaleRLConfig) -> str:
 
 def _load(args: argparse.Namespace, path: str) -> tuple[Saved, ScaleRLConfig]:
     """Load the policy, with the configuration that is named, that it was trained with, or that it has room for."""
-    import torch
-
     from scalerl.config import load_config
+    from scalerl.policy import device_of
     from scalerl.process import prepare_process
     from scalerl.results import fitting_config, policy_config, run_config
     from scalerl.saved import load_saved
@@ -225,9 +224,8 @@ def _load(args: argparse.Namespace, path: str) -> tuple[Saved, ScaleRLConfig]:
         config = policy_config(Path(path), settings)
     threads, wanted = (config.threads, config.device) if config else (1, "auto")
     prepare_process(threads)
-    device = wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = "float64" if config is not None and config.dtype == "float64" else "float32"
-    saved = load_saved(path, base=args.base, device=device, dtype=dtype)
+    dtype = "float32" if config is None else config.master_dtype
+    saved = load_saved(path, base=args.base, device=device_of(wanted), dtype=dtype)
     if home is not None:
         saved = saved._replace(policy=saved.policy._replace(clock=_clock(home)))
     if config is None:

@@ -98,9 +98,10 @@ def _own(args: argparse.Namespace) -> int:
     import torch
 
     from scalerl.demonstrations import warmup_on_data
+    from scalerl.policy import device_of
 
     torch.set_num_threads(1)
-    device = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(args.device)
 
     def show(step: int, steps: int, loss: float) -> None:
         if step % max(1, steps // 20) == 0 or step == steps:
