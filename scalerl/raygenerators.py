@@ -35,7 +35,6 @@ from scalerl.remote import Remote
 from scalerl.serve import Failure, Inbox, Said, Setup, serve
 
 CLOSE_S = 5.0
-GATHER_S = 0.02  # in which news are gathered: a call through Ray costs about a millisecond of a core at either end
 
 
 class RayGenerators(Remote):
@@ -176,16 +175,11 @@ class Actor:
         self._inbox.put(message)
 
     def hear(self) -> list[Said | Failure]:
-        """Wait until there is something to say, and return it, with what comes a moment later if nobody waits."""
+        """Wait until there is something to say, and return it."""
         with self._news:
             self._news.wait_for(lambda: self._said)
-            self._news.wait_for(self._asked_for, GATHER_S)
             said, self._said = self._said, []
         return said
-
-    def _asked_for(self) -> bool:
-        """Return whether the trainer waits for something that is to be said."""
-        return any(isinstance(said, Failure) or said.answers for said in self._said)
 
     def _work(self, setup: Setup, layout: Packed, kind: str, version: int, stored: list[np.ndarray]) -> None:
         where = torch.device(kind)
