@@ -64,9 +64,8 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             import difflib
 
-            name = unknown[0].partition("=")[0]
-            options = self._option_string_actions if name.startswith("--") else ()
-            near = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
+            name = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
+            near = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.75) if name else []
             self.error(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
         return found, unknown
 

@@ -127,7 +127,9 @@ def estimate(config: ScaleRLConfig, train_data: str, eval_data: str) -> Estimate
     eval_prompts = len(load_data(eval_data, limit=config.eval_prompts).items)
     model = skeleton(_architecture(config.model_name), torch.float64 if config.dtype == "float64" else torch.float32)
     parts = memory(config, model, eval_prompts=eval_prompts, processes=world_size())
-    why_not = _cannot_probe(config, peak(parts)[0])
+    probed = _probed(config)
+    needed = peak(parts if probed is config else memory(probed, model, eval_prompts=eval_prompts))[0]
+    why_not = _cannot_probe(config, needed)
     speed = _by_flops(config, model, why_not) if why_not else probe(config, train_data, eval_data)
     ahead = _ahead(config)
     steps, hours, limit = _to_the_end(config, speed, prompts, ahead)
@@ -142,12 +144,9 @@ def probe(config: ScaleRLConfig, train_data: str, eval_data: str) -> Speed:
     Ray actors are started where there is a cluster to join. Else one is measured, as a process with its share of the
     slots: a cluster of this machine is not that of the run, and many actors on few cores tell nothing.
     """
-    actors, overlaps = 1, config.off_policy_steps > 0
-    if config.generator == "ray" and address() is None:
-        actors = config.generators
-        share = -(-(config.slots or config.batch_size) // actors)
-        one = {"generator": "process", "generators": 1, "slots": share, "off_policy": "pipeline", "off_policy_steps": 0}
-        config = config.model_copy(update=one)
+    asked, config = config, _probed(config)
+    alone = config is not asked
+    actors, overlaps = asked.generators if alone else 1, asked.off_policy_steps > 0
     with tempfile.TemporaryDirectory() as folder:
         run = str(Path(folder) / "run")
         trainer = _build(config, train_data, eval_data, run, log_file=None, report=lambda _: None)
@@ -171,10 +170,19 @@ def probe(config: ScaleRLConfig, train_data: str, eval_data: str) -> Speed:
     return Speed(
         generate_s=busy * tokens_a_batch / rows[-1]["tokens_generated"] / actors,
         train_s=(wall - waited) / len(rows),
-        devices=devices + actors - 1,
+        devices=1 + actors if alone else devices,
         together=beside and overlaps,
         source=f"{len(rows)} probe steps of {tokens_a_batch:.0f} tokens{told}",
     )
+
+
+def _probed(config: ScaleRLConfig) -> ScaleRLConfig:
+    """Return what is run to measure; another one where it is one process in the place of Ray actors."""
+    if config.generator != "ray" or address() is not None:
+        return config
+    share = -(-(config.slots or config.batch_size) // config.generators)
+    one = {"generator": "process", "generators": 1, "slots": share, "off_policy": "pipeline", "off_policy_steps": 0}
+    return config.model_copy(update=one)
 
 
 def _by_flops(config: ScaleRLConfig, model: Any, why: str) -> Speed:

@@ -33,6 +33,11 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0) if world_size() > 1 and "LOCAL_RANK" in os.environ else 0
 
 
+def local_world_size() -> int:
+    """Return how many processes of a learner are on this node."""
+    return _number("LOCAL_WORLD_SIZE", 1) if world_size() > 1 and "LOCAL_WORLD_SIZE" in os.environ else 1
+
+
 def meeting_place() -> tuple[str, int]:
     """Return host and port where the processes meet."""
     return os.environ["MASTER_ADDR"], _number("MASTER_PORT", 0, 65535)

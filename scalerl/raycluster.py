@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from scalerl.config import ScaleRLConfig
-from scalerl.ranks import world_size
+from scalerl.ranks import local_world_size
 from scalerl.runlog import UserError
 
 LEAST_STORE_BYTES, STORED_VERSIONS = 1 << 27, 4  # of the object store of a cluster that is started here
@@ -93,16 +93,21 @@ def join(ray: Any, config: ScaleRLConfig, trainers: torch.device, weights_bytes:
     if there_is and "://" in there_is:
         raise UserError(f"RAY_ADDRESS: {there_is} is for clients; run the trainer on a node and name HOST:PORT")
     if ours and there_is:
-        _knock(there_is)
+        listens = _knock(there_is)
         for name, value in ASKED_ONCE.items():
             os.environ.setdefault(name, value)
         try:
             with _signals_kept():
                 ray.init(address=there_is, **about)
         except Exception as error:  # ray raises many kinds
+            advice = (
+                ", where something listens: {}; RAY_AUTH_MODE, the token and Ray's version must be those that it was "
+                "started with"
+                if listens
+                else ": {}; start one by ray start --head, or name its HOST:PORT"
+            )
             raise UserError(
-                f"RAY_ADDRESS: no Ray cluster can be joined at {there_is}, where something listens: {words(error)}; "
-                "RAY_AUTH_MODE, the token and Ray's version must be those that it was started with"
+                f"RAY_ADDRESS: no Ray cluster can be joined at {there_is}{advice.format(words(error))}"
             ) from error
     elif ours:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in the home folder
@@ -142,18 +147,22 @@ def _of(count: float, thing: str) -> str:
     return f"{count:g} {thing}{'' if count == 1 else 's'}"
 
 
-def _knock(place: str) -> None:
-    """Raise `UserError` where nobody listens: Ray itself waits for minutes, and cannot be interrupted meanwhile."""
+def _knock(place: str) -> bool:
+    """Return whether somebody listens, if the place says where; raise `UserError` where nobody does.
+
+    Ray itself waits for minutes, and cannot be interrupted meanwhile.
+    """
     host, _, port = place.rpartition(":")
-    if not port.isdigit():
-        return  # ``auto`` and what else Ray knows
+    if not port.isdecimal():
+        return False  # ``auto`` and what else Ray knows
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise UserError(
             f"RAY_ADDRESS: nothing listens at {place} ({str(error) or type(error).__name__}); start the cluster by "
             "ray start --head, or name the HOST:PORT that it printed"
         ) from error
+    return True
 
 
 @contextmanager
@@ -193,7 +202,7 @@ def _without_device(trainers: torch.device) -> Iterator[int]:
 
 def training_gpus(trainers: torch.device) -> set[int]:
     """Return the numbers of the GPUs of this machine that train: a learner's processes have one each."""
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world_size() > 1 else 1
+    beside = local_world_size()
     return {trainers.index or 0} if beside == 1 else set(range(beside))
 
 

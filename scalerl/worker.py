@@ -90,18 +90,28 @@ class _PipeLink:
         self.process.start()
         self.name = f"generator process {self.process.pid}"
         theirs.close()  # the one copy left is the worker's: when it dies the connection ends
+        self._outbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._deliver, daemon=True)
+        self._sender.start()
         threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
 
     def send(self, message: tuple[Any, ...]) -> None:
-        self._pipe.send(message)
+        self._outbox.put(message)
+
+    def _deliver(self) -> None:
+        """Send what is to be sent: a process that hangs takes nothing out of a pipe that is full."""
+        with suppress(OSError):  # it died; its last words are on the way
+            while (message := self._outbox.get()) is not None:
+                self._pipe.send(message)
 
     def close(self) -> None:
-        with suppress(OSError):  # dead already
-            self._pipe.send(("end",))  # closing would not do: our own thread that reads holds the connection open
+        self._outbox.put(("end",))  # closing would not do: our own thread that reads holds the connection open
         self.process.join(CLOSE_S)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
+        self._outbox.put(None)
+        self._sender.join()
         self._pipe.close()
 
     def _listen(self, inbox: Inbox) -> None:

@@ -32,12 +32,16 @@ def test_a_collapse_that_the_run_recovered_from_is_named_with_its_place():
 def test_the_longer_side_is_what_is_advised_and_the_law_asks_for_no_longer_run():
     (early,), (late,) = dip(C, with_dip(0.4, at=13)), dip(C, with_dip(0.3))
     assert f"behind them with --from {C[16]:.4g})" in early.message
+    dense = 6000.0 + np.arange(31) * 0.05  # four digits would not tell one evaluation from the next
+    (told,) = dip(dense, with_dip(0.4, at=13))
+    assert dense[15] < float(told.message.rpartition("--from ")[2].rstrip(")")) <= dense[16]
     kept = float(late.message.rpartition("--to ")[2].rstrip(")"))
     assert C[21] <= kept < C[22]
     wild = RATE.copy()
     wild[12:20] -= 0.3
-    A = an.fit(an.read_frame({"gpu_hours": C, "accuracy": wild})).params["A"]
-    assert not A.identified and A.why == "the run collapsed on its way"
+    found = an.fit(an.read_frame({"gpu_hours": C, "accuracy": wild}))
+    assert not found.params["A"].identified and found.params["A"].why == "the run collapsed on its way"
+    assert not any("too early" in f.message or "train to" in f.message for f in found.findings)
 
 
 def test_a_run_that_wanders_far_does_not_hide_its_collapse():

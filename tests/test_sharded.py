@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def free_ports(count: int) -> int:
         held = [socket.socket() for _ in range(count)]
         try:
             for offset, each in enumerate(held):
-                each.bind(("127.0.0.1", port + offset))
+                each.bind(("", port + offset))  # at any address: torch's store listens at all of them
         except OSError:
             continue
         else:
@@ -190,7 +191,13 @@ def both(tmp_path_factory) -> Path:
         subprocess.Popen(command, env=environment(RANK=str(number), LOCAL_RANK=str(number), **shared))
         for number in range(2)
     ]
-    assert [process.wait(300) for process in processes] == [0, 0]
+    until = time.monotonic() + 300
+    while any(process.poll() is None for process in processes) and not any(process.poll() for process in processes):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    for process in processes:
+        process.kill()  # who waits for one that failed
+    assert [process.wait() for process in processes] == [0, 0]
     return folder
 
 

@@ -156,11 +156,22 @@ def test_speeds_of_a_busy_machine_and_a_vague_share_of_an_update_are_told(tmp_pa
         edited(run, lambda row, share=share: {"cpu_s": share * row["gpu_hours"] * devices}, "cpu process")
         said = [one for one in measure(run).findings if "busy machine" in one]
         assert bool(said) == told and all(f"it had {share:.2f} s of a core" in one for one in said)
-    assert not [one for one in measure(edited(run, lambda _: {"cpu_s": 1.0}, "H100")).findings if "busy" in one]
     assert not [one for one in measure(run).findings if "update_s" in one]
+    slow = edited(
+        run, lambda row: {"score_s": row["score_s"] + 1.0, "gpu_hours": row["gpu_hours"] + row["step"] / 3600}
+    )
+    assert not [one for one in measure(slow).findings if "busy machine" in one], "processes of their own score"
     noise = np.random.default_rng(0).normal(0.0, 3.0, 40)
     edited(run, lambda row: {"train_s": row["train_s"] + abs(noise[row["step"] - 1])})
     assert [one for one in measure(run).findings if "update_s" in one and "is known to +-" in one]
+
+
+def test_updates_that_all_train_as_many_tokens_do_not_tell_what_an_update_takes_besides(tmp_path):
+    run = log_of(tmp_path / "run", even(in_turn=True, max_new_tokens=60, train_token_s=0.01, length_mean=30), 8)
+    edited(run, lambda row: {"tokens_trained": 100 * row["step"], "cpu_s": 1.0}, "H100")
+    told = [one for one in measure(run).findings if "update_s" in one]
+    assert "not told from tokens, of which all have as many" in told[0] and "inf" not in told[0]
+    assert not [one for one in measure(run).findings if "busy" in one], "a GPU needs no core"
 
 
 def test_a_short_log_is_no_length_of_a_run_to_predict(tmp_path, capsys):

@@ -323,3 +323,20 @@ def test_closing_ends_the_process_and_a_process_that_never_started_is_closed_as_
     idle, *_ = both()
     idle.close()
     assert idle.pid is None
+
+
+def test_whoever_writes_to_a_process_that_hangs_does_not_hang(both):
+    """A pipe holds some 64 KiB; a batch of long prompts is more."""
+    process, *_, requests = both()
+    process.submit(requests)
+    process.poll()
+    os.kill(pid := process.pid, signal.SIGSTOP)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 30)
+    try:
+        process.submit([Request(1000 + i, 1, (5,) * 4000) for i in range(200)])
+        process.close()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not Path(f"/proc/{pid}").exists()

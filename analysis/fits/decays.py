@@ -88,7 +88,7 @@ def dip(compute: Array, pass_rate: Array, variance: Array | None = None) -> list
     lowest = start + int(np.argmin(pass_rate[start:stop]))
     behind = len(compute) - stop >= start
     where = (
-        f"fit behind them with --from {compute[stop]:.4g}"
+        f"fit behind them with --from {_from(compute, stop)}"
         if behind
         else f"fit up to them with --to {_up_to(compute, start - 1)}"
     )
@@ -255,5 +255,18 @@ def _up_to(compute: Array, place: int) -> str:
             at += 10.0 ** (math.floor(math.log10(at)) - digits + 1) if at > 0.0 else 0.0
         text = f"{at:.{digits}g}"
         if compute[place] <= float(text) < bound:
+            return text
+    return repr(float(compute[place]))
+
+
+def _from(compute: Array, place: int) -> str:
+    """The compute of a point in few digits that keep it and leave the one before out."""
+    bound = float(compute[compute < compute[place]][-1])
+    for digits in range(2, 18):
+        at = float(f"{compute[place]:.{digits}g}")
+        if at > compute[place]:
+            at -= 10.0 ** (math.floor(math.log10(at)) - digits + 1)
+        text = f"{at:.{digits}g}"
+        if bound < float(text) <= compute[place]:
             return text
     return repr(float(compute[place]))

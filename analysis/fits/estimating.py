@@ -146,7 +146,7 @@ def estimate_points(data: Evaluations, pinned: float | None, x: str, options: Op
         low_level = 0.95 if level is None else level
         reach = reaching.reach(estimate.draws, float(c[-1]), tolerance=options.tolerance, level=low_level)
     if estimate.grade is not None and not spoilt:
-        findings += reaching.of_grade(estimate.grade)
+        findings += reaching.of_grade(estimate.grade, dipped="dip" in raised)
     judged, population, about_prompts = judge_with_prompts(data, params, estimate, x, raised, options)
     return Result(
         judged,

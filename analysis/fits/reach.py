@@ -88,13 +88,12 @@ def grade(draws: Draws, last: float) -> float:
     return float(np.clip(draws.weight[2.0 * draws.C_mid < last].sum(), 0.0, 1.0))
 
 
-def of_grade(share: float) -> list[Finding]:
-    """Say that a run ends too early to know its ceiling; nothing where the grade is usable."""
+def of_grade(share: float, *, dipped: bool = False) -> list[Finding]:
+    """Say that a run ends too early to know its ceiling, or collapsed on its way; nothing where the grade is usable."""
     if share >= USABLE_GRADE:
         return []
-    what = (
-        f"P(C_max > 2 C_mid) {chance(share)}, usable from {USABLE_GRADE:g}: the run ends too early to know its ceiling"
-    )
+    why = "with a collapse on its way the law does not tell" if dipped else "the run ends too early to know"
+    what = f"P(C_max > 2 C_mid) {chance(share)}, usable from {USABLE_GRADE:g}: {why} its ceiling"
     return [finding("grade", what, share, severity="warning")]
 
 

@@ -185,7 +185,7 @@ def _refit(
     new = [*failed, *leaning, *doubts.of_intervals(judged), *about_prompts]
     grade = estimate.grade
     if grade is not None and not spoilt:
-        new += reaching.of_grade(grade)
+        new += reaching.of_grade(grade, dipped="dip" in raised)
     reach = None if failed else reaching.reach(draws, last, tolerance=fit.tolerance, level=level)
     rho, sigma = (float(draws.quantile(getattr(draws, name), [0.5])[0]) for name in ("rho", "sigma"))
     about, priors = said

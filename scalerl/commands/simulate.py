@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from scalerl.commands.common import natural
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     setup = changed(changed(base, of_file, args.config), given)
     if args.fields:
         if args.json:
-            values = {name: getattr(setup, name) for name in FIELDS}
+            values = {name: None if _is_odd(getattr(setup, name)) else getattr(setup, name) for name in FIELDS}
             print(json.dumps({"schema": "simulate-fields/1", "fields": values}, indent=1, allow_nan=False))
             return 0
         for name, field in FIELDS.items():
@@ -130,6 +131,11 @@ def run(args: argparse.Namespace) -> int:
     print(f"\nwhat k costs, {_named(setup)}")
     print(_table(costs, "k", [str(one.setup.off_policy_steps) for one in costs]))
     return 0
+
+
+def _is_odd(value: Any) -> bool:
+    """Return whether a value is a number that JSON has none for."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _settings(given: Sequence[str]) -> dict[str, Any]:

@@ -252,8 +252,10 @@ class Simulation:
         learners = setup.generators if setup.in_turn else setup.learners
         # The filter leaves whole prompts, by chance: a small batch takes now less time, now more.
         kept = sum(self._random() < setup.kept_share for _ in range(self._prompts)) / self._prompts
-        trained = float(setup.largest_share(kept * tokens, kept * len(batch), learners))
-        return setup.update_s + len(batch) * setup.completion_s + trained * setup.train_token_s
+        whole = kept * self._prompts / self.schedule.prompts  # of which this may be a slice
+        share = float(setup.busiest(whole * tokens, whole * len(batch), learners))
+        trained = kept * tokens * share * setup.train_token_s
+        return setup.update_s + len(batch) * setup.completion_s + trained
 
     def _update(self, batch: range, now: float, cost: float) -> None:
         """Make an update that took `cost` seconds and ends now, weights handed over, and keep its row."""

@@ -105,7 +105,8 @@ def _busy(found: LoggedRun, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not isinstance(cpu_s, (int, float)):
         return []
     waited = 0.0 if found.setup.in_turn else float(columns["decode_s"].sum() - columns["generate_s"].sum())
-    share = cpu_s / (float(columns["wall_s"].sum()) + waited)
+    scoring = float(columns["score_s"].sum())  # by processes of its own, maybe
+    share = cpu_s / (float(columns["wall_s"].sum()) - scoring + waited)
     if share >= BUSY:
         return []
     what = f"{found.folder}: it had {share:.2f} s of a core for every second of work: others were at work there, and"

@@ -83,13 +83,16 @@ def _train(read: Sequence[LoggedRun]) -> tuple[Setup, list[str]]:
     ):
         learners = one.setup.generators if one.setup.in_turn else one.setup.learners
         kept = trained / np.maximum(one.rows["batch"], 1.0) * one.rows["reward_count"]
-        shares.append(one.setup.largest_share(trained, kept, learners))
+        shares.append(trained * one.setup.busiest(trained, kept, learners))
     token_s, once = _line(share := np.concatenate(shares), seconds)
     update_s = once + max(0.0, float(other.mean()))
     if (sd := _intercept_sd(share, seconds)) > VAGUE * float(seconds.mean()):
-        what = (
-            f"update_s {update_s:.3g} s is known to +- {2 * sd:.2g} s only, of updates that take {seconds.mean():.3g} s"
+        known = (
+            f"known to +- {2 * sd:.2g} s only"
+            if math.isfinite(sd)
+            else "not told from tokens, of which all have as many"
         )
+        what = f"update_s {update_s:.3g} s is {known}, of updates that take {seconds.mean():.3g} s"
         findings.append(f"{what}; it says how far more learners pay: read a longer run, or a --run with another batch")
     return replace(setup, update_s=update_s, train_token_s=token_s, prefill_s=FORWARD * token_s), findings
 

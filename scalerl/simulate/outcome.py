@@ -218,6 +218,5 @@ def sliced(setup: Setup, times: float) -> Setup:
         generators=setup.generators // m,
         batch_size=setup.batch_size // m,
         train_token_s=setup.train_token_s * m,
-        micro_batch_tokens=setup.micro_batch_tokens / m,
         completion_s=setup.completion_s * m,
     )

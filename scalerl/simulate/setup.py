@@ -72,7 +72,7 @@ class Setup:
     prefill_s: float = told(0.0, "seconds that a token of a prompt adds to the pass that prompts start with")
     train_token_s: float = told(0.0, "seconds of a trained token, on one learner")
     micro_batch_tokens: float = told(
-        0.0, "most tokens of a micro-batch, prompts too, which one learner computes; 0: any part"
+        0.0, "most tokens of a micro-batch, prompts too, which one learner computes; 0: no matter"
     )
     kept_share: float = told(1.0, "share of the tokens that are trained: what the zero-variance filter leaves")
     update_s: float = told(0.0, "seconds of an update besides its tokens")
@@ -92,24 +92,33 @@ class Setup:
         full = self.token_s + self.slot_s * self.slots
         return self.slots / full if full else math.inf
 
-    def largest_share(self, tokens: Any, completions: Any, learners: int) -> Any:
-        """Return how many of an update's trained tokens the learner has that has most; the others wait for it.
+    def busiest(self, tokens: Any, completions: Any, learners: int) -> Any:
+        """Return which share of an update's trained tokens the learner has that has most; the others wait for it.
 
-        Each computes whole micro-batches. Tokens and completions may be arrays, of several updates.
+        Each computes whole micro-batches. These are made smaller by halves until there is one for every learner, or
+        one of every completion, as in `scalerl.sharded`; completions are taken to be of one length. Tokens and
+        completions may be arrays, of several updates.
 
         Examples
         --------
-        Five micro-batches on four learners take as long as on three:
+        A micro-batch has ten of 50 completions: on four learners they take as long as on three. For six learners it
+        has five.
 
-        >>> setup = Setup(micro_batch_tokens=1000, prompt_length=100)
-        >>> [float(setup.largest_share(4500, 5, n)) for n in (1, 3, 4, 5, 50)]
-        [4500.0, 1800.0, 1800.0, 900.0, 900.0]
+        >>> setup = Setup(micro_batch_tokens=1000, prompt_length=10)
+        >>> [float(setup.busiest(4500, 50, n)) for n in (1, 3, 4, 5, 6, 10, 11, 99)]
+        [1.0, 0.4, 0.4, 0.2, 0.2, 0.1, 0.12, 0.02]
         """
         if not self.micro_batch_tokens:
-            return np.asarray(tokens) / learners
-        run = np.asarray(tokens) + np.asarray(completions) * self.prompt_length
-        parts = np.maximum(1, np.ceil(run / self.micro_batch_tokens))
-        return tokens / parts * np.ceil(parts / learners)
+            return 1.0 / learners
+        completions = np.maximum(np.asarray(completions, dtype=float), 1.0)
+        row = np.asarray(tokens) / completions + self.prompt_length
+        budget = np.full_like(row, self.micro_batch_tokens)
+        while True:
+            parts = np.ceil(completions / np.maximum(1.0, budget // row))
+            few = parts < np.minimum(learners, completions)
+            if not few.any():
+                return np.ceil(parts / learners) / parts
+            budget = np.where(few, budget // 2, budget)
 
     def check(self) -> None:
         """Look for fields that make no sense.

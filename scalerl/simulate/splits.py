@@ -7,6 +7,7 @@ its rates alone, and splits are simulated in that order until none that is left 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from scalerl.runlog import UserError
@@ -61,30 +62,46 @@ def propose(
     def least(one: Setup) -> float:
         return least_s(one) * one.updates * (one.devices / 3600.0 if cheapest else 1.0)
 
+    def look(one: Setup) -> Outcome | None:
+        try:
+            return simulate(one, lengths=lengths, completions=LOOK)
+        except UserError:  # one that takes too long to simulate; others may not
+            return None
+
     tried = [one for count in (_counts(devices) if cheapest else [devices]) for one in _splits(setup, count)]
     tried.sort(key=least)
-    best = simulate(tried[0], lengths=lengths, completions=LOOK)
-    for one in tried[1:]:
-        if least(one) >= cost(best):
+    best: Outcome | None = None
+    for one in tried:
+        if best is not None and least(one) >= cost(best):
             break
-        best = min(best, simulate(one, lengths=lengths, completions=LOOK), key=cost)
+        found = look(one)
+        if found is not None and (best is None or cost(found) < cost(best)):
+            best = found
+    if best is None:
+        return [simulate(tried[0], lengths=lengths)]  # says why not
     # Slices have errors of their own: the neighbours decide, with more of each.
     known: dict[Setup, Outcome] = {}
     at = best.setup
     while True:
-        near = [at, *_beside(at)]
+        near = [at, *(one for one in _beside(at) if one in known or look(one) is not None)]
         known |= {one: simulate(one, lengths=lengths) for one in near if one not in known}
-        found = min(near, key=lambda one: cost(known[one]))
-        if found == at:
+        nearest = min(near, key=lambda one: cost(known[one]))
+        if nearest == at:
             return [known[one] for one in near]
-        at = found
+        at = nearest
 
 
 def over_k(setup: Setup, ks: Sequence[int] = KS, *, lengths: Sequence[int] | None = None) -> list[Outcome]:
-    """Return what the setup comes to with every k; PPO has none of 0."""
-    ppo = setup.off_policy == "ppo"
-    several = [replace(setup, off_policy_steps=k) for k in ks if k or not ppo]
-    return [simulate(one, lengths=lengths) for one in several]
+    """Return what the setup comes to with every k; PPO has none of 0.
+
+    A k that takes too long to simulate is left out.
+    """
+    found = []
+    for k in ks:
+        if k or setup.off_policy != "ppo":
+            with suppress(UserError):
+                found.append(simulate(replace(setup, off_policy_steps=k), lengths=lengths))
+    return found
 
 
 def fewer(best: Outcome, *, lengths: Sequence[int] | None = None) -> Outcome | None:
@@ -104,9 +121,10 @@ def fewer(best: Outcome, *, lengths: Sequence[int] | None = None) -> Outcome | N
     for count in _counts(best.setup.devices)[:-1]:
         able = [one for one in _splits(best.setup, count) if least_s(one) * one.updates <= enough]
         for one in sorted(able, key=least_s)[:TRIED]:
-            found = simulate(one, lengths=lengths)
-            if found.wall_s <= enough:
-                return found
+            with suppress(UserError):
+                found = simulate(one, lengths=lengths)
+                if found.wall_s <= enough:
+                    return found
     return None
 
 
@@ -115,20 +133,12 @@ def least_s(setup: Setup) -> float:
     tokens = setup.batch_size * cut_mean(setup)
     learners = setup.generators if setup.in_turn else setup.learners
     train = setup.update_s + setup.batch_size * setup.completion_s + setup.sync_s
-    train += _least_share(setup, setup.kept_share * tokens, learners) * setup.train_token_s
+    train += setup.kept_share * tokens * setup.train_token_s / learners
     batches = setup.off_policy_steps + (setup.off_policy == "pipeline")
     live = min(float(setup.slots), batches * setup.batch_size / setup.generators)
     generate = tokens * (setup.token_s / live + setup.slot_s) / setup.generators
     one_by_one = setup.in_turn or setup.off_policy == "ppo" or setup.off_policy_steps == 0
     return generate + train if one_by_one else max(generate, train)
-
-
-def _least_share(setup: Setup, tokens: float, learners: int) -> float:
-    """Return how many trained tokens the busiest learner has at the least; see `Setup.largest_share`."""
-    if not setup.micro_batch_tokens or not tokens:
-        return tokens / learners
-    run = tokens + setup.kept_share * setup.batch_size * setup.prompt_length
-    return max(tokens / learners, tokens / (run / setup.micro_batch_tokens + 1.0))
 
 
 def _splits(setup: Setup, devices: int) -> list[Setup]:
