@@ -154,7 +154,7 @@ def both_processes(folder: Path) -> None:
 
 def free_ports(count: int) -> int:
     """Return the first of so many ports in a row that nobody listens at."""
-    for port in range(20000 + os.getpid() % 9000, 60000, count):
+    for port in range(20000 + 16 * os.getpid() % 9000, 60000, count):  # tests beside these have pids beside this one
         held = [socket.socket() for _ in range(count)]
         try:
             for offset, each in enumerate(held):
