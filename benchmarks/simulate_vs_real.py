@@ -116,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print every figure; the exit status says whether all are within the bar."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--steps", type=int, default=STEPS, help="updates of each run")
-    parser.add_argument("--repeats", type=int, default=1, help="how often each run is made, an odd number; medians are compared")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="how often each run is made, an odd number; medians are compared"
+    )
     parser.add_argument("--only", nargs="+", choices=tuple(KINDS), default=tuple(KINDS))
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--actors", type=int, default=1 if cores < 3 else 2, help="generators of the Ray runs")
