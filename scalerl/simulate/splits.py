@@ -83,8 +83,11 @@ def propose(
     known: dict[Setup, Outcome] = {}
     at = best.setup
     while True:
-        near = [at, *(one for one in _beside(at) if one in known or look(one) is not None)]
-        known |= {one: simulate(one, lengths=lengths) for one in near if one not in known}
+        for one in (at, *_beside(at)):
+            if one not in known:
+                with suppress(UserError):  # as above; `at` itself was simulated
+                    known[one] = simulate(one, lengths=lengths)
+        near = [one for one in (at, *_beside(at)) if one in known]
         nearest = min(near, key=lambda one: cost(known[one]))
         if nearest == at:
             return [known[one] for one in near]
